@@ -1,0 +1,145 @@
+"""The gates. `nox` runs all of them, `nox -s tests` those of one name; CONTRIBUTING.md says what each one holds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+
+HERE = Path(__file__).parent
+PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+
+# The servers of the session `real`.
+PYPI_SERVERS = ("mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19")
+NPM_SERVERS = {
+    "@modelcontextprotocol/server-everything": "2026.8.31",
+    "@modelcontextprotocol/server-filesystem": "2026.8.31",
+    "@modelcontextprotocol/server-memory": "2026.8.31",
+}
+
+
+def found_pythons() -> dict[str, str]:
+    """Map each version found on PATH or under pyenv to its interpreter; each is started, for a pyenv shim may fail."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    show = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
+    found: dict[str, str] = {}
+    for version in VERSIONS:
+        on_path = (shutil.which(f"python{version}"), shutil.which("python3"), sys.executable)
+        for candidate in (*on_path, *sorted(pyenv.glob(f"versions/{version}*/bin/python"))):
+            if candidate is None:
+                continue
+            shown = subprocess.run([candidate, "-c", show], capture_output=True, text=True, check=False)
+            if shown.returncode == 0 and shown.stdout.startswith(f"{version}\n"):
+                found[version] = shown.stdout.splitlines()[1]
+                break
+    return found
+
+
+PYTHONS = found_pythons()
+OLDEST, NEWEST = next(iter(PYTHONS.values())), list(PYTHONS.values())[-1]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules and format."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy and pyright, both strict, and a wholly typed public API."""
+    session.install("-e", ".[trio]", *nox.project.dependency_groups(PROJECT, "types"))
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "mcp_pool", "--ignoreexternal")
+
+
+@nox.session
+@nox.parametrize("python", [nox.param(path, id=version) for version, path in PYTHONS.items()])
+def tests(session: nox.Session) -> None:
+    """All tests but `real`, on every Python that was found."""
+    session.install("-e", ".[trio,test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=OLDEST, reuse_venv=False)
+def lowest(session: nox.Session) -> None:
+    """All tests but `real`, with the lowest versions that pyproject.toml allows."""
+    ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
+    pins = [
+        f"{requirement.name}=={specifier.version}"
+        for requirement in map(Requirement, ours)
+        for specifier in requirement.specifier
+        if specifier.operator == ">="
+    ]
+    session.install("-e", ".[trio,test]", *pins)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def coverage(session: nox.Session) -> None:
+    """Every line and branch of the package."""
+    if PYTHONS.get("3.11") == NEWEST:
+        session.error("Python 3.11 loses the tracer in cancelled task groups: coverage needs 3.12 or later")
+    session.install("-e", ".[trio,test]", *nox.project.dependency_groups(PROJECT, "coverage"))
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """The examples and the code blocks of the documents."""
+    session.install("-e", ".[trio,test]")
+    session.run("python", "-m", "pytest", "tests/test_examples.py", "tests/test_readme.py", *session.posargs)
+
+
+@nox.session(reuse_venv=False)
+def wheel(session: nox.Session) -> None:
+    """All tests but `real` against the built wheel, where there is no source tree to import from."""
+    with tempfile.TemporaryDirectory() as name:
+        away = Path(name)
+        session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(away / "dist"), ".")
+        (built,) = (away / "dist").glob("*.whl")
+        session.install(f"{built}[trio,test]")
+        for part in ("tests", "examples", "docs", ".ci"):
+            shutil.copytree(HERE / part, away / part)
+        for part in ("README.md", "pyproject.toml"):
+            shutil.copy(HERE / part, away)
+        with session.chdir(away):
+            session.run("python", "-c", "import mcp_pool, sys; assert mcp_pool.__file__.startswith(sys.prefix)")
+            session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def real(session: nox.Session) -> None:
+    """Servers that nobody here wrote, from PyPI and npm."""
+    session.install("-e", ".[trio,test]", *PYPI_SERVERS)
+    tmp = Path(session.create_tmp()).resolve()
+    packages = [f"{package}@{version}" for package, version in NPM_SERVERS.items()]
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
+    session.run("npm", "install", "--prefix", str(tmp), *quiet, *packages, external=True)
+
+    scripts = Path(session.bin)
+    servers = {
+        "time": {"command": str(scripts / "mcp-server-time"), "args": ["--local-timezone", "UTC"]},
+        "git": {"command": str(scripts / "mcp-server-git"), "args": []},
+    }
+    for package in NPM_SERVERS:
+        root = tmp / "node_modules" / package
+        (entry,) = json.loads((root / "package.json").read_text())["bin"].values()
+        servers[package.rpartition("-")[2]] = {"command": "node", "args": [str(root / entry)]}
+    (tmp / "servers.json").write_text(json.dumps(servers, indent=2))
+    session.env["MCP_POOL_REAL"] = str(tmp / "servers.json")
+    session.run("python", "-m", "pytest", "-m", "real", "tests/real", *session.posargs)
