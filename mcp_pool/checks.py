@@ -1,0 +1,74 @@
+"""What makes a value wrong: predicates, and problems as pairs of a field's name and the end of a sentence about it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard, cast
+
+
+def is_count(value: object, *, least: int) -> bool:
+    """Tell whether a value is a whole number of at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a finite number; True and False are none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Tell whether a value is a mapping."""
+    return isinstance(value, Mapping)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a value is a string that can be given to a process."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+
+
+def kind_problems(name: str, value: object, kind: type | tuple[type, ...], rule: str) -> Iterator[tuple[str, str]]:
+    """Yield a problem unless the value is of the kind."""
+    if not isinstance(value, kind):
+        yield name, f"{rule}, not a {type(value).__name__}"
+
+
+def string_problems(name: str, value: object, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield a problem for each item that is no string, or one when the value is no sequence of items."""
+    if not isinstance(value, tuple):
+        yield name, f"must be a list or tuple of {kind}, not a {type(value).__name__}"
+        return
+    for position, item in enumerate(cast("tuple[object, ...]", value)):
+        if not is_text(item):
+            yield name, f"must hold encodable strings without NUL; item {position} is none"
+
+
+def environment_problems(environment: object) -> Iterator[tuple[str, str]]:
+    """Yield a problem for each variable that no process can be given. Values are never shown."""
+    if not is_mapping(environment):
+        yield "env", f"must be a mapping of names to values, not a {type(environment).__name__}"
+        return
+    for name, value in environment.items():
+        if not is_text(name) or not name or "=" in name:
+            yield "env", "must have names that are strings, not empty, without '=' and NUL"
+        elif not is_text(value):
+            yield "env", f"must have values that are encodable strings without NUL; that of {name!r} is none"
+
+
+def argument_problems(name: str, value: object, kind: type = object) -> Iterator[tuple[str, str]]:
+    """Yield a problem unless the value is None or maps strings to values of the kind."""
+    if value is None:
+        return
+    if not is_mapping(value):
+        yield name, f"must be a mapping, not a {type(value).__name__}"
+    elif not all(isinstance(key, str) for key in value):
+        yield name, "must have strings as keys"
+    elif not all(isinstance(item, kind) for item in value.values()):
+        yield name, f"must have values that are {kind.__name__}"
