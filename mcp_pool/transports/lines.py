@@ -1,0 +1,56 @@
+"""Bytes in, lines out: linear in what arrives, and bounded in what is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import final
+
+import attrs
+
+
+class LineTooLong(Exception):
+    """A line grew longer than the limit before it ended."""
+
+
+@final
+@attrs.define(eq=False)
+class LineSplitter:
+    """Splits a stream of chunks at newlines.
+
+    Each byte is looked at once and copied once, however the chunks fall: a line is joined only when it has ended.
+    """
+
+    limit: int
+    """The longest line in bytes, its newline not counted."""
+    _pieces: list[bytes] = attrs.field(factory=list[bytes], init=False, repr=False)
+    """The beginning of the line that has not ended yet."""
+    _held: int = attrs.field(default=0, init=False)
+    """The length of all pieces together."""
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the lines that end in `chunk`, without their newlines.
+
+        Raises:
+            LineTooLong: A line is longer than the limit. What was held of it is forgotten.
+        """
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            self._hold(chunk[start:end])
+            yield self.take()
+            start = end + 1
+        self._hold(chunk[start:])
+
+    def take(self) -> bytes:
+        """Return what is held of a line that has not ended, and forget it."""
+        line = b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        return line
+
+    def _hold(self, piece: bytes) -> None:
+        self._held += len(piece)
+        if self._held > self.limit:
+            self.take()
+            raise LineTooLong
+        if piece:
+            self._pieces.append(piece)

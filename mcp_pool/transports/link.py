@@ -1,0 +1,207 @@
+"""What is known of one wire: whether it is down and why, what was written for which call, and what came back.
+
+The SDK tells a lost connection, a local time-out and a server's own error by codes that servers use too (-32000 is the
+commonest code of real servers). So the truth is taken from the wire: the taps note on a call's record that its request
+was handed over and what answered it, and the link notes, once, why it went down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, final
+
+import anyio
+import attrs
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
+
+from mcp_pool.errors import Phase
+
+CANCEL_NOTICE_TIMEOUT: Final = 0.1
+"""Seconds for which a cancel notice may wait for the wire. The SDK shields it for up to 5 s, and a caller that was
+cancelled would hang that long on a server that reads nothing."""
+
+_PHASES: Final[dict[str, Phase]] = {
+    "server/discover": "discover",
+    "initialize": "initialize",
+    "tools/list": "list",
+}
+
+
+@final
+@attrs.frozen
+class Loss:
+    """Why a wire went down."""
+
+    what: str
+    """What happened, as the end of a sentence that begins with the server: "exited with status 3"."""
+    exit_status: int | None = None
+    """How the process ended: its exit code, or minus the number of the signal; None if it did not or there is none."""
+    last_words: str = attrs.field(default="", repr=False)
+    """The end of what the server wrote to standard error, secrets removed."""
+    cause: BaseException | None = None
+    """The exception that led to it, if there was one."""
+
+
+@final
+@attrs.define(eq=False)
+class CallRecord:
+    """What the wire knows of one call. Exists while the call does."""
+
+    link: Link
+    """The wire that the call runs on."""
+    scope: anyio.CancelScope
+    """The call's one scope: it carries the deadline, and the connection cancels it when it ends."""
+    sent: int
+    """How many requests were handed to the server."""
+    request_id: RequestId | None = None
+    """The id of the request that waits for its answer."""
+    answer: JSONRPCResponse | JSONRPCError | None = None
+    """What the server answered to the latest request."""
+
+
+current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_current_call", default=None)
+"""The record of the call whose request is being written. The SDK writes in the caller's task, so it reaches the tap."""
+
+
+@final
+@attrs.define(eq=False)
+class Link:
+    """One wire, from its opening to its end. The first loss that is told is the one that counts."""
+
+    tapped: bool
+    """Whether the wire has taps, so that records and phases are known."""
+    loss: Loss | None = attrs.field(default=None, init=False)
+    """Why the wire is down; None while it is up."""
+    on_loss: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
+    """Called once, synchronously, when the wire goes down: state must not lag behind knowledge."""
+    phase: Phase = attrs.field(default="spawn", init=False)
+    """How far the handshake has come, told by the latest request that was written."""
+    process_id: int | None = attrs.field(default=None, init=False)
+    """The server's process, if it has one of its own."""
+    last_words: Callable[[], str] = attrs.field(default=str, init=False, repr=False)
+    """Returns the end of what the server wrote to standard error so far."""
+    noise: int = attrs.field(default=0, init=False)
+    """How many lines arrived that were no JSON-RPC messages."""
+    _waiting: dict[RequestId, CallRecord] = attrs.field(factory=dict[RequestId, CallRecord], init=False, repr=False)
+    """The calls by the id of the request that waits for an answer."""
+
+    def lose(self, loss: Loss) -> None:
+        """Declare the wire down. Only the first declaration counts."""
+        if self.loss is None:
+            self.loss = loss
+            if self.on_loss is not None:
+                self.on_loss()
+
+    def note_request(self, request: JSONRPCRequest) -> CallRecord | None:
+        """Note that a request is handed over now, and return the record of its call, if it has one on this wire."""
+        self.phase = _PHASES.get(request.method, "call")
+        record = current_call.get()
+        if record is None or record.link is not self:
+            return None
+        record.sent += 1
+        record.answer = None
+        record.request_id = coerce_request_id(request.id)
+        self._waiting[record.request_id] = record
+        return record
+
+    def note_answer(self, answer: JSONRPCResponse | JSONRPCError) -> None:
+        """Note that an answer arrived."""
+        if answer.id is not None and (record := self._waiting.pop(coerce_request_id(answer.id), None)):
+            record.answer = answer
+
+    def forget(self, record: CallRecord) -> None:
+        """Forget a call that has ended."""
+        if record.request_id is not None and self._waiting.get(record.request_id) is record:
+            del self._waiting[record.request_id]
+
+
+Outgoing: TypeAlias = tuple[SessionMessage, CallRecord | None]
+"""A message on its way to the writer, with the record of the call that it belongs to."""
+
+
+class _Tap:
+    """What both taps share: a stream is an asynchronous context manager that closes itself."""
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+@final
+@attrs.define(eq=False)
+class ReadTap(_Tap):
+    """The stream of messages that the SDK reads, noting the answers that pass."""
+
+    _source: MemoryObjectReceiveStream[SessionMessage]
+    _link: Link
+
+    async def receive(self) -> SessionMessage | Exception:
+        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
+        item = await self._source.receive()
+        if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+            self._link.note_answer(item.message)
+        return item
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._source.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+
+@final
+@attrs.define(eq=False)
+class WriteTap(_Tap):
+    """The stream of messages that the SDK writes, noting the requests that pass."""
+
+    _sink: MemoryObjectSendStream[Outgoing]
+    _link: Link
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Hand a message to the writer.
+
+        Raises:
+            anyio.ClosedResourceError: The wire is down; nothing was written.
+        """
+        if self._link.loss is not None:
+            # A request written now could only be lost: refusing it proves that the server did not run it.
+            raise anyio.ClosedResourceError
+        record = self._link.note_request(item.message) if isinstance(item.message, JSONRPCRequest) else None
+        with anyio.move_on_after(_patience(item.message)):
+            try:
+                await self._sink.send((item, record))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                if record is not None:
+                    record.sent -= 1  # the writer has gone: nobody took it
+                raise
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._sink.aclose()
+
+
+def _patience(message: Any) -> float:
+    """Return the seconds for which a message may wait for the wire."""
+    if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+        return CANCEL_NOTICE_TIMEOUT
+    return math.inf

@@ -1,0 +1,241 @@
+"""A server over standard input and output, as a transport for `mcp.Client`.
+
+Messages are JSON-RPC, one a line (MCP specification, Transports, stdio). Four tasks live in one group while the wire is
+up: one writes, two read, one watches. The wire is down when the output has ended, the process has exited, or a
+line was too long; what the server said last is gathered first, so that the loss can tell it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, final
+
+import anyio
+import attrs
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from loguru import logger
+from mcp.client.stdio import get_default_environment
+from mcp.shared.message import SessionMessage
+from mcp_types import jsonrpc_message_adapter
+
+from mcp_pool.config import StdioServer
+from mcp_pool.redaction import Redactor
+from mcp_pool.transports.lines import LineSplitter, LineTooLong
+from mcp_pool.transports.link import Link, Loss, Outgoing, ReadTap, WriteTap
+from mcp_pool.transports.process import BrokenPipe, ServerProcess, read, spawn
+
+LAST_WORDS_TIMEOUT: Final = 0.5
+"""Seconds between the first sign of the end and its declaration, for the exit status and the last words to arrive.
+A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
+TAIL_BYTES: Final = 8192
+"""How much of standard error is kept."""
+ERROR_LINE_LIMIT: Final = 65536
+"""Bytes after which a line on standard error is cut: it is text for people, and must not be held without end."""
+
+
+@final
+@attrs.define(eq=False)
+class Tail:
+    """The last lines of a server's standard error, secrets removed, `TAIL_BYTES` at most."""
+
+    _redactor: Redactor
+    _lines: deque[str] = attrs.field(factory=deque[str], init=False)
+    _size: int = attrs.field(default=0, init=False)
+
+    def add(self, raw: bytes) -> str:
+        """Keep a line and return it as text. Secrets go first: cutting could leave half of one."""
+        line = self._redactor.text(raw.decode("utf-8", "replace").rstrip("\r"))[-TAIL_BYTES:]
+        self._lines.append(line)
+        self._size += len(line) + 1
+        while self._size > TAIL_BYTES + 1:
+            self._size -= len(self._lines.popleft()) + 1
+        return line
+
+    def text(self) -> str:
+        """Return the lines as one text."""
+        return "\n".join(self._lines).strip()
+
+
+def stdio_transport(
+    server_id: str, spec: StdioServer, link: Link, redactor: Redactor, close_timeout: float
+) -> AbstractAsyncContextManager[tuple[ReadTap, WriteTap]]:
+    """Make the transport of one connection; entering it starts the process, leaving it ends the whole group.
+
+    Args:
+        server_id: For the log.
+        spec: What to run.
+        link: Learns what happens on the wire.
+        redactor: Removes secrets from what the server writes to standard error.
+        close_timeout: Seconds for the process to be ended.
+    """
+    if sys.platform == "win32":  # pragma: no cover  # the pipes and groups of POSIX do not exist there
+        from mcp_pool.transports.windows import windows_transport  # noqa: PLC0415  # nobody else needs it
+
+        return windows_transport(spec, link)
+    return _posix(server_id, spec, link, redactor, close_timeout)
+
+
+@asynccontextmanager
+async def _posix(
+    server_id: str, spec: StdioServer, link: Link, redactor: Redactor, close_timeout: float
+) -> AsyncGenerator[tuple[ReadTap, WriteTap]]:
+    environment = get_default_environment() | dict(spec.env or {})
+    async with spawn([spec.command, *spec.args], env=environment, cwd=spec.cwd) as process:
+        wire = _Wire(server_id, spec.max_message_size, link, process, Tail(redactor))
+        async with anyio.create_task_group() as group:
+            group.start_soon(wire.run)
+            try:
+                yield wire.reader, wire.writer
+            finally:
+                with anyio.CancelScope(shield=True):
+                    wire.close()
+                    await process.stop(close_timeout)
+                wire.scope.cancel()
+
+
+@final
+@attrs.define(eq=False)
+class _Wire:
+    """The tasks of one connection and the streams between them and the SDK."""
+
+    server_id: str
+    max_message_size: int
+    link: Link
+    process: ServerProcess
+    tail: Tail
+    scope: anyio.CancelScope = attrs.field(factory=lambda: anyio.CancelScope(shield=True), init=False)
+    """Holds the tasks. Shielded: a cancelled dial must not stop them before the process has been ended, or nobody
+    would drain the output of a server that wants to leave."""
+    reader: ReadTap = attrs.field(init=False)
+    writer: WriteTap = attrs.field(init=False)
+    _to_client: MemoryObjectSendStream[SessionMessage] = attrs.field(init=False)
+    _from_server: MemoryObjectReceiveStream[SessionMessage] = attrs.field(init=False)
+    _accepted: MemoryObjectSendStream[Outgoing] = attrs.field(init=False)
+    _outgoing: MemoryObjectReceiveStream[Outgoing] = attrs.field(init=False)
+    _dying: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set at the first sign of the end."""
+    _output_ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _errors_ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _too_long: bool = attrs.field(default=False, init=False)
+    """Whether a line was too long: what follows it is drained and not looked at."""
+    _deaf: bool = attrs.field(default=False, init=False)
+    """Whether the server closed its standard input."""
+
+    def __attrs_post_init__(self) -> None:
+        self._to_client, self._from_server = anyio.create_memory_object_stream[SessionMessage](0)
+        self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](0)
+        self.reader, self.writer = ReadTap(self._from_server, self.link), WriteTap(self._accepted, self.link)
+        self.link.process_id = self.process.process.pid
+        self.link.last_words = self.tail.text
+
+    async def run(self) -> None:
+        """Run the tasks until the scope is cancelled."""
+        with self.scope, self._to_client, self._from_server, self._accepted, self._outgoing:
+            async with anyio.create_task_group() as group:
+                for task in (self._write, self._read_output, self._read_errors, self._watch, self._announce_end):
+                    group.start_soon(task)
+
+    def close(self) -> None:
+        """End the traffic: the writer writes what it has and ends the server's input, the output is drained."""
+        self._accepted.close()
+        self._from_server.close()
+
+    async def _write(self) -> None:
+        """Write what the SDK sends, until it stops or the server cannot read any more."""
+        try:
+            async for message, record in self._outgoing:
+                text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+                try:
+                    await self.process.write(text.encode() + b"\n")
+                except BrokenPipe as broken:
+                    if record is not None and not broken.written:
+                        record.sent -= 1  # not a byte went out: the server cannot have run it
+                    self._deaf = True
+                    self._dying.set()
+                    return
+        finally:
+            self._outgoing.close()  # who waits to write is told, instead of waiting for nobody
+            self.process.end_input()
+
+    async def _read_output(self) -> None:
+        """Hand the server's messages to the SDK. Reads to the end of the stream, so that the server never blocks."""
+        splitter = LineSplitter(self.max_message_size)
+        while chunk := await read(self.process.output):
+            if not self._too_long:
+                await self._deliver(splitter, chunk)
+        self._output_ended.set()
+        self._dying.set()
+
+    async def _deliver(self, splitter: LineSplitter, chunk: bytes) -> None:
+        try:
+            for line in splitter.feed(chunk):
+                try:
+                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                except ValueError:
+                    self._note_noise(line)
+                else:
+                    await self._to_client.send(SessionMessage(message))
+        except LineTooLong:
+            self._too_long = True
+            self._dying.set()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # the SDK has stopped reading; the rest is drained so that the server can leave
+
+    def _note_noise(self, line: bytes) -> None:
+        if line.strip():
+            self.link.noise += 1
+            if self.link.noise == 1:  # one line of log for a server that may print for ever
+                logger.bind(server=self.server_id).warning(
+                    "Server {!r} writes something else than JSON-RPC to its standard output; it is ignored",
+                    self.server_id,
+                )
+
+    async def _read_errors(self) -> None:
+        """Keep the end of what the server writes to standard error, and log it line by line."""
+        log = logger.bind(server=self.server_id)
+        splitter = LineSplitter(ERROR_LINE_LIMIT)
+        while chunk := await read(self.process.errors):
+            try:
+                for line in splitter.feed(chunk):
+                    log.debug("{} | {}", self.server_id, self.tail.add(line))
+            except LineTooLong:
+                log.debug("{} | (a line of more than {} bytes)", self.server_id, ERROR_LINE_LIMIT)
+        if rest := splitter.take():
+            log.debug("{} | {}", self.server_id, self.tail.add(rest))
+        self._errors_ended.set()
+
+    async def _watch(self) -> None:
+        """Notice the end of the process."""
+        await self.process.watch()
+        self._dying.set()
+
+    async def _announce_end(self) -> None:
+        """Declare the wire down once its end has shown itself, with what can be known of it in a short time."""
+        await self._dying.wait()
+        if not self._too_long:  # otherwise the server lives on, and there is nothing to wait for
+            with anyio.move_on_after(LAST_WORDS_TIMEOUT):
+                await self.process.exited.wait()
+                await self._output_ended.wait()
+                await self._errors_ended.wait()
+        self.link.lose(Loss(self._what(), self.process.status, self.tail.text()))
+        self._to_client.close()
+
+    def _what(self) -> str:
+        """Say what happened, the surest sign first."""
+        status = self.process.status
+        if self._too_long:
+            return f"sent a line longer than max_message_size={self.max_message_size} bytes"
+        if status is None:
+            return f"closed its standard {'input' if self._deaf else 'output'}"
+        return f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} ({number})"
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
