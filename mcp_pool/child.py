@@ -1,0 +1,152 @@
+"""The life of one child: connect, serve, ask the policy, wait, and again, until it is ended."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import final
+
+import anyio
+import attrs
+from loguru import logger
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from mcp_pool.connection import Connection
+from mcp_pool.dial import Dial, hold_connection
+from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.inventory import Inventory
+from mcp_pool.lifecycle import BackingOff, Closing, Connecting, Parked
+from mcp_pool.policies import Park, decide
+from mcp_pool.registry import Row
+
+
+@final
+@attrs.define(eq=False)
+class Child:
+    """The task that owns one server's connections, one after the other."""
+
+    row: Row
+    """Its row, which lives as long as the child."""
+    _restarts: int = attrs.field(default=0, init=False)
+    """Restarts in a row, as the policy counts them."""
+    _legacy: bool = attrs.field(default=False, init=False)
+    """Whether the server has shown that it speaks the handshake era only, so that dials need not ask again."""
+
+    async def run(self) -> None:
+        """Live until cancelled, or until a first dial that nobody keeps has failed."""
+        with self.row as row, row.scope:
+            try:
+                await self._wait_for_predecessors()
+                while not isinstance(row.state, Closing):
+                    await self._connect_and_serve()
+                    if isinstance(row.state, Parked) and not row.kept:
+                        return
+                    await self._wait_for_dial()
+            except anyio.get_cancelled_exc_class():
+                row.refuse()
+                raise
+
+    async def _wait_for_predecessors(self) -> None:
+        """Two connections of one id never overlap: a closing server may still hold a lock, a port or a file."""
+        older = self.row.predecessor
+        while older is not None:
+            await older.ended.wait()
+            older = older.predecessor
+        self.row.predecessor = None
+
+    async def _connect_and_serve(self) -> None:
+        """Run one connection, from the dial to its end, in a task of its own. The row's state then tells what is next.
+
+        A child that is cancelled must not tear the client's tasks down under it. So the connection's task is shielded
+        while the connection stands, and the cancellation is turned into the word that it is over.
+        """
+        row, ended = self.row, anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._connect, ended, name=f"mcp_pool: connection of {row.server_id!r}")
+            try:
+                await ended.wait()
+            finally:
+                if (connection := row.connection) is not None:
+                    row.refuse()
+                    connection.end("was disconnected")
+
+    async def _connect(self, ended: anyio.Event) -> None:
+        timeout = self.row.limits.connect_timeout
+        deadline = math.inf if timeout is None else anyio.current_time() + timeout
+        dial = self._dial(deadline)
+        try:
+            try:
+                await hold_connection(dial, on_open=self._on_open, on_loss=self._on_loss)
+            except ConnectError:
+                if dial.mode != "auto" or dial.link.loss is None or dial.link.phase != "discover":
+                    raise
+                self._legacy = True  # it may have died of a question it never heard of: dial again, without asking
+                await hold_connection(self._dial(deadline), on_open=self._on_open, on_loss=self._on_loss)
+        except ConnectError as error:
+            self._legacy = False  # the verdict may have been about another version of the server
+            self._settle(error, uptime=0.0)
+        finally:
+            ended.set()
+
+    def _dial(self, deadline: float) -> Dial:
+        row = self.row
+        return Dial(
+            server_id=row.server_id,
+            spec=row.spec,
+            limits=row.limits,
+            redactor=row.redactor,
+            attempt=row.state.attempt,
+            generation=row.state.generation + 1,
+            mode="legacy" if self._legacy else row.spec.mode,
+            deadline=deadline,
+        )
+
+    def _on_open(self, connection: Connection, inventory: Inventory) -> None:
+        self._legacy = connection.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS and self.row.spec.mode == "auto"
+        self.row.become_ready(connection, inventory)
+        logger.bind(server=self.row.server_id).info(
+            "Server {!r} is connected (connection {}, protocol {}, {} tools)",
+            self.row.server_id,
+            connection.generation,
+            connection.protocol_version,
+            len(inventory.tools),
+        )
+
+    def _on_loss(self, connection: Connection) -> None:
+        self._settle(connection.lost(), uptime=anyio.current_time() - self.row.state.since)
+
+    def _settle(self, error: ConnectError | ConnectionLost, *, uptime: float) -> None:
+        """Ask the policy what follows a failure, and put it into the row's state."""
+        row, state, log = self.row, self.row.state, logger.bind(server=self.row.server_id)
+        if isinstance(state, Closing):
+            return
+        now = anyio.current_time()
+        hopeless = not row.kept or (isinstance(error, ConnectError) and error.needs_person)
+        # The standard generator will do: jitter is no secret.
+        decision = (
+            Park()
+            if hopeless
+            else decide(row.limits.restart, restarts=self._restarts, uptime=uptime, chance=random.random())  # noqa: S311
+        )
+        if isinstance(decision, Park):
+            row.move(Parked(attempt=state.attempt, generation=state.generation, since=now, error=error))
+            log.error("{}{}", error, " It is parked until somebody asks for it." if row.kept else "")
+        else:
+            self._restarts = decision.restarts
+            retry_at = now + decision.after
+            row.move(
+                BackingOff(
+                    attempt=state.attempt, generation=state.generation, since=now, error=error, retry_at=retry_at
+                )
+            )
+            log.warning("{} Next try in {:.2f} s.", error, decision.after)
+
+    async def _wait_for_dial(self) -> None:
+        """Wait until the back-off is over or somebody asks."""
+        row, state = self.row, self.row.state
+        if isinstance(state, Connecting):
+            return
+        seconds = state.retry_at - anyio.current_time() if isinstance(state, BackingOff) else math.inf
+        with anyio.move_on_after(seconds):
+            await row.until(lambda: row.state is not state)
+        row.dial_again()

@@ -1,0 +1,180 @@
+"""From a specification to a connection: one task that opens a client, holds it, and closes it."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Callable
+from typing import Final, final
+
+import anyio
+import attrs
+from loguru import logger
+from mcp import Client, MCPError
+
+from mcp_pool.config import InProcessServer, ServerConfig, StdioServer
+from mcp_pool.connection import Connection
+from mcp_pool.errors import ConnectError, ConnectTimeout, MCPPoolError, plain
+from mcp_pool.inventory import Inventory, take_inventory
+from mcp_pool.redaction import Redactor
+from mcp_pool.settings import Limits
+from mcp_pool.transports.link import Link, Loss
+from mcp_pool.transports.stdio import stdio_transport
+
+NEEDS_PERSON: Final = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP, errno.E2BIG}
+)
+"""Failures to start a process that no further try can mend."""
+
+REQUESTS: Final = {
+    "spawn": "starting",
+    "discover": "server/discover",
+    "initialize": "initialize",
+    "list": "tools/list",
+    "call": "the handshake",
+}
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Dial:
+    """One try to connect."""
+
+    server_id: str
+    """The server's id in the pool."""
+    spec: ServerConfig
+    """What to connect to."""
+    limits: Limits
+    """The server's bounds."""
+    redactor: Redactor
+    """Removes the server's secrets from errors."""
+    attempt: int
+    """The number of this dial."""
+    generation: int
+    """The number of the connection that it makes."""
+    mode: str
+    """How the era is found, as in `mcp.Client`."""
+    deadline: float
+    """When it must be done, on the event loop's clock."""
+    link: Link = attrs.field(
+        init=False,
+        default=attrs.Factory(lambda self: Link(tapped=isinstance(self.spec, StdioServer)), takes_self=True),
+    )
+    """What is known of the wire."""
+
+
+async def hold_connection(
+    dial: Dial, *, on_open: Callable[[Connection, Inventory], None], on_loss: Callable[[Connection], None]
+) -> None:
+    """Open a connection, hold it until it is over, and close it. Runs in a task of its own.
+
+    Until it stands, cancelling the task ends the dial at once. From then on the task is shielded and ends by
+    `Connection.end` or by a loss, so that the client and the server's process have up to `close_timeout` to leave.
+
+    Args:
+        dial: What to connect to, and how.
+        on_open: Called once, synchronously, when the connection stands, with it and what the server offers.
+        on_loss: Called at most once, synchronously, when the connection is lost; not when it is ended on purpose.
+
+    Raises:
+        ConnectError: It could not be opened.
+    """
+    link, limits = dial.link, dial.limits
+    connection: Connection | None = None
+    failure: BaseException | None = None
+    dialing = anyio.CancelScope(deadline=dial.deadline)
+    with anyio.CancelScope() as scope:
+        try:
+            with dialing:
+                async with _client(dial) as client:
+                    inventory = await take_inventory(
+                        client, dial.server_id, include=dial.spec.include_tools, exclude=dial.spec.exclude_tools
+                    )
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                    if link.loss is None:
+                        dialing.deadline = math.inf
+                        scope.shield = True
+                        connection = Connection(dial.server_id, dial.generation, limits, dial.redactor, client, link)
+                        link.on_loss = _report(connection, on_loss)
+                        on_open(connection, inventory)
+                        await connection.over.wait()
+                        scope.deadline = anyio.current_time() + limits.close_timeout
+                        await connection.idle()
+        except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
+            failure = plain(error)
+            if connection is not None:
+                _note_breakdown(connection, failure)
+        finally:
+            if connection is not None:
+                connection.end("broke down")
+    if connection is None:
+        raise _explain(dial, failure, timed_out=dialing.cancelled_caught)
+
+
+def _client(dial: Dial) -> Client:
+    spec, options = dial.spec, dict(dial.spec.client_options)
+    if isinstance(spec, InProcessServer):
+        return Client(spec.server, mode=dial.mode, **options)
+    transport = stdio_transport(dial.server_id, spec, dial.link, dial.redactor, dial.limits.close_timeout)
+    return Client(transport, mode=dial.mode, **options)
+
+
+def _report(connection: Connection, on_loss: Callable[[Connection], None]) -> Callable[[], None]:
+    def report() -> None:
+        on_loss(connection)
+        connection.go_down()
+
+    return report
+
+
+def _note_breakdown(connection: Connection, error: BaseException) -> None:
+    """Take an error of the SDK, or of an in-process server's own task, for the loss of the connection."""
+    if connection.link.loss is None:
+        connection.link.lose(Loss(f"broke down with {type(error).__name__}", cause=error))
+    else:
+        text = connection.redactor.text(f"{type(error).__name__}: {error}")
+        logger.bind(server=connection.server_id).debug("Closing server {!r}: {}", connection.server_id, text)
+
+
+def _explain(dial: Dial, failure: BaseException | None, *, timed_out: bool) -> ConnectError:
+    """Say why a dial failed."""
+    link, server_id = dial.link, dial.server_id
+    words = link.loss.last_words if link.loss is not None else link.last_words()
+    status = link.loss.exit_status if link.loss is not None else None
+    request = REQUESTS[link.phase]
+    kind: type[ConnectError] = ConnectError
+    needs_person = False
+    if timed_out:
+        kind = ConnectTimeout
+        what = f"did not finish {request} within connect_timeout={dial.limits.connect_timeout} s"
+        advice = "See what it waits for, or raise connect_timeout."
+    elif link.loss is not None:
+        what = f"{link.loss.what} during {request}"
+        advice = "Run its command by hand to see more."
+    elif isinstance(failure, OSError) and link.process_id is None and isinstance(dial.spec, StdioServer):
+        needs_person = failure.errno in NEEDS_PERSON
+        what = f"could not be started: {failure.strerror or type(failure).__name__}: {failure.filename!r}"
+        advice = "Install the program, or correct command, cwd or PATH."
+    elif isinstance(failure, MCPError):
+        what = f"answered {request} with error {failure.code}: {failure.message}"
+        advice = "The server has to accept the request, or its configuration has to be corrected."
+    elif isinstance(failure, MCPPoolError):
+        what, advice = f"could not be listed: {failure.message}", ""
+    else:
+        what = f"failed in {request} with {type(failure).__name__}: {failure}"
+        advice = "See the cause."
+    if link.noise:
+        advice += f" It wrote {link.noise} lines to standard output that are no JSON-RPC messages."
+    if words:
+        advice += f" Its last words on standard error: {words}"
+    return kind(
+        dial.redactor.text(f"Server {server_id!r} (attempt {dial.attempt}) {what}. {advice}".strip()),
+        server_id=server_id,
+        generation=dial.generation - 1,
+        phase=link.phase,
+        attempt=dial.attempt,
+        cause=dial.redactor.error(failure),
+        needs_person=needs_person,
+        exit_status=status,
+        last_words=words,
+    )

@@ -1,0 +1,277 @@
+"""`MCPPool`, the block that users open: it checks arguments, and delegates."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Self, final
+
+import anyio
+from anyio import AsyncContextManagerMixin
+from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import (
+    CallToolResult,
+    CompleteResult,
+    PromptReference,
+    ReadResourceResult,
+    RequestParamsMeta,
+    ResourceTemplateReference,
+)
+
+from mcp_pool.catalog import ToolEntry
+from mcp_pool.checks import kind_problems
+from mcp_pool.config import ServerConfig, check_all
+from mcp_pool.errors import ConfigError, PoolClosed, UnknownTool, plain
+from mcp_pool.events import Listener
+from mcp_pool.lifecycle import ConnectionStatus
+from mcp_pool.policies import RestartPolicy
+from mcp_pool.server import Server
+from mcp_pool.settings import DEFAULT, Seconds, Settings
+from mcp_pool.stats import PoolSnapshot
+from mcp_pool.supervisor import Supervisor
+
+
+@final
+class MCPPool(AsyncContextManagerMixin):
+    """Keeps many MCP connections alive inside one `async with` block.
+
+    All times are in seconds, and None means that there is no bound (`close_timeout` has to have one).
+
+    Args:
+        servers: Ids and specifications of servers to dial when the block opens.
+        connect_timeout: For one dial: start, handshake and first listing. Default 30.
+        open_timeout: For the opening of the block as a whole, which waits for the first outcome of each server; those
+            with `required=True` are waited for beyond it. Default 10.
+        wait_timeout: For a call to wait for a server that is connecting or backing off; 0: fail at once. Default 30.
+        call_timeout: For the silence in a call; progress from the server starts it anew. Default 60.
+        max_call_time: For one call as a whole. Default 3600.
+        close_timeout: For a connection to say goodbye. Default 5.
+        restart: When lost connections are made anew.
+
+    Raises:
+        ConfigError: An argument, or one of the servers, is wrong; the message names it.
+    """
+
+    def __init__(
+        self,
+        servers: Mapping[str, ServerConfig] | None = None,
+        *,
+        connect_timeout: float | None = 30.0,
+        open_timeout: float | None = 10.0,
+        wait_timeout: float | None = 30.0,
+        call_timeout: float | None = 60.0,
+        max_call_time: float | None = 3600.0,
+        close_timeout: float = 5.0,
+        restart: RestartPolicy = RestartPolicy(),  # noqa: B008  # a frozen value: one for all is as good as one each
+    ) -> None:
+        settings = Settings(
+            connect_timeout=connect_timeout,
+            open_timeout=open_timeout,
+            wait_timeout=wait_timeout,
+            call_timeout=call_timeout,
+            max_call_time=max_call_time,
+            close_timeout=close_timeout,
+            restart=restart,
+        )
+        settings.check()
+        self._servers = check_all(servers)
+        self._supervisor = Supervisor(settings)
+        self._entered = False
+        self._opening, self._body = anyio.CancelScope(), anyio.CancelScope()
+
+    def __repr__(self) -> str:
+        state = "open" if self._supervisor.is_open else "closed"
+        return f"<MCPPool {state}, {self.connected_count} of {len(self.servers)} servers connected>"
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        if self._entered:
+            raise PoolClosed("A pool opens once. Make a new MCPPool for another block.")
+        self._entered = True
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as block:
+                self._supervisor.begin()
+                block.start_soon(self._supervisor.run, name="mcp_pool: supervisor")
+                try:
+                    with self._opening:
+                        await self._supervisor.open(self._servers)
+                    with self._body:
+                        yield self
+                except BaseException as error:  # noqa: BLE001  # kept from the group, which would wrap it; raised below
+                    failure = error
+                finally:
+                    self._supervisor.finish()
+        except BaseException as error:  # noqa: BLE001  # likewise
+            failure = failure or plain(error)
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback leads to this frame: without this, a cycle would keep both alive
+
+    async def connect(self, server_id: str, config: ServerConfig) -> bool:
+        """Connect a server and wait until it stands; afterwards it is kept alive under its restart policy.
+
+        Concurrent calls for one id join one attempt, which is cancelled only when the last of them is. A server that
+        is backing off or parked is dialled at once.
+
+        Args:
+            server_id: Any printable name that is not empty.
+            config: What to connect to.
+
+        Returns:
+            True. If it was connected already, with an equal config, a warning is logged.
+
+        Raises:
+            ConfigError: An argument is wrong, or a server of this id lives with another config.
+            ConnectError: It could not be connected. Its status is `ERROR`, its child has ended, and `connect` may be
+                called again; a server that was in the pool before stays there, under its restart policy.
+            ConnectTimeout: Likewise, because it took longer than `connect_timeout`.
+            PoolClosed: The pool is not open.
+        """
+        return await self._supervisor.connect(server_id, config)
+
+    def add(self, server_id: str, config: ServerConfig) -> None:
+        """Admit a server and return at once; it keeps trying to connect, under its restart policy.
+
+        Args and errors as in `connect`. A living id with an equal config: nothing happens.
+        """
+        self._supervisor.add(server_id, config)
+
+    async def disconnect(self, server_id: str, *, drain: float = 5.0) -> bool:
+        """End a server, also one that is connecting, and wait for its end.
+
+        Args:
+            server_id: Which.
+            drain: Seconds for calls in flight to finish; new ones are refused at once.
+
+        Returns:
+            True; or False, with a warning in the log, when there is no living server of this id.
+        """
+        return await self._supervisor.disconnect(server_id, drain)
+
+    async def close_all(self, *, drain: float = 0.0) -> None:
+        """End all servers at once and wait. Never raises for a server's sake.
+
+        Whatever was admitted before the call is gone afterwards, also when the caller is cancelled; the pool can be
+        used again at once, and what is admitted meanwhile stays.
+
+        Args:
+            drain: Seconds for calls in flight to finish.
+        """
+        await self._supervisor.close_all(drain)
+
+    def cancel(self) -> None:
+        """Cancel the whole block: the body, then the connections. The block swallows this cancellation."""
+        self._supervisor.check_open()
+        self._opening.cancel()
+        self._body.cancel()
+
+    def get_status(self, server_id: str) -> ConnectionStatus | None:
+        """Return how a server stands; None for an id that was never seen.
+
+        The newest 1,024 that have departed are remembered until `close_all()` or the end of the block.
+        """
+        return self._supervisor.status(server_id)
+
+    def get_all_statuses(self) -> dict[str, ConnectionStatus]:
+        """Return how the living servers and the departed ones that are remembered stand, as a copy."""
+        registry = self._supervisor.current.registry
+        return {
+            **{server_id: departed.status for server_id, departed in registry.departed.items()},
+            **{server_id: row.state.status for server_id, row in registry.rows.items()},
+        }
+
+    @property
+    def connected_count(self) -> int:
+        """How many servers are `CONNECTED`."""
+        rows = self._supervisor.current.registry.rows.values()
+        return sum(row.state.status is ConnectionStatus.CONNECTED for row in rows)
+
+    @property
+    def servers(self) -> Mapping[str, Server]:
+        """The living servers by their ids, as a read-only copy."""
+        rows = self._supervisor.current.registry.rows
+        return MappingProxyType({server_id: Server(server_id, self._supervisor) for server_id in rows})
+
+    @property
+    def tools(self) -> Mapping[str, ToolEntry]:
+        """What is offered now, by catalog name, read-only. Entries of a server that is away are marked stale."""
+        return self._supervisor.current.catalog.tools
+
+    def server(self, server_id: str) -> Server:
+        """Return a handle on one living server, or raise `UnknownServer`."""
+        self._supervisor.row(server_id)
+        return Server(server_id, self._supervisor)
+
+    async def wait_ready(self, *server_ids: str, timeout: Seconds = DEFAULT) -> None:
+        """Wait until these servers, or all, are connected.
+
+        Args:
+            server_ids: Which; none: all that live now.
+            timeout: Seconds; None: no bound; left out: the pool's `wait_timeout`.
+
+        Raises:
+            ConnectError: One is parked: this is what keeps it from connecting. `ConnectionLost` likewise.
+            ServerUnavailable: The time is up; the message names the ones that are missing.
+            UnknownServer: There is no living server of one of these ids.
+        """
+        await self._supervisor.wait_ready(server_ids, timeout)
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: Seconds = DEFAULT,
+        progress: ProgressFnT | None = None,
+        meta: RequestParamsMeta | None = None,
+    ) -> CallToolResult:
+        """Call a tool by its catalog name. Arguments, result and errors as in `Server.call_tool`.
+
+        Raises:
+            UnknownTool: No server in the pool has offered a tool of this name.
+        """
+        self._supervisor.check_open()
+        for field, problem in kind_problems("name", name, str, "must be a string"):
+            raise ConfigError(f"call_tool: {field} {problem}. Nothing was sent.", field=field)
+        entry = self._supervisor.current.catalog.find(name)
+        if entry is None:
+            raise UnknownTool(self._supervisor.current.catalog.why_unknown(name))
+        server = Server(entry.server_id, self._supervisor)
+        return await server.call_tool(entry.name, arguments, timeout=timeout, progress=progress, meta=meta)
+
+    async def read_resource(self, server_id: str, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
+        """Read a resource of a server. Arguments and errors as in `Server.read_resource`."""
+        return await self.server(server_id).read_resource(uri, timeout=timeout)
+
+    async def complete(
+        self,
+        server_id: str,
+        ref: ResourceTemplateReference | PromptReference,
+        argument: Mapping[str, str],
+        context: Mapping[str, str] | None = None,
+        *,
+        timeout: Seconds = DEFAULT,
+    ) -> CompleteResult:
+        """Ask a server for completions of an argument. Arguments and errors as in `Server.complete`."""
+        return await self.server(server_id).complete(ref, argument, context, timeout=timeout)
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[Listener]:
+        """Listen to what happens: an asynchronous context manager that gives an asynchronous iterator of events.
+
+        A listener that is too slow misses the oldest events and is told how many; it ends with the pool's block.
+        """
+        self._supervisor.check_open()
+        listener = self._supervisor.broadcast.listen()
+        try:
+            yield listener
+        finally:
+            self._supervisor.broadcast.leave(listener)
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return the state of all servers at this moment, as one frozen value."""
+        return self._supervisor.snapshot()

@@ -1,0 +1,298 @@
+"""The handle on one server: its state, and calls by the server's own names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from itertools import chain
+from typing import Any, Literal, TypeVar, final
+
+import anyio
+import attrs
+from mcp import Client
+from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import (
+    CallToolResult,
+    CompleteResult,
+    GetPromptResult,
+    Implementation,
+    PromptReference,
+    ReadResourceResult,
+    RequestParamsMeta,
+    ResourceTemplateReference,
+    ServerCapabilities,
+    Tool,
+)
+
+from mcp_pool.checks import argument_problems, is_count, kind_problems
+from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost
+from mcp_pool.inventory import take_inventory
+from mcp_pool.lifecycle import ConnectionStatus, State
+from mcp_pool.registry import Row
+from mcp_pool.settings import DEFAULT, Default, Seconds, timeout_problems
+from mcp_pool.supervisor import Supervisor
+from mcp_pool.waiting import outcome, ready
+
+_T = TypeVar("_T")
+
+
+@final
+@attrs.frozen
+class ServerInfo:
+    """What a connected server says of itself."""
+
+    name: str | None
+    """Its name; None if it did not say."""
+    version: str | None
+    """Its version; None if it did not say."""
+    protocol_version: str
+    """The version of the protocol that the two sides agreed on."""
+    capabilities: ServerCapabilities
+    """What it can do."""
+    instructions: str | None
+    """How it wishes to be used; None if it did not say."""
+
+
+@final
+@attrs.frozen
+class Server:
+    """A handle on the server of one id. Made by `MCPPool.server` and `MCPPool.servers`, not by hand.
+
+    It stands for the id: when the server is disconnected and another is admitted under the same id, it is that one.
+    """
+
+    server_id: str
+    """The id in the pool."""
+    _supervisor: Supervisor = attrs.field(repr=False)
+
+    def __repr__(self) -> str:
+        row = self._supervisor.current.registry.rows.get(self.server_id)
+        return f"<Server {self.server_id!r} {'departed' if row is None else row.state.status.value}>"
+
+    @property
+    def status(self) -> ConnectionStatus:
+        """How it stands, in one word; `DISCONNECTED` when it has departed without an error."""
+        return self._supervisor.status(self.server_id) or ConnectionStatus.DISCONNECTED
+
+    @property
+    def state(self) -> State | None:
+        """The state behind the status, with its details; None when it has departed."""
+        return None if self._seen is None else self._seen.state
+
+    @property
+    def generation(self) -> int:
+        """How many connections there have been, and the number of the present one; 0 when it has departed."""
+        return 0 if self._seen is None else self._seen.state.generation
+
+    @property
+    def last_error(self) -> ConnectError | ConnectionLost | None:
+        """The latest failure, also when the server has come back since; None if there was none."""
+        return self._supervisor.last_error(self.server_id)
+
+    @property
+    def client(self) -> Client | None:
+        """The live `mcp.Client`, for whatever the pool does not wrap; None while there is none."""
+        connection = None if self._seen is None else self._seen.connection
+        return None if connection is None else connection.client
+
+    @property
+    def info(self) -> ServerInfo | None:
+        """What the server says of itself; None while it is not connected."""
+        client = self.client
+        if client is None:
+            return None
+        named: Implementation | None = client.server_info
+        return ServerInfo(
+            name=None if named is None else named.name,
+            version=None if named is None else named.version,
+            protocol_version=client.protocol_version,
+            capabilities=client.server_capabilities,
+            instructions=client.instructions,
+        )
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: Seconds = DEFAULT,
+        progress: ProgressFnT | None = None,
+        meta: RequestParamsMeta | None = None,
+    ) -> CallToolResult:
+        """Call a tool by the server's own name for it.
+
+        Args:
+            name: The tool's name.
+            arguments: Its arguments.
+            timeout: Seconds for the call as a whole, the wait for the server included; None: no bound. Left out, the
+                server's `call_timeout` (of silence, which progress starts anew) and `max_call_time` hold.
+            progress: An async function of (progress, total, message), called when the server reports progress.
+            meta: Sent along as `_meta`.
+
+        Returns:
+            The result, also when the tool says by `is_error` that it failed.
+
+        Raises:
+            ConfigError: An argument is wrong; nothing was sent.
+            ServerUnavailable: There was no connection within `wait_timeout`; nothing was sent.
+            ConnectionLost: The connection went down; `may_have_run` tells whether the tool may have run.
+            CallTimeout: There was no answer in time.
+            BadAnswer: The result breaks the protocol or the tool's schema.
+            mcp.MCPError: The server's own answer.
+        """
+        self._check(
+            kind_problems("name", name, str, "must be a string"),
+            argument_problems("arguments", arguments),
+            argument_problems("meta", meta),
+        )
+        if progress is not None and not callable(progress):
+            raise self._wrong("progress", f"must be an async function, not a {type(progress).__name__}")
+        given = None if arguments is None else dict(arguments)
+
+        def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
+            return client.call_tool(name, given, progress_callback=on_progress, meta=meta)
+
+        return await self._call(send, f"the call of tool {name!r}", timeout=timeout, progress=progress)
+
+    async def get_prompt(
+        self, name: str, arguments: Mapping[str, str] | None = None, *, timeout: Seconds = DEFAULT
+    ) -> GetPromptResult:
+        """Get a prompt by the server's own name for it. Arguments and errors as in `call_tool`."""
+        self._check(
+            kind_problems("name", name, str, "must be a string"), argument_problems("arguments", arguments, str)
+        )
+        given = None if arguments is None else dict(arguments)
+        return await self._call(
+            lambda client, _: client.get_prompt(name, given), f"the prompt {name!r}", timeout=timeout
+        )
+
+    async def read_resource(self, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
+        """Read a resource by its URI. Arguments and errors as in `call_tool`."""
+        self._check(kind_problems("uri", uri, str, "must be a string"))
+        return await self._call(lambda client, _: client.read_resource(uri), f"the resource {uri!r}", timeout=timeout)
+
+    async def complete(
+        self,
+        ref: ResourceTemplateReference | PromptReference,
+        argument: Mapping[str, str],
+        context: Mapping[str, str] | None = None,
+        *,
+        timeout: Seconds = DEFAULT,
+    ) -> CompleteResult:
+        """Ask for completions of an argument.
+
+        Args:
+            ref: The prompt or resource template that the argument belongs to.
+            argument: The argument: its `name` and the `value` so far.
+            context: Arguments that are known already.
+            timeout: As in `call_tool`, and likewise the errors.
+        """
+        self._check(
+            kind_problems("ref", ref, (ResourceTemplateReference, PromptReference), "must be a reference"),
+            kind_problems("argument", argument, Mapping, "must be a mapping with name and value"),
+            argument_problems("argument", argument, str),
+            argument_problems("context", context, str),
+        )
+        fixed, known = dict(argument), None if context is None else dict(context)
+        return await self._call(lambda client, _: client.complete(ref, fixed, known), "the completion", timeout=timeout)
+
+    async def list_tools(self) -> tuple[Tool, ...]:
+        """Return the tools that the server offers, as it last listed them, after the filters of its configuration.
+
+        Raises:
+            ServerUnavailable: It has not been connected within `wait_timeout`.
+        """
+        row = self._row
+        if row.inventory is None:
+            await ready(row, self._deadline())
+        return tuple(row.inventory.tools.values()) if row.inventory is not None else ()
+
+    async def refresh(self) -> None:
+        """List what the server offers anew. Errors as in `call_tool`; the old listing stays when it fails."""
+        row = self._row
+        include, exclude = row.spec.include_tools, row.spec.exclude_tools
+        inventory = await self._call(
+            lambda client, _: take_inventory(client, self.server_id, include=include, exclude=exclude),
+            "the listing of tools",
+        )
+        row.list_anew(inventory)
+
+    async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
+        """Make a new connection and wait until it stands; one that is backing off or parked is dialled at once.
+
+        Calls in flight end with `ConnectionLost`.
+
+        Args:
+            generation: Do nothing if there has been a newer connection than this: many callers that met one dead
+                connection then cause one new dial. Left out: whichever it is.
+
+        Raises:
+            ConnectError: The dial failed; the server stays in the pool, under its restart policy.
+        """
+        if generation is not DEFAULT and not is_count(generation, least=0):
+            raise self._wrong("generation", f"must be a whole number, not {generation!r}")
+        row = self._row
+        if generation is DEFAULT or row.state.generation <= generation:
+            await outcome(row)
+
+    @property
+    def _seen(self) -> Row | None:
+        return self._supervisor.current.registry.rows.get(self.server_id)
+
+    @property
+    def _row(self) -> Row:
+        return self._supervisor.row(self.server_id)
+
+    def _check(self, *problems: Iterable[tuple[str, str]]) -> None:
+        """Raise `ConfigError` for the first problem with the arguments of a call."""
+        for field, problem in chain(*problems):
+            raise self._wrong(field, problem)
+
+    def _wrong(self, field: str, problem: str) -> ConfigError:
+        message = f"server {self.server_id!r}: {field} {problem}. Nothing was sent."
+        return ConfigError(message, server_id=self.server_id, field=field)
+
+    def _deadline(self) -> float:
+        seconds = self._supervisor.settings.wait_timeout
+        return math.inf if seconds is None else anyio.current_time() + seconds
+
+    async def _call(
+        self,
+        send: Callable[[Client, ProgressFnT], Awaitable[_T]],
+        what: str,
+        *,
+        timeout: Seconds = DEFAULT,
+        progress: ProgressFnT | None = None,
+    ) -> _T:
+        """Check the time-out, make the call, and count how it ended."""
+        self._check(timeout_problems({"timeout": timeout}))
+        row, succeeded = self._row, False
+        try:
+            result = await self._call_until_run(row, send, what, timeout, progress)
+            succeeded = True
+        finally:
+            row.calls = row.calls.after(succeeded=succeeded)
+        return result
+
+    async def _call_until_run(
+        self,
+        row: Row,
+        send: Callable[[Client, ProgressFnT], Awaitable[_T]],
+        what: str,
+        timeout: Seconds,
+        progress: ProgressFnT | None,
+    ) -> _T:
+        """Wait for a connection and call over it; over the next one, when the call provably did not run."""
+        wait_until, ends_at = self._deadline(), math.inf
+        if timeout is not DEFAULT and timeout is not None:
+            ends_at = anyio.current_time() + timeout
+        while True:
+            connection = await ready(row, min(wait_until, ends_at))
+            left = timeout if ends_at == math.inf else max(0.0, ends_at - anyio.current_time())
+            try:
+                over = partial(send, connection.client)
+                return await connection.call(over, what=what, timeout=left, progress=progress)
+            except ConnectionLost as lost:
+                if lost.may_have_run or anyio.current_time() >= wait_until:
+                    raise

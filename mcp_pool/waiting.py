@@ -1,0 +1,140 @@
+"""Waiting for servers: for the outcome of a dial, for one connection, for many. Conditions on rows, never moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from mcp_pool.connection import Connection
+from mcp_pool.errors import ConnectError, ConnectionLost, ServerUnavailable
+from mcp_pool.lifecycle import BackingOff, Closing, Connecting, Parked, Ready
+from mcp_pool.registry import Row
+
+
+async def outcome(row: Row) -> None:
+    """Dial a server, unless a dial is under way, and wait until it is connected.
+
+    Raises:
+        ConnectError: The dial failed, or the server was disconnected meanwhile.
+    """
+    generation, attempt = row.state.generation, row.dial_again()
+
+    def settled() -> bool:
+        if row.ended.is_set() or row.state.generation > generation:
+            return True
+        # A dial that nobody keeps has settled only when its child has ended.
+        return row.kept and row.state.attempt >= attempt and not isinstance(row.state, Connecting)
+
+    with row.joined():
+        await row.until(settled)
+    if row.state.generation > generation:
+        return
+    if isinstance(row.state, BackingOff | Parked):
+        raise row.state.error.again()
+    raise ConnectError(
+        f"Server {row.server_id!r} was disconnected while it was connecting. Connect it again if it is wanted.",
+        server_id=row.server_id,
+        generation=generation,
+        attempt=attempt,
+    )
+
+
+async def opened(rows: Sequence[Row], timeout: float | None) -> None:
+    """Wait for the first outcome of each server.
+
+    Args:
+        rows: The servers.
+        timeout: Seconds in all for those that are not required; None: no bound.
+
+    Raises:
+        ConnectError: A required server failed; the others are not waited for.
+    """
+    failures: list[ConnectError | ConnectionLost] = []
+
+    async def wait_for(row: Row) -> None:
+        with anyio.move_on_after(None if row.spec.required else timeout):
+            await row.until(lambda: row.ended.is_set() or not isinstance(row.state, Connecting))
+        if row.spec.required and isinstance(row.state, BackingOff | Parked):
+            failures.append(row.state.error)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for row in rows:
+            group.start_soon(wait_for, row)
+    if failures:
+        raise failures[0].again()
+
+
+async def ready(row: Row, deadline: float) -> Connection:
+    """Wait for a server's connection.
+
+    Args:
+        row: Whose.
+        deadline: Until when, on the event loop's clock; when it has passed: no wait at all.
+
+    Raises:
+        ServerUnavailable: It is parked or leaving, or the time is up.
+    """
+    if not isinstance(row.state, Ready) and deadline > anyio.current_time():
+        with anyio.CancelScope(deadline=deadline):
+            await row.until(lambda: row.ended.is_set() or not isinstance(row.state, Connecting | BackingOff))
+    if isinstance(row.state, Ready):
+        return row.state.connection
+    raise _unavailable([row])
+
+
+async def all_ready(rows: Sequence[Row], timeout: float | None) -> None:
+    """Wait until all of these servers are connected at once.
+
+    Args:
+        rows: The servers.
+        timeout: Seconds; None: no bound.
+
+    Raises:
+        ConnectError: One is parked; ConnectionLost: likewise, after it had been connected.
+        ServerUnavailable: One was disconnected, or the time is up.
+    """
+    with anyio.move_on_after(timeout):
+        while missing := [row for row in rows if _is_missing(row)]:
+            for row in missing:
+                if row.ended.is_set() or isinstance(row.state, Closing):
+                    raise _unavailable([row])
+                if isinstance(row.state, Parked):
+                    raise row.state.error.again()
+            await _change(missing[0])
+        return
+    raise _unavailable([row for row in rows if _is_missing(row)], timeout)
+
+
+async def _change(row: Row) -> None:
+    """Wait until a row's state is another, or it has ended."""
+    state = row.state
+    await row.until(lambda: row.ended.is_set() or row.state is not state)
+
+
+def _is_missing(row: Row) -> bool:
+    return row.ended.is_set() or not isinstance(row.state, Ready)
+
+
+def _unavailable(rows: Sequence[Row], after: float | None = None) -> ServerUnavailable:
+    """Say which servers are missing, and why."""
+    reasons = "; ".join(f"{row.server_id!r} {_reason(row)}" for row in rows)
+    time = "" if after is None else f" within {after} s"
+    only = rows[0] if len(rows) == 1 else None
+    return ServerUnavailable(
+        f"{'Servers' if only is None else 'Server'} not available{time}: {reasons}.",
+        server_id=None if only is None else only.server_id,
+        generation=None if only is None else only.state.generation,
+        cause=None if only is None or only.last_error is None else only.last_error.again(),
+        missing=tuple(row.server_id for row in rows),
+    )
+
+
+def _reason(row: Row) -> str:
+    if row.ended.is_set() or isinstance(row.state, Closing):
+        return "was disconnected"
+    last = "" if row.last_error is None else f" (last error: {row.last_error})"
+    if isinstance(row.state, Parked):
+        return f"is parked until restart() or connect() is called{last}"
+    return f"is {'backing off' if isinstance(row.state, BackingOff) else 'connecting'}{last}"
