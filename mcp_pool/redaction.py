@@ -30,6 +30,11 @@ class Redactor:
         """Make one from configured values, of which those shorter than six characters are left out."""
         return cls(tuple(sorted({v for v in values if len(v) >= SHORTEST_SECRET}, key=lambda v: (-len(v), v))))
 
+    @property
+    def reach(self) -> int:
+        """The length of the longest secret, in bytes."""
+        return max((len(secret.encode("utf-8", "surrogatepass")) for secret in self._secrets), default=0)
+
     def text(self, text: str) -> str:
         """Return `text` with each secret replaced by three asterisks."""
         for secret in self._secrets:

@@ -22,6 +22,8 @@ class LineSplitter:
 
     limit: int
     """The longest line in bytes, its newline not counted."""
+    cut: bool = attrs.field(default=False, kw_only=True)
+    """Whether longer lines are cut at the limit instead of refused."""
     _pieces: list[bytes] = attrs.field(factory=list[bytes], init=False, repr=False)
     """The beginning of the line that has not ended yet."""
     _held: int = attrs.field(default=0, init=False)
@@ -31,7 +33,7 @@ class LineSplitter:
         """Yield the lines that end in `chunk`, without their newlines.
 
         Raises:
-            LineTooLong: A line is longer than the limit. What was held of it is forgotten.
+            LineTooLong: A line is longer than the limit, and not to be cut. What was held of it is forgotten.
         """
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
@@ -48,9 +50,11 @@ class LineSplitter:
         return line
 
     def _hold(self, piece: bytes) -> None:
+        if self._held + len(piece) > self.limit:
+            if not self.cut:
+                self.take()
+                raise LineTooLong
+            piece = piece[: self.limit - self._held]
         self._held += len(piece)
-        if self._held > self.limit:
-            self.take()
-            raise LineTooLong
         if piece:
             self._pieces.append(piece)

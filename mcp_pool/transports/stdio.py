@@ -47,7 +47,9 @@ class Tail:
     _size: int = attrs.field(default=0, init=False)
 
     def add(self, raw: bytes) -> str:
-        """Keep a line and return it as text. Secrets go first: cutting could leave half of one."""
+        """Keep a line and return it as text. Secrets go first, because shortening could leave half of one."""
+        if len(raw) == ERROR_LINE_LIMIT:
+            raw = raw[: ERROR_LINE_LIMIT - self._redactor.reach]  # it was cut, perhaps within a secret
         line = self._redactor.text(raw.decode("utf-8", "replace").rstrip("\r"))[-TAIL_BYTES:]
         self._lines.append(line)
         self._size += len(line) + 1
@@ -197,13 +199,10 @@ class _Wire:
     async def _read_errors(self) -> None:
         """Keep the end of what the server writes to standard error, and log it line by line."""
         log = logger.bind(server=self.server_id)
-        splitter = LineSplitter(ERROR_LINE_LIMIT)
+        splitter = LineSplitter(ERROR_LINE_LIMIT, cut=True)
         while chunk := await read(self.process.errors):
-            try:
-                for line in splitter.feed(chunk):
-                    log.debug("{} | {}", self.server_id, self.tail.add(line))
-            except LineTooLong:
-                log.debug("{} | (a line of more than {} bytes)", self.server_id, ERROR_LINE_LIMIT)
+            for line in splitter.feed(chunk):
+                log.debug("{} | {}", self.server_id, self.tail.add(line))
         if rest := splitter.take():
             log.debug("{} | {}", self.server_id, self.tail.add(rest))
         self._errors_ended.set()
