@@ -36,22 +36,28 @@ class Child:
         """Live until cancelled, or until a first dial that nobody keeps has failed."""
         with self.row as row, row.scope:
             try:
-                await self._wait_for_predecessors()
-                while not isinstance(row.state, Closing):
-                    await self._connect_and_serve()
-                    if isinstance(row.state, Parked) and not row.kept:
-                        return
-                    await self._wait_for_dial()
+                await self._live()
             except anyio.get_cancelled_exc_class():
                 row.refuse()
                 raise
 
+    async def _live(self) -> None:
+        row = self.row
+        await self._wait_for_predecessors()
+        while not isinstance(row.state, Closing):
+            await self._connect_and_serve()
+            if isinstance(row.state, Parked) and not row.kept:
+                return
+            await self._wait_for_dial()
+
     async def _wait_for_predecessors(self) -> None:
         """Two connections of one id never overlap: a closing server may still hold a lock, a port or a file."""
         older = self.row.predecessor
-        while older is not None:
-            await older.ended.wait()
-            older = older.predecessor
+        # Shielded: a child that ended before its predecessor would hide it from a third one of the same id.
+        with anyio.CancelScope(shield=True):
+            while older is not None:
+                await older.ended.wait()
+                older = older.predecessor
         self.row.predecessor = None
 
     async def _connect_and_serve(self) -> None:

@@ -232,7 +232,7 @@ class Connection:
         ):
             return BadAnswer(
                 f"Server {self.server_id!r} answered {what} with a result that breaks the protocol or the tool's own "
-                f"schema: {self.redactor.text(str(error))} The call ran; the server has to be mended.",
+                f"schema: {self.redactor.text(_words(error))}. The call ran; the server has to be mended.",
                 server_id=self.server_id,
                 generation=self.generation,
                 phase="call",
@@ -258,3 +258,11 @@ class Connection:
         except (MCPError, RuntimeError):
             return False
         return True
+
+
+def _words(error: BaseException) -> str:
+    """Say what is wrong with a result, without showing the result."""
+    if not isinstance(error, ValidationError):
+        return str(error).rstrip(".")
+    details = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details[:5])

@@ -83,30 +83,36 @@ async def hold_connection(
     connection: Connection | None = None
     failure: BaseException | None = None
     dialing = anyio.CancelScope(deadline=dial.deadline)
-    with anyio.CancelScope() as scope:
-        try:
-            with dialing:
-                async with _client(dial) as client:
-                    inventory = await take_inventory(
-                        client, dial.server_id, include=dial.spec.include_tools, exclude=dial.spec.exclude_tools
-                    )
-                    await anyio.lowlevel.checkpoint_if_cancelled()
-                    if link.loss is None:
-                        dialing.deadline = math.inf
-                        scope.shield = True
-                        connection = Connection(dial.server_id, dial.generation, limits, dial.redactor, client, link)
-                        link.on_loss = _report(connection, on_loss)
-                        on_open(connection, inventory)
-                        await connection.over.wait()
-                        scope.deadline = anyio.current_time() + limits.close_timeout
-                        await connection.idle()
-        except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
-            failure = plain(error)
-            if connection is not None:
-                _note_breakdown(connection, failure)
-        finally:
-            if connection is not None:
-                connection.end("broke down")
+    try:
+        with anyio.CancelScope() as scope, dialing:
+            async with _client(dial) as client:
+                inventory = await take_inventory(
+                    client, dial.server_id, include=dial.spec.include_tools, exclude=dial.spec.exclude_tools
+                )
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                if link.loss is None:
+                    dialing.deadline = math.inf
+                    scope.shield = True
+                    connection = Connection(dial.server_id, dial.generation, limits, dial.redactor, client, link)
+                    link.on_loss = _report(connection, on_loss)
+                    on_open(connection, inventory)
+                    await connection.over.wait()
+                    scope.deadline = anyio.current_time() + limits.close_timeout
+                    await connection.idle()
+    # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
+    except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
+        failure = plain(error)
+        if connection is not None:
+            _note_breakdown(connection, failure)
+    except BaseExceptionGroup as group:
+        cancelled, rest = group.split(anyio.get_cancelled_exc_class())
+        if cancelled is None or not isinstance(rest, ExceptionGroup):
+            raise
+        # On trio, an error in the clean-up of a cancelled dial comes together with the cancellation.
+        raise plain(cancelled) from None
+    finally:
+        if connection is not None:
+            connection.end("broke down")
     if connection is None:
         raise _explain(dial, failure, timed_out=dialing.cancelled_caught)
 

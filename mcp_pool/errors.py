@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 from typing import Literal, Self, TypeAlias, cast, final
 
+import anyio
+
 Phase: TypeAlias = Literal["spawn", "discover", "initialize", "list", "call"]
 """What was being done: starting the process, `server/discover`, `initialize`, listing the tools, or a call."""
 
@@ -208,7 +210,7 @@ class PoolClosed(MCPPoolError, RuntimeError):
 
 
 def plain(error: BaseException) -> BaseException:
-    """Take exception groups apart: the first leaf that is an error of its own.
+    """Take exception groups apart: the first leaf that is an error of its own, or else the first one.
 
     Args:
         error: What came out of a task group, perhaps groups within groups.
@@ -218,4 +220,7 @@ def plain(error: BaseException) -> BaseException:
     """
     if not isinstance(error, BaseExceptionGroup):
         return error
-    return plain(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    leaves = [plain(leaf) for leaf in group.exceptions]
+    cancelled = anyio.get_cancelled_exc_class()
+    return next((leaf for leaf in leaves if not isinstance(leaf, cancelled)), leaves[0])

@@ -124,8 +124,9 @@ class Broadcast:
         return listener
 
     def leave(self, listener: Listener) -> None:
-        """Remove a listener."""
+        """Remove a listener; its iteration ends."""
         self._listeners.discard(listener)
+        listener.end()
 
     def send(self, event: Event) -> None:
         """Hand an event to all who listen."""

@@ -49,7 +49,7 @@ class _State:
 class Connecting(_State):
     """A dial is under way, or about to begin."""
 
-    status: ClassVar = ConnectionStatus.CONNECTING
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.CONNECTING
 
 
 @final
@@ -57,7 +57,7 @@ class Connecting(_State):
 class Ready(_State):
     """The connection stands."""
 
-    status: ClassVar = ConnectionStatus.CONNECTED
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.CONNECTED
     connection: Connection = attrs.field(repr=False)
     """The connection that stands."""
 
@@ -67,7 +67,7 @@ class Ready(_State):
 class Closing(_State):
     """The server is being disconnected: no new calls, and those in flight may finish. Nothing follows."""
 
-    status: ClassVar = ConnectionStatus.DISCONNECTED
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.DISCONNECTED
     connection: Connection | None = attrs.field(repr=False)
     """The connection that is being drained, if there was one."""
 
@@ -77,7 +77,7 @@ class Closing(_State):
 class BackingOff(_State):
     """The connection was lost or could not be made, and will be tried again by itself."""
 
-    status: ClassVar = ConnectionStatus.ERROR
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
     error: ConnectError | ConnectionLost
     """Why."""
     retry_at: float
@@ -89,7 +89,7 @@ class BackingOff(_State):
 class Parked(_State):
     """The connection was lost or could not be made, and will not be tried again unless somebody asks."""
 
-    status: ClassVar = ConnectionStatus.ERROR
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
     error: ConnectError | ConnectionLost
     """Why."""
 

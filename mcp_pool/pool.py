@@ -104,7 +104,9 @@ class MCPPool(AsyncContextManagerMixin):
                 finally:
                     self._supervisor.finish()
         except BaseException as error:  # noqa: BLE001  # likewise
-            failure = failure or plain(error)
+            # What ended the connections outweighs the cancellation of the body that it caused.
+            if failure is None or isinstance(failure, anyio.get_cancelled_exc_class()):
+                failure = plain(error)
         if failure is not None:
             try:
                 raise failure

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final, final
 
 import attrs
+from pydantic import ValidationError
 
 MASK: Final = "***"
 SHORTEST_SECRET: Final = 6
@@ -27,8 +28,14 @@ class Redactor:
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Redactor:
-        """Make one from configured values, of which those shorter than six characters are left out."""
-        return cls(tuple(sorted({v for v in values if len(v) >= SHORTEST_SECRET}, key=lambda v: (-len(v), v))))
+        """Make one from configured values, of which those shorter than six characters are left out.
+
+        Each line of a value counts as well: what a server writes is looked at line by line.
+        """
+        whole = tuple(values)
+        lines = (line.strip() for value in whole for line in value.splitlines())
+        secrets = {secret for secret in (*whole, *lines) if len(secret) >= SHORTEST_SECRET}
+        return cls(tuple(sorted(secrets, key=lambda secret: (-len(secret), secret))))
 
     @property
     def reach(self) -> int:
@@ -47,7 +54,9 @@ class Redactor:
         while link is not None and id(link) not in seen:
             seen.add(id(link))
             shown = f"{link!s} {link!r}"
+            if isinstance(link, ValidationError):
+                shown += str(link.errors())  # its text shows the input shortened, which would hide half of a secret
             if self.text(shown) != shown:
-                return RedactedError(self.text(f"{type(error).__name__}: {error}"))
+                return RedactedError(f"{type(error).__name__}, whose text or cause held a secret")
             link = link.__cause__ or link.__context__
         return error

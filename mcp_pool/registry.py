@@ -151,7 +151,8 @@ class Row:
             yield
         finally:
             self._joined -= 1
-            if not self._joined and not self.kept:
+            if not self._joined and not self.kept and not self.ended.is_set():
+                self.refuse()  # at once, so that a `connect` right after this one begins anew
                 self.scope.cancel()
 
     async def until(self, condition: Callable[[], bool]) -> None:

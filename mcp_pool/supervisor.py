@@ -96,7 +96,8 @@ class Supervisor:
         """End all children, for good. The end of the task that runs `run` tells when they have."""
         self._token = None
         last, self.current = self.current, self._nothing()
-        last.end()
+        for generation in (*self._closing, last):
+            generation.end()
         self._succession.close()
         self.broadcast.end()
 
@@ -109,6 +110,8 @@ class Supervisor:
         old.registry.retire()
         self._closing.append(old)
         ending = tuple(self._closing)
+        for earlier in ending[:-1]:
+            earlier.end()  # one that is drained no longer: "at once" holds for whatever was admitted before
         try:
             with anyio.move_on_after(drain):
                 for row in tuple(old.registry.rows.values()) if drain else ():

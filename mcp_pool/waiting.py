@@ -21,17 +21,23 @@ async def outcome(row: Row) -> None:
     generation, attempt = row.state.generation, row.dial_again()
 
     def settled() -> bool:
-        if row.ended.is_set() or row.state.generation > generation:
+        if row.ended.is_set() or row.state.generation > generation or isinstance(row.state, Closing):
             return True
         # A dial that nobody keeps has settled only when its child has ended.
-        return row.kept and row.state.attempt >= attempt and not isinstance(row.state, Connecting)
+        return row.kept and failure() is not None
+
+    def failure() -> ConnectError | None:
+        error = row.last_error
+        if isinstance(error, ConnectError) and (error.attempt or 0) >= attempt:
+            return error
+        return None
 
     with row.joined():
         await row.until(settled)
     if row.state.generation > generation:
         return
-    if isinstance(row.state, BackingOff | Parked):
-        raise row.state.error.again()
+    if (error := failure()) is not None:
+        raise error.again()
     raise ConnectError(
         f"Server {row.server_id!r} was disconnected while it was connecting. Connect it again if it is wanted.",
         server_id=row.server_id,

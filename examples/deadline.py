@@ -1,0 +1,35 @@
+"""A pool as a cancel-scope block: a deadline ends the body first, which may still call tools, then the connections.
+
+python examples/deadline.py
+"""
+
+import sys
+from pathlib import Path
+
+import anyio
+
+from mcp_pool import MCPPool, StdioServer
+
+NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "notes_server.py")])
+
+
+async def main() -> None:
+    """Work until the deadline, and tidy up with the servers still there."""
+    with anyio.move_on_after(3) as deadline:
+        async with MCPPool() as pool:
+            await pool.connect("notes", NOTES)
+            try:
+                await pool.call_tool("notes__write", {"text": "begun"})
+                print("working until the deadline")
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await pool.call_tool("notes__write", {"text": "tidied up"})
+                    notes = await pool.call_tool("notes__read")
+                    print("the body is cancelled, the server still answers:", notes.content[0].text)
+    print("deadline met:", deadline.cancelled_caught)
+    print("nothing left:", pool)
+
+
+if __name__ == "__main__":
+    anyio.run(main)

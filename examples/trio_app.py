@@ -1,0 +1,34 @@
+"""A pool in a trio program: tasks of a nursery share its connections.
+
+python examples/trio_app.py
+"""
+
+import sys
+from pathlib import Path
+
+import trio
+
+from mcp_pool import MCPPool, StdioServer
+
+NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "notes_server.py")])
+
+
+async def writer(pool: MCPPool, text: str) -> None:
+    """Write a note from a task of its own."""
+    result = await pool.call_tool("notes__write", {"text": text})
+    print("wrote", text, "->", result.content[0].text)
+
+
+async def main() -> None:
+    """Write three notes at once, and read them."""
+    async with MCPPool({"notes": NOTES}) as pool:
+        async with trio.open_nursery() as nursery:
+            for text in ("milk", "bread", "salt"):
+                nursery.start_soon(writer, pool, text)
+        notes = await pool.call_tool("notes__read")
+        print("read", sorted(notes.content[0].text.split(", ")))
+    print("nothing left:", pool)
+
+
+if __name__ == "__main__":
+    trio.run(main)
