@@ -40,6 +40,14 @@ def kind_problems(name: str, value: object, kind: type | tuple[type, ...], rule:
         yield name, f"{rule}, not a {type(value).__name__}"
 
 
+def path_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield a problem unless the value is a path that can be given to a process."""
+    if not isinstance(value, str | os.PathLike):
+        yield name, f"must be a path, not a {type(value).__name__}"
+    elif not is_text(os.fspath(cast("str | os.PathLike[str]", value))):
+        yield name, "must be an encodable string without NUL"
+
+
 def string_problems(name: str, value: object, kind: str) -> Iterator[tuple[str, str]]:
     """Yield a problem for each item that is no string, or one when the value is no sequence of items."""
     if not isinstance(value, tuple):

@@ -59,6 +59,7 @@ class Child:
                 await older.ended.wait()
                 older = older.predecessor
         self.row.predecessor = None
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the shield has kept it from being noticed
 
     async def _connect_and_serve(self) -> None:
         """Run one connection, from the dial to its end, in a task of its own. The row's state then tells what is next.

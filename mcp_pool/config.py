@@ -19,7 +19,15 @@ from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcp_pool.checks import environment_problems, is_count, is_mapping, is_text, kind_problems, string_problems
+from mcp_pool.checks import (
+    environment_problems,
+    is_count,
+    is_mapping,
+    is_text,
+    kind_problems,
+    path_problems,
+    string_problems,
+)
 from mcp_pool.errors import ConfigError
 from mcp_pool.policies import RestartPolicy
 from mcp_pool.settings import (
@@ -131,9 +139,7 @@ class StdioServer(ServerSpec):
         if self.env is not None:
             yield from environment_problems(self.env)
         if self.cwd is not None:
-            yield from kind_problems("cwd", self.cwd, (str, os.PathLike), "must be a path")
-            if isinstance(self.cwd, str) and not is_text(self.cwd):
-                yield "cwd", "must be an encodable string without NUL"
+            yield from path_problems("cwd", self.cwd)
         if not is_count(self.max_message_size, least=1):
             yield "max_message_size", f"must be a number of bytes of at least 1, not {self.max_message_size!r}"
         # A class with slots is made anew by attrs, so super() without arguments would look for the first one.

@@ -39,8 +39,8 @@ class CallClock:
     """Seconds without progress after which the call is given up; None: no bound."""
     whole: float | None
     """Seconds for the call as a whole; None: no bound."""
-    explicit: bool
-    """Whether the caller gave the bound for the whole with the call."""
+    asked: float | None
+    """The bound for the whole that the caller gave with the call, the wait for the server included; or None."""
     _ends_at: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -54,8 +54,8 @@ class CallClock:
 
     def reason(self) -> str:
         """Say which bound was met."""
-        if self.explicit:
-            return f"was not answered within timeout={self.whole:.3g} s"
+        if self.asked is not None:
+            return f"was not answered within timeout={self.asked} s"
         if anyio.current_time() >= self._ends_at:
             return f"was not answered within max_call_time={self.whole} s"
         return f"brought neither an answer nor progress for call_timeout={self.silence} s"
@@ -151,6 +151,7 @@ class Connection:
         *,
         what: str,
         timeout: Seconds,
+        left: float | None = None,
         progress: ProgressFnT | None,
     ) -> _T:
         """Make one call and tell truly how it went.
@@ -159,6 +160,7 @@ class Connection:
             send: Makes the SDK's call; its argument is the progress callback to pass on.
             what: The call in words, for errors.
             timeout: Seconds for the call as a whole; None: no bound; `DEFAULT`: the server's bounds.
+            left: What remains of an explicit `timeout` after the wait for the server; None: all of it.
             progress: Called with each progress notification of the server.
 
         Raises:
@@ -172,9 +174,9 @@ class Connection:
         if self.link.loss is not None:
             raise self.lost(record)
         if timeout is DEFAULT:
-            clock = CallClock(scope, self.limits.call_timeout, self.limits.max_call_time, explicit=False)
+            clock = CallClock(scope, self.limits.call_timeout, self.limits.max_call_time, None)
         else:
-            clock = CallClock(scope, None, timeout, explicit=True)
+            clock = CallClock(scope, None, timeout if left is None else left, timeout)
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             clock.restart()

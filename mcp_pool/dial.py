@@ -85,6 +85,7 @@ async def hold_connection(
     dialing = anyio.CancelScope(deadline=dial.deadline)
     try:
         with anyio.CancelScope() as scope, dialing:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # starting a process is shielded: do not begin in vain
             async with _client(dial) as client:
                 inventory = await take_inventory(
                     client, dial.server_id, include=dial.spec.include_tools, exclude=dial.spec.exclude_tools

@@ -222,5 +222,8 @@ def plain(error: BaseException) -> BaseException:
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)
     leaves = [plain(leaf) for leaf in group.exceptions]
-    cancelled = anyio.get_cancelled_exc_class()
+    try:
+        cancelled: tuple[type[BaseException], ...] = (anyio.get_cancelled_exc_class(),)
+    except RuntimeError:  # outside of an event loop nothing is cancelled
+        cancelled = ()
     return next((leaf for leaf in leaves if not isinstance(leaf, cancelled)), leaves[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
 
 import anyio
 from anyio import AsyncContextManagerMixin
@@ -78,7 +78,6 @@ class MCPPool(AsyncContextManagerMixin):
         self._servers = check_all(servers)
         self._supervisor = Supervisor(settings)
         self._entered = False
-        self._opening, self._body = anyio.CancelScope(), anyio.CancelScope()
 
     def __repr__(self) -> str:
         state = "open" if self._supervisor.is_open else "closed"
@@ -89,6 +88,7 @@ class MCPPool(AsyncContextManagerMixin):
         if self._entered:
             raise PoolClosed("A pool opens once. Make a new MCPPool for another block.")
         self._entered = True
+        self._opening, self._body = anyio.CancelScope(), anyio.CancelScope()
         failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as block:
@@ -98,7 +98,13 @@ class MCPPool(AsyncContextManagerMixin):
                     with self._opening:
                         await self._supervisor.open(self._servers)
                     with self._body:
-                        yield self
+                        try:
+                            yield self
+                        except BaseException as error:
+                            if _has_cancellation(error):
+                                raise
+                            # Kept from the scope as well: on trio it makes a new group of any group that passes it.
+                            failure = error
                 except BaseException as error:  # noqa: BLE001  # kept from the group, which would wrap it; raised below
                     failure = error
                 finally:
@@ -277,3 +283,10 @@ class MCPPool(AsyncContextManagerMixin):
     def snapshot(self) -> PoolSnapshot:
         """Return the state of all servers at this moment, as one frozen value."""
         return self._supervisor.snapshot()
+
+
+def _has_cancellation(error: BaseException) -> bool:
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).subgroup(cancelled) is not None
+    return isinstance(error, cancelled)

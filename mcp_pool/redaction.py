@@ -57,6 +57,8 @@ class Redactor:
             if isinstance(link, ValidationError):
                 shown += str(link.errors())  # its text shows the input shortened, which would hide half of a secret
             if self.text(shown) != shown:
-                return RedactedError(f"{type(error).__name__}, whose text or cause held a secret")
+                if isinstance(error, ValidationError):
+                    return RedactedError(f"{type(error).__name__}, whose input held a secret")
+                return RedactedError(self.text(f"{type(error).__name__}: {error}"))
             link = link.__cause__ or link.__context__
         return error

@@ -289,10 +289,10 @@ class Server:
             ends_at = anyio.current_time() + timeout
         while True:
             connection = await ready(row, min(wait_until, ends_at))
-            left = timeout if ends_at == math.inf else max(0.0, ends_at - anyio.current_time())
+            left = None if ends_at == math.inf else max(0.0, ends_at - anyio.current_time())
             try:
                 over = partial(send, connection.client)
-                return await connection.call(over, what=what, timeout=left, progress=progress)
+                return await connection.call(over, what=what, timeout=timeout, left=left, progress=progress)
             except ConnectionLost as lost:
                 if lost.may_have_run or anyio.current_time() >= wait_until:
                     raise
