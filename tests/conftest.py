@@ -1,0 +1,137 @@
+"""Backends, the check that nothing is left, and recorded logs."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from contextlib import suppress
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import settings
+from loguru import logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from loguru import Message
+
+LEFTOVER_BOUND = 5.0
+"""Seconds in which what a test started must be gone: a killed process needs a moment, a leak stays for ever."""
+
+PROC = Path("/proc")
+
+# A deadline would be an assertion on wall-clock time.
+settings.register_profile("mcp_pool", deadline=None, print_blob=True)
+settings.load_profile("mcp_pool")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(random.getrandbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"to repeat the generated programs: --hypothesis-seed={config.getoption('--hypothesis-seed')}"
+
+
+def _backends() -> Iterator[Any]:
+    yield pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")
+    if sys.platform != "win32":
+        yield pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop")
+    yield pytest.param(("trio", {}), id="trio")
+
+
+@pytest.fixture(scope="module", params=list(_backends()))
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: Any) -> None:
+    # Not an autouse fixture: its backends would multiply the tests that are not async.
+    inner = obj.hypothesis.inner_test if hasattr(obj, "hypothesis") else obj
+    if collector.istestfunction(obj, name) and iscoroutinefunction(inner):
+        pytest.mark.usefixtures("nothing_left")(obj)
+
+
+@pytest.fixture
+async def nothing_left(anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Fail a test that leaves a task, a process or a descriptor; part of every async test.
+
+    `TERM` is among the few variables that the SDK hands to a server, and a server hands it to its helpers: so they are
+    known by it even when their parents have gone.
+    """
+    if sys.platform != "linux":
+        yield  # only Linux shows all this in /proc
+        return
+    mark = f"dumb-{uuid.uuid4().hex}"
+    monkeypatch.setenv("TERM", mark)
+    if anyio_backend[1].get("use_uvloop"):
+        # The first process of a uvloop makes descriptors that live as long as the loop.
+        await anyio.run_process(["true"])
+    before = _present(mark)
+    yield
+    deadline = time.monotonic() + LEFTOVER_BOUND
+    while (left := _more(before, _present(mark))) and time.monotonic() < deadline:
+        await anyio.lowlevel.checkpoint()
+        time.sleep(0.005)  # noqa: ASYNC251 - the test's clock may be virtual, processes live in real time
+    for what, number in left:
+        if what == "process":
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)  # or it would disturb the tests to come
+    assert not left, "left behind:" + "".join(f"\n  {what} {number}: {text}" for (what, number), text in left.items())
+
+
+def _more(before: dict[tuple[str, int], str], now: dict[tuple[str, int], str]) -> dict[tuple[str, int], str]:
+    """Return what is new, unless it took the place of its like: each run of a loop has its own main task and sockets."""
+
+    def kind(key: tuple[str, int], text: str) -> tuple[str, str]:
+        return key[0], re.sub(r"\d+", "", text)
+
+    grown = Counter(kind(*item) for item in now.items()) - Counter(kind(*item) for item in before.items())
+    return {key: text for key, text in now.items() if before.get(key) != text and kind(key, text) in grown}
+
+
+def _present(mark: str) -> dict[tuple[str, int], str]:
+    """Return what there is now: this loop's tasks, this process's descriptors and children, and whoever bears `mark`."""
+    present = {("task", task.id): task.name or "" for task in anyio.get_running_tasks()}
+    for link in (PROC / "self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            present["descriptor", int(link.name)] = str(link.readlink())
+    for directory in PROC.glob("[0-9]*"):
+        try:
+            state, parent, *rest = (directory / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+            if int(parent) != os.getpid() and mark.encode() not in (directory / "environ").read_bytes():
+                continue
+            command = (directory / "cmdline").read_text(errors="replace").replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or somebody else's
+            continue
+        started = rest[17]  # keeps a reused pid apart
+        present["process", int(directory.name)] = f"{command or 'not waited for'} (state {state}, started {started})"
+    return present
+
+
+@pytest.fixture
+def record_logs() -> Iterator[list[Message]]:
+    """Collect what mcp_pool logs: each item is the text as a sink writes it, with the data in `.record`.
+
+    Loguru's defaults `backtrace` and `diagnose` are on, so that a logged traceback would show its locals.
+    """
+    messages: list[Message] = []
+    sink = logger.add(messages.append, level=0, format="{level} {message} {extra}", filter="mcp_pool", catch=False)
+    logger.enable("mcp_pool")
+    yield messages
+    logger.disable("mcp_pool")
+    logger.remove(sink)

@@ -1,0 +1,213 @@
+"""The house as design.md draws it: arrows point down, modules are small, what is public is listed and final."""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mcp_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOUSE = Path(mcp_pool.__file__).parent
+NAME = mcp_pool.__name__
+MODULES = {
+    ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(HOUSE.rglob("*.py"))
+}
+"""Each module by its name within the package; the package itself is the empty name."""
+
+LONGEST_MODULE = 300
+FORBIDDEN = {"asyncio", "trio", "threading", "multiprocessing", "concurrent", "uvloop"}
+ON_ITS_OWN = {"self", "cls"}
+
+
+def tree(module: str) -> ast.Module:
+    """The syntax tree of a module."""
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def listed(package: str) -> list[str]:
+    """The modules in the map of a package, top down."""
+    text = ast.get_docstring(tree(package)) or ""
+    return re.findall(r"^\* `(\w+)`: ", text, re.MULTILINE)
+
+
+def present(package: str) -> set[str]:
+    """The modules that lie in a package, packages among them."""
+    within = f"{package}." if package else ""
+    names = {module.removeprefix(within) for module in MODULES if module and module.startswith(within)}
+    return {name.partition(".")[0] for name in names}
+
+
+def imported(module: str) -> Iterator[str]:
+    """The modules of the house that a module imports, by their names within the package; relative imports are none."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively, in line {node.lineno}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            own = name.removeprefix(f"{NAME}.")
+            if own != name:
+                yield max((known for known in MODULES if f"{own}.".startswith(f"{known}.")), key=len, default="")
+
+
+def room(module: str) -> str:
+    """The place of a module in the map of the house."""
+    return module.partition(".")[0]
+
+
+def foreign(module: str) -> set[str]:
+    """The packages that a module imports, wherever in it."""
+    nodes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {
+        name.partition(".")[0]
+        for node in nodes
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+
+
+def is_private(name: str) -> bool:
+    """Whether a name is for its owner only."""
+    return name.startswith("_") and not name.endswith("__")
+
+
+def own_names(module: str) -> set[str]:
+    """The private names that a module itself gives to something."""
+    names = set[str]()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return names
+
+
+def private_walks(module: str) -> list[str]:
+    """Where a module reaches for a private name that is not its own."""
+    own, found = own_names(module), list[str]()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            on_itself = isinstance(node.value, ast.Name) and node.value.id in ON_ITS_OWN
+            if not on_itself and node.attr not in own:
+                found.append(f"{module}:{node.lineno}: {ast.unparse(node)}")
+        elif isinstance(node, ast.ImportFrom):
+            parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            found += [f"{module}:{node.lineno}: import of {part}" for part in parts if is_private(part)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "setattr"):
+            constants = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            found += [f"{module}:{node.lineno}: {ast.unparse(node)}" for name in constants if is_private(name)]
+    return found
+
+
+def public_classes() -> list[type]:
+    """The classes among the public names, unions and aliases apart."""
+    return [value for name in mcp_pool.__all__ if isinstance(value := getattr(mcp_pool, name), type)]
+
+
+modules = pytest.mark.parametrize("module", [name for name in MODULES if name])
+
+
+@pytest.mark.parametrize("package", ["", "transports"])
+def test_the_map_of_each_package_lists_all_its_modules(package: str) -> None:
+    assert sorted(listed(package)) == sorted(present(package))
+
+
+@modules
+def test_arrows_between_the_rooms_of_the_house_point_down_only(module: str) -> None:
+    order = listed("")
+    for target in imported(module):
+        assert target, f"{module} imports the package itself, and with it all that is above"
+        if room(target) != room(module):
+            assert order.index(room(target)) > order.index(room(module)), (
+                f"{module} imports {target}, which is above it"
+            )
+
+
+@pytest.mark.parametrize("package", ["transports"])
+def test_arrows_within_a_room_make_no_circle(package: str) -> None:
+    arrows = {module: {name for name in imported(module) if room(name) == package} for module in MODULES}
+
+    def below(module: str, path: tuple[str, ...] = ()) -> None:
+        assert module not in path, f"a circle: {' -> '.join((*path, module))}"
+        for target in arrows[module]:
+            below(target, (*path, module))
+
+    for module in MODULES:
+        if room(module) == package:
+            below(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_stay_small(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_knows_a_backend_or_starts_a_thread(module: str) -> None:
+    assert foreign(module) & FORBIDDEN == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_left_to_the_garbage_collector(module: str) -> None:
+    finalizers = [node for node in ast.walk(tree(module)) if getattr(node, "name", None) == "__del__"]
+    assert finalizers == []
+    assert "weakref" not in foreign(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_walks_into_what_is_private_to_another(module: str) -> None:
+    assert private_walks(module) == []
+
+
+@modules
+def test_every_module_says_what_it_is_for(module: str) -> None:
+    assert ast.get_docstring(tree(module))
+
+
+def test_the_package_itself_has_no_logic() -> None:
+    allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign)
+    assert [node for node in tree("").body if not isinstance(node, allowed)] == []
+
+
+def test_every_public_name_is_there_once() -> None:
+    assert len(mcp_pool.__all__) == len(set(mcp_pool.__all__))
+    assert [name for name in mcp_pool.__all__ if not hasattr(mcp_pool, name)] == []
+
+
+def test_what_the_package_imports_from_itself_is_what_is_public() -> None:
+    nodes = [node for node in tree("").body if isinstance(node, ast.ImportFrom)]
+    given = {
+        alias.asname or alias.name for node in nodes if (node.module or "").startswith(NAME) for alias in node.names
+    }
+    assert given == set(mcp_pool.__all__)
+
+
+def test_public_names_are_not_private() -> None:
+    assert [name for name in mcp_pool.__all__ if name.startswith("_")] == []
+
+
+@pytest.mark.parametrize("public", public_classes(), ids=lambda public: public.__name__)
+def test_public_concrete_classes_are_final(public: Any) -> None:
+    """A class that others of the package derive from is not concrete in this sense."""
+    derived = [other for other in public_classes() if other is not public and issubclass(other, public)]
+    assert derived or getattr(public, "__final__", False)
+
+
+@modules
+def test_what_is_final_in_the_house_has_no_heirs(module: str) -> None:
+    classes = [value for value in vars(import_module(f"{NAME}.{module}")).values() if isinstance(value, type)]
+    final = [value for value in classes if getattr(value, "__final__", False) and "__final__" in vars(value)]
+    assert [value for value in final if value.__subclasses__()] == []

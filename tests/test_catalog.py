@@ -1,0 +1,335 @@
+"""The tools of all servers in one view: what is offered, what is stale, and what was never there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mcp_pool import (
+    BackingOff,
+    ConnectError,
+    InProcessServer,
+    MCPPool,
+    Parked,
+    RestartPolicy,
+    ServerUnavailable,
+    StdioServer,
+    UnknownTool,
+    catalog_name,
+)
+from mcp_pool.errors import ConnectionLost
+from servers.in_process import calculator
+from support import eventually, scripted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mcp_pool import ToolEntry
+
+MODERN = "2026-07-28"
+CALCULATOR_TOOLS = ["add", "echo", "sleep", "fail", "progress"]
+LATER = RestartPolicy(initial_delay=1000, max_delay=1000)
+AT_ONCE = RestartPolicy(initial_delay=0)
+
+
+def own_names(tools: Mapping[str, ToolEntry], server_id: str) -> list[str]:
+    """What a server's tools are called by itself, as the catalog has them."""
+    return [entry.name for entry in tools.values() if entry.server_id == server_id]
+
+
+async def crash(pool: MCPPool, server_id: str) -> None:
+    """Let a server of `misbehaving.py` die in the middle of a call."""
+    with pytest.raises(ConnectionLost):
+        await pool.server(server_id).call_tool("crash")
+
+
+async def listed(config: StdioServer) -> list[str]:
+    """The tools that a pool offers of this server."""
+    async with MCPPool() as pool:
+        await pool.connect("s", config)
+        return own_names(pool.tools, "s")
+
+
+async def refused(config: StdioServer) -> ConnectError:
+    """Why a pool cannot connect this server."""
+    async with MCPPool() as pool:
+        with pytest.raises(ConnectError) as caught:
+            await pool.connect("s", config)
+        assert pool.tools == {}
+    return caught.value
+
+
+# The merged view
+
+
+async def test_the_tools_of_all_servers_are_in_one_view() -> None:
+    async with MCPPool({server_id: InProcessServer(calculator()) for server_id in ("a", "b")}) as pool:
+        assert list(pool.tools) == [f"{server_id}__{name}" for server_id in "ab" for name in CALCULATOR_TOOLS]
+
+
+async def test_an_entry_tells_whose_tool_it_is_and_what_it_is() -> None:
+    async with MCPPool({"my calculator": InProcessServer(calculator())}) as pool:
+        entry = pool.tools[catalog_name("my calculator", "add")]
+        assert (entry.server_id, entry.name, entry.stale) == ("my calculator", "add", False)
+        assert entry.tool.description == "Add two numbers."
+
+
+async def test_a_tool_is_called_by_its_catalog_name_however_odd_its_servers_id() -> None:
+    async with MCPPool({"1 / größe__": InProcessServer(calculator())}) as pool:
+        result = await pool.call_tool(catalog_name("1 / größe__", "add"), {"a": 1, "b": 2})
+        assert result.structured_content == {"result": 3}
+
+
+async def test_the_view_is_read_only() -> None:
+    async with MCPPool({"a": InProcessServer(calculator())}) as pool:
+        tools: Any = pool.tools
+        with pytest.raises(TypeError):
+            tools["a__add"] = None
+
+
+async def test_an_unchanged_view_is_not_computed_again() -> None:
+    async with MCPPool({"a": InProcessServer(calculator())}) as pool:
+        assert pool.tools is pool.tools
+
+
+async def test_a_view_that_was_taken_does_not_change() -> None:
+    async with MCPPool({"a": InProcessServer(calculator())}) as pool:
+        before = pool.tools
+        await pool.connect("b", InProcessServer(calculator()))
+        assert own_names(before, "b") == []
+        assert own_names(pool.tools, "b") == CALCULATOR_TOOLS
+
+
+# Servers that come and go
+
+
+async def test_a_server_that_has_never_been_listed_has_no_tools() -> None:
+    async with MCPPool() as pool:
+        pool.add("s", scripted("--never-answer", close_timeout=0.1))
+        assert pool.tools == {}
+
+
+async def test_the_tools_of_a_server_that_is_away_are_stale() -> None:
+    async with MCPPool({"other": InProcessServer(calculator())}) as pool:
+        await pool.connect("s", scripted(restart=LATER))
+        await crash(pool, "s")
+        assert isinstance(pool.server("s").state, BackingOff)
+        assert pool.tools["s__echo"].stale
+        assert not pool.tools["other__echo"].stale
+
+
+async def test_the_tools_of_a_server_that_came_back_are_fresh() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted(restart=AT_ONCE))
+        await crash(pool, "s")
+        await pool.wait_ready("s")
+        assert pool.server("s").generation == 2
+        assert not pool.tools["s__echo"].stale
+
+
+async def test_the_tools_of_a_parked_server_are_not_offered() -> None:
+    async with MCPPool({"other": InProcessServer(calculator())}) as pool:
+        await pool.connect("s", scripted(restart=RestartPolicy.never()))
+        await crash(pool, "s")
+        assert isinstance(pool.server("s").state, Parked)
+        assert own_names(pool.tools, "s") == []
+        assert own_names(pool.tools, "other") == CALCULATOR_TOOLS
+
+
+async def test_calling_a_tool_of_a_parked_server_tells_at_once_why_it_is_not_there() -> None:
+    async with MCPPool(wait_timeout=None) as pool:
+        await pool.connect("s", scripted(restart=RestartPolicy.never()))
+        await crash(pool, "s")
+        with pytest.raises(ServerUnavailable, match="'s' is parked.*exited with status 3") as caught:
+            await pool.call_tool("s__echo")
+        assert isinstance(caught.value.cause, ConnectionLost)
+
+
+async def test_a_parked_server_that_is_restarted_offers_its_tools_again() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted(restart=RestartPolicy.never()))
+        await crash(pool, "s")
+        await pool.server("s").restart()
+        assert not pool.tools["s__echo"].stale
+
+
+async def test_the_tools_of_a_server_that_was_disconnected_are_gone() -> None:
+    async with MCPPool({"a": InProcessServer(calculator()), "b": InProcessServer(calculator())}) as pool:
+        await pool.disconnect("a")
+        assert own_names(pool.tools, "a") == []
+        assert own_names(pool.tools, "b") == CALCULATOR_TOOLS
+        with pytest.raises(UnknownTool):
+            await pool.call_tool("a__add")
+
+
+async def test_all_tools_are_gone_after_close_all() -> None:
+    async with MCPPool({"a": InProcessServer(calculator())}) as pool:
+        await pool.close_all()
+        assert pool.tools == {}
+
+
+async def test_all_tools_are_gone_after_the_block() -> None:
+    async with MCPPool({"a": InProcessServer(calculator())}) as pool:
+        pass
+    assert pool.tools == {}
+
+
+async def test_a_server_of_the_same_id_brings_its_own_tools() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted("--tools", "first"))
+        await pool.disconnect("s")
+        await pool.connect("s", scripted("--tools", "second"))
+        assert "s__second" in pool.tools
+        assert "s__first" not in pool.tools
+
+
+# Names that are not there
+
+
+async def test_an_unknown_name_is_told_with_those_near_it() -> None:
+    async with MCPPool({"calc": InProcessServer(calculator())}) as pool:
+        with pytest.raises(UnknownTool, match="'calc__ad'.*Near it: 'calc__add'"):
+            await pool.call_tool("calc__ad")
+
+
+async def test_a_name_like_no_other_is_told_without_a_guess() -> None:
+    async with MCPPool({"calc": InProcessServer(calculator())}) as pool:
+        with pytest.raises(UnknownTool) as caught:
+            await pool.call_tool("zzz")
+        assert "Near it" not in str(caught.value)
+
+
+async def test_an_unknown_name_is_told_with_the_servers_that_may_still_bring_it() -> None:
+    async with MCPPool() as pool:
+        pool.add("slow", scripted("--never-answer", close_timeout=0.1))
+        with pytest.raises(UnknownTool, match="Not yet listed: the tools of 'slow'"):
+            await pool.call_tool("slow__echo")
+
+
+async def test_a_servers_own_name_is_no_catalog_name() -> None:
+    async with MCPPool({"calc": InProcessServer(calculator())}) as pool:
+        with pytest.raises(UnknownTool):
+            await pool.call_tool("add")
+
+
+# Filters
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param({}, CALCULATOR_TOOLS, id="all"),
+        pytest.param({"include_tools": []}, [], id="none"),
+        pytest.param({"include_tools": ["add", "echo"]}, ["add", "echo"], id="some"),
+        pytest.param({"include_tools": ["*e*"]}, ["echo", "sleep", "progress"], id="by a glob"),
+        pytest.param({"include_tools": ["[af]*"]}, ["add", "fail"], id="by a set of letters"),
+        pytest.param({"include_tools": ["ADD"]}, [], id="case counts"),
+        pytest.param({"exclude_tools": ["s*", "fail"]}, ["add", "echo", "progress"], id="all but some"),
+        pytest.param({"include_tools": ["a*", "e*"], "exclude_tools": ["*o"]}, ["add"], id="excluding is stronger"),
+        pytest.param({"include_tools": ["calc__add"]}, [], id="by the server's own names only"),
+    ],
+)
+async def test_globs_choose_the_tools_that_are_offered(fields: dict[str, Any], expected: list[str]) -> None:
+    async with MCPPool({"calc": InProcessServer(calculator(), **fields)}) as pool:
+        assert own_names(pool.tools, "calc") == expected
+        assert [tool.name for tool in await pool.server("calc").list_tools()] == expected
+
+
+async def test_a_tool_that_is_left_out_is_unknown() -> None:
+    async with MCPPool({"calc": InProcessServer(calculator(), exclude_tools=["add"])}) as pool:
+        with pytest.raises(UnknownTool):
+            await pool.call_tool("calc__add", {"a": 1, "b": 2})
+
+
+# Listings
+
+
+@pytest.mark.parametrize("options", [(), ("--modern",)], ids=["legacy", "modern"])
+async def test_all_pages_are_listed_in_order(options: tuple[str, ...]) -> None:
+    names = await listed(scripted("--pages", 5, *options))
+    assert [name for name in names if name.startswith("page_")] == [f"page_{n}" for n in range(1, 6)]
+    assert "echo" in names
+
+
+async def test_a_listing_whose_cursor_repeats_is_a_bad_answer() -> None:
+    error = await refused(scripted("--repeat-cursor"))
+    assert error.phase == "list"
+    assert "same cursor" in str(error)
+
+
+async def test_a_listing_of_too_many_pages_is_a_bad_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.inventory.PAGE_LIMIT", 5)
+    error = await refused(scripted("--pages", 6))
+    assert error.phase == "list"
+    assert "more than 5 pages" in str(error)
+
+
+async def test_a_listing_of_just_as_many_pages_as_allowed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.inventory.PAGE_LIMIT", 5)
+    assert "page_5" in await listed(scripted("--pages", 5))
+
+
+async def test_a_listing_that_fails_is_not_one_that_is_empty() -> None:
+    error = await refused(scripted("--fail-list"))
+    assert error.phase == "list"
+    assert "the list is not available" in str(error)
+
+
+@pytest.mark.parametrize("options", [(), ("--modern",)], ids=["legacy", "modern"])
+async def test_a_server_that_declares_no_tools_is_not_asked_for_any(options: tuple[str, ...]) -> None:
+    assert await listed(scripted("--no-tools", *options)) == []
+
+
+async def test_a_server_pinned_to_a_version_is_asked_for_its_tools() -> None:
+    """Then there is no handshake that could tell what it has."""
+    assert "echo" in await listed(scripted("--modern", mode=MODERN))
+
+
+async def test_a_server_pinned_to_a_version_may_have_no_tools() -> None:
+    assert await listed(scripted("--modern", "--no-tools", mode=MODERN)) == []
+
+
+async def test_a_listing_that_fails_at_a_pinned_server_is_an_error_all_the_same() -> None:
+    assert "the list is not available" in str(await refused(scripted("--modern", "--fail-list", mode=MODERN)))
+
+
+# Listing anew
+
+
+async def test_refreshing_shows_what_a_server_offers_now() -> None:
+    server = calculator()
+    async with MCPPool({"calc": InProcessServer(server)}) as pool:
+        server.remove_tool("fail")
+        assert "calc__fail" in pool.tools
+        await pool.server("calc").refresh()
+        assert own_names(pool.tools, "calc") == [name for name in CALCULATOR_TOOLS if name != "fail"]
+
+
+async def test_when_refreshing_fails_the_old_listing_stays() -> None:
+    async with MCPPool(wait_timeout=0) as pool:
+        await pool.connect("s", scripted(restart=LATER))
+        await crash(pool, "s")
+        with pytest.raises(ServerUnavailable):
+            await pool.server("s").refresh()
+        assert "s__echo" in pool.tools
+
+
+async def test_listing_the_tools_of_a_server_that_is_connecting_waits_for_it() -> None:
+    async with MCPPool() as pool:
+        pool.add("s", scripted("--slow-start", 0.2))
+        assert "echo" in [tool.name for tool in await pool.server("s").list_tools()]
+
+
+async def test_listing_the_tools_of_a_server_that_is_away_gives_those_it_had() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted(restart=LATER))
+        await crash(pool, "s")
+        assert "echo" in [tool.name for tool in await pool.server("s").list_tools()]
+
+
+async def test_the_view_follows_a_server_that_dies_unasked() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted("--die-after-handshake", 0.1, restart=LATER))
+        await eventually(lambda: pool.tools["s__echo"].stale)
+        assert pool.connected_count == 0

@@ -1,0 +1,170 @@
+"""The errors that a caller can meet: their families, their data, and equal errors for many callers."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+from typing import Any
+
+import pytest
+from mcp import MCPError
+
+import mcp_pool
+from mcp_pool import (
+    BadAnswer,
+    CallTimeout,
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    ConnectTimeout,
+    MCPPoolError,
+    PoolClosed,
+    ServerUnavailable,
+    UnknownServer,
+    UnknownTool,
+)
+from mcp_pool.errors import plain
+
+FAMILIES: dict[type[MCPPoolError], tuple[type[Exception], ...]] = {
+    BadAnswer: (),
+    CallTimeout: (TimeoutError,),
+    ConfigError: (ValueError,),
+    ConnectError: (),
+    ConnectTimeout: (ConnectError, TimeoutError),
+    ConnectionLost: (),
+    PoolClosed: (),
+    ServerUnavailable: (),
+    UnknownServer: (LookupError,),
+    UnknownTool: (LookupError,),
+}
+"""Each error of the design, and what else a caller may catch it as."""
+
+WHERE: dict[str, Any] = {"server_id": "files", "generation": 2, "phase": "list", "attempt": 3}
+END: dict[str, Any] = {"exit_status": -9, "last_words": "no more"}
+
+EXAMPLES: list[tuple[MCPPoolError, dict[str, Any]]] = [
+    (error, data)
+    for kind, data in [
+        (MCPPoolError, WHERE),
+        (BadAnswer, WHERE),
+        (CallTimeout, {"server_id": "files", "generation": 2, "may_have_run": False}),
+        (ConfigError, {"server_id": "files", "field": "env"}),
+        (ConnectError, {**WHERE, **END, "needs_person": True}),
+        (ConnectTimeout, {**WHERE, **END, "needs_person": True}),
+        (ConnectionLost, {**WHERE, **END, "may_have_run": True}),
+        (PoolClosed, {}),
+        (ServerUnavailable, {"server_id": "files", "generation": 2, "missing": ("files", "search")}),
+        (UnknownServer, {"server_id": "files"}),
+        (UnknownTool, {}),
+    ]
+    for error in [kind("Something happened. Do something.", **data)]
+]
+examples = pytest.mark.parametrize(("error", "data"), EXAMPLES, ids=[type(error).__name__ for error, _ in EXAMPLES])
+
+
+def test_all_errors_are_listed_here() -> None:
+    public = {value for value in vars(mcp_pool).values() if isinstance(value, type) and issubclass(value, Exception)}
+    assert public == {MCPPoolError, *FAMILIES}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_error_is_of_the_one_root_and_of_its_families(kind: type[MCPPoolError]) -> None:
+    assert issubclass(kind, (MCPPoolError, Exception))
+    assert all(issubclass(kind, family) for family in (MCPPoolError, *FAMILIES[kind]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in (CallTimeout, ConnectTimeout)])
+def test_only_the_errors_of_time_are_timeouts(kind: type[MCPPoolError]) -> None:
+    assert not issubclass(kind, TimeoutError)
+
+
+@examples
+def test_an_error_carries_its_data(error: MCPPoolError, data: dict[str, Any]) -> None:
+    assert {name: getattr(error, name) for name in data} == data
+
+
+@examples
+def test_an_error_reads_as_its_sentence(error: MCPPoolError, data: dict[str, Any]) -> None:
+    assert str(error) == error.message == "Something happened. Do something."
+
+
+@examples
+def test_what_an_error_was_not_told_is_none(error: MCPPoolError, data: dict[str, Any]) -> None:
+    bare = type(error)("A sentence.")
+    assert [bare.server_id, bare.generation, bare.attempt, bare.cause] == [None] * 4
+
+
+def test_a_timed_out_call_is_in_the_phase_of_calls() -> None:
+    assert CallTimeout("Too slow.").phase == "call"
+
+
+def test_who_is_not_told_assumes_that_a_timed_out_call_ran() -> None:
+    assert CallTimeout("Too slow.").may_have_run
+
+
+def test_a_cause_is_chained() -> None:
+    cause = OSError("no such thing")
+    error = ConnectError("It failed.", cause=cause)
+    assert error.cause is cause
+    assert error.__cause__ is cause
+
+
+def test_a_traceback_shows_the_cause() -> None:
+    shown = "".join(traceback.format_exception(ConnectError("It failed.", cause=OSError("no such thing"))))
+    assert "OSError: no such thing" in shown
+    assert "direct cause" in shown
+
+
+@examples
+def test_an_error_again_is_an_equal_one(error: MCPPoolError, data: dict[str, Any]) -> None:
+    again = error.again()
+    assert again is not error
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert {name: getattr(again, name) for name in data} == data
+
+
+def test_an_error_again_has_the_same_cause() -> None:
+    cause = OSError("no such thing")
+    assert ConnectError("It failed.", cause=cause).again().cause is cause
+
+
+def test_an_error_again_does_not_share_the_traceback() -> None:
+    try:
+        raise ConnectError("It failed.")
+    except ConnectError as error:
+        assert error.__traceback__ is not None
+        assert error.again().__traceback__ is None
+
+
+def test_raising_an_error_again_leaves_the_first_one_alone() -> None:
+    first = ConnectError("It failed.")
+    for _ in range(3):
+        with pytest.raises(ConnectError):
+            raise first.again()
+    assert first.__traceback__ is None
+
+
+@examples
+def test_an_error_can_be_sent_to_another_process(error: MCPPoolError, data: dict[str, Any]) -> None:
+    sent = pickle.loads(pickle.dumps(error))
+    assert type(sent) is type(error)
+    assert str(sent) == str(error)
+    assert {name: getattr(sent, name) for name in data} == data
+
+
+@examples
+def test_an_error_can_be_copied(error: MCPPoolError, data: dict[str, Any]) -> None:
+    assert {name: getattr(copy.deepcopy(error), name) for name in data} == data
+
+
+def test_a_plain_error_is_left_as_it_is() -> None:
+    error = MCPError(-32000, "no")
+    assert plain(error) is error
+
+
+def test_a_group_is_taken_apart_down_to_its_first_error() -> None:
+    error = ValueError("the one")
+    group = BaseExceptionGroup("outer", [ExceptionGroup("inner", [error, OSError()]), KeyboardInterrupt()])
+    assert plain(group) is error

@@ -1,0 +1,56 @@
+"""The examples run as they stand and show what they promise."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ELSEWHERE = {"public_servers.py"}  # tests/real
+TIME_LIMIT = 60.0
+
+# What a reader must find in the output, in this order.
+PHRASES: dict[str, list[str]] = {
+    "quickstart.py": [
+        "3 of 3 servers connected",
+        "notes__write: 1 kept",
+        "diary__read: nothing",
+        "calculator__add: 5",
+        "notes is error",
+        "was killed by SIGKILL (9)",
+        "meanwhile, calculator__add: 50",
+        "notes is connecting",
+        "notes is connected",
+        "notes__read: nothing",
+        "left the block: <MCPPool closed, 0 of 0 servers connected>",
+        "servers: {} tools: {} statuses: {}",
+    ],
+    "trio_app.py": ["wrote", "read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],
+    "asyncio_app.py": ["read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],
+    "deadline.py": ["still answers: begun, tidied up", "deadline met: True", "nothing left: <MCPPool closed"],
+}
+
+
+def test_every_example_is_listed():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == PHRASES.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", PHRASES)
+def test_example(name, tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    at = 0
+    for phrase in PHRASES[name]:
+        found = done.stdout.find(phrase, at)
+        assert found >= 0, f"{phrase!r} is not in, or not in its place:\n{done.stdout}"
+        at = found + len(phrase)

@@ -1,0 +1,124 @@
+"""Names in the catalog: what the model APIs allow, and no two alike."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from mcp_pool import catalog_name
+
+LEGAL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
+MARKED = re.compile(r"_[0-9a-f]{8}\Z")
+
+ids = st.text(min_size=1).filter(str.isprintable)
+names = st.text()
+plain_letters = st.text("abcXYZ019_-", min_size=1, max_size=40)
+confusing_letters = st.text("ab_0-", min_size=1, max_size=6)
+"""Few letters, short: pairs that are likely to look alike."""
+
+
+def stays_plain(server_id: str, name: str) -> bool:
+    """Whether the design leaves a pair's name as it is."""
+    plain = f"{server_id}__{name}"
+    ambiguous = "__" in server_id or server_id.endswith("_") or MARKED.search(plain) is not None
+    return LEGAL.fullmatch(plain) is not None and not ambiguous
+
+
+@given(ids, names)
+@example("1", "")
+@example("Ω", "ω")
+@example("\u00e9", "\ud800")
+@example("a" * 100, "b" * 100)
+def test_every_name_is_one_that_all_model_apis_allow(server_id: str, name: str) -> None:
+    assert LEGAL.fullmatch(catalog_name(server_id, name))
+
+
+@given(ids | plain_letters, names | plain_letters)
+def test_a_name_is_marked_exactly_when_it_was_changed_or_is_ambiguous(server_id: str, name: str) -> None:
+    listed = catalog_name(server_id, name)
+    if stays_plain(server_id, name):
+        assert listed == f"{server_id}__{name}"
+    else:
+        assert MARKED.search(listed)
+
+
+@given(st.tuples(ids, names), st.tuples(ids, names))
+def test_two_pairs_never_meet(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assume(one != other)
+    assert catalog_name(*one) != catalog_name(*other)
+
+
+@given(st.tuples(confusing_letters, confusing_letters), st.tuples(confusing_letters, confusing_letters))
+@example(("a", "_b"), ("a_", "b"))
+@example(("a", "b__c"), ("a__b", "c"))
+@example(("a_", "b"), ("a", "_b"))
+def test_pairs_that_look_alike_never_meet_either(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assume(one != other)
+    assert catalog_name(*one) != catalog_name(*other)
+
+
+@given(ids, names)
+def test_a_name_that_looks_like_the_changed_name_of_another_is_changed_itself(server_id: str, name: str) -> None:
+    listed = catalog_name(server_id, name)
+    head, separator, tail = listed.partition("__")
+    assume(separator and head and (head, tail) != (server_id, name))
+    assert catalog_name(head, tail) != listed
+
+
+@given(st.text("abc", min_size=40, max_size=80), st.text("abc", min_size=40, max_size=80))
+def test_long_names_that_begin_alike_are_kept_apart(one: str, other: str) -> None:
+    assume(one != other)
+    assert catalog_name("x" * 60, one) != catalog_name("x" * 60, other)
+
+
+@pytest.mark.parametrize(
+    ("server_id", "name", "listed"),
+    [
+        ("files", "list_directory", "files__list_directory"),
+        ("a-b", "c-d", "a-b__c-d"),
+        ("_x", "y", "_x__y"),
+        ("a", "b__c", "a__b__c"),
+        ("a", "_b", "a___b"),
+        ("a", "b_", "a__b_"),
+        ("a_b", "c", "a_b__c"),
+        ("a", "deadbee", "a__deadbee"),
+        ("a", "x_DEADBEEF", "a__x_DEADBEEF"),
+        ("i" * 30, "n" * 32, "i" * 30 + "__" + "n" * 32),
+    ],
+)
+def test_a_name_that_is_legal_and_clear_stays_plain(server_id: str, name: str, listed: str) -> None:
+    assert catalog_name(server_id, name) == listed
+
+
+@pytest.mark.parametrize(
+    ("server_id", "name"),
+    [
+        pytest.param("my server", "tool", id="a space is cleaned"),
+        pytest.param("files", "list.directory", id="a dot is cleaned"),
+        pytest.param("files", "größe", id="a letter beyond ASCII is cleaned"),
+        pytest.param("1st", "tool", id="a digit may not begin a name"),
+        pytest.param("-x", "tool", id="nor may a hyphen"),
+        pytest.param("i" * 30, "n" * 33, id="one letter too long is cut"),
+        pytest.param("a__b", "c", id="the id contains two underscores"),
+        pytest.param("a_", "b", id="the id ends in an underscore"),
+        pytest.param("a", "x_deadbeef", id="it looks like a marked name by chance"),
+        pytest.param("a", "deadbeef", id="its last underscore may be the separator's"),
+        pytest.param("a", "tool\n", id="a line break at the end is cleaned"),
+    ],
+)
+def test_a_name_that_is_not_legal_or_not_clear_is_marked(server_id: str, name: str) -> None:
+    assert MARKED.search(catalog_name(server_id, name))
+
+
+def test_the_mark_is_part_of_the_contract() -> None:
+    """Prompts and logs hold these names: a later version must not give other ones."""
+    assert catalog_name("my server", "tool") == "my_server__tool_ec0561ad"
+
+
+def test_a_cut_name_keeps_its_beginning_and_the_full_length() -> None:
+    listed = catalog_name("server", "n" * 100)
+    assert len(listed) == 64
+    assert listed.startswith("server__nnn")
