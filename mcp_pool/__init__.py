@@ -3,9 +3,11 @@
 The map of the house, top down; arrows between modules point down only:
 
 * `pool`: `MCPPool`, the block that users open
+* `block`: body first, then connections; the errors that leave it
 * `server`: `Server`, the handle on one server
 * `supervisor`: the task group: one child task per server, one cancel that ends them all
 * `waiting`: for the outcome of a dial, for one connection, for many
+* `progress`: reports of progress on their way to the caller
 * `generation`: a group of children and their registry: what one cancel ends
 * `child`: the life of one child: connect, serve, ask the policy, wait, again
 * `catalog`: the merged view of what all servers offer
@@ -15,6 +17,7 @@ The map of the house, top down; arrows between modules point down only:
 * `lifecycle`: the states and the legal moves between them
 * `dial`: from a specification to a connection
 * `connection`: one live `mcp.Client` over one link: calls, and how it ends
+* `clock`: the bounds of one call
 * `transports`: what differs by wire
 * `inventory`: what one server offers
 * `config`: server specifications
@@ -31,6 +34,7 @@ from loguru import logger
 
 from mcp_pool.catalog import ToolEntry, catalog_name
 from mcp_pool.config import InProcessServer, ServerConfig, StdioServer
+from mcp_pool.connection import ServerInfo
 from mcp_pool.errors import (
     BadAnswer,
     CallTimeout,
@@ -56,7 +60,7 @@ from mcp_pool.events import (
 from mcp_pool.lifecycle import BackingOff, Closing, Connecting, ConnectionStatus, Parked, Ready
 from mcp_pool.policies import RestartPolicy
 from mcp_pool.pool import MCPPool
-from mcp_pool.server import Server, ServerInfo
+from mcp_pool.server import Server
 from mcp_pool.settings import DEFAULT
 from mcp_pool.stats import PoolSnapshot, ServerSnapshot
 

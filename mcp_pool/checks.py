@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard, cast
 
+from pydantic_core import to_json
+
 
 def is_count(value: object, *, least: int) -> bool:
     """Tell whether a value is a whole number of at least `least`; True and False are none."""
@@ -68,6 +70,14 @@ def environment_problems(environment: object) -> Iterator[tuple[str, str]]:
             yield "env", "must have names that are strings, not empty, without '=' and NUL"
         elif not is_text(value):
             yield "env", f"must have values that are encodable strings without NUL; that of {name!r} is none"
+
+
+def json_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield a problem unless the value can be sent as JSON."""
+    try:
+        to_json(value)
+    except ValueError as error:
+        yield name, f"cannot be sent as JSON: {error}"
 
 
 def argument_problems(name: str, value: object, kind: type = object) -> Iterator[tuple[str, str]]:

@@ -6,20 +6,20 @@ the deadline and is cancelled when the connection goes down, so that no call out
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, final
+from typing import Final, TypeAlias, TypeVar, final
 
 import anyio
 import attrs
 from mcp import Client, MCPError
 from mcp.client import InputRequiredRoundsExceededError
 from mcp.shared.dispatcher import ProgressFnT
-from mcp_types import CONNECTION_CLOSED, JSONRPCError
+from mcp_types import CONNECTION_CLOSED, Implementation, JSONRPCError, ServerCapabilities
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from mcp_pool.clock import CallClock
 from mcp_pool.errors import BadAnswer, CallTimeout, ConfigError, ConnectionLost, plain
 from mcp_pool.redaction import Redactor
 from mcp_pool.settings import DEFAULT, Limits, Seconds
@@ -27,38 +27,42 @@ from mcp_pool.transports.link import CallRecord, Link, Loss, current_call
 
 _T = TypeVar("_T")
 
+NoteProgress: TypeAlias = Callable[[float, float | None, str | None], None]
+"""Takes a report of progress: how much, of how much, and a message."""
+
+BREAKDOWN_TIMEOUT: Final = 0.5
+"""Seconds for a server in this program, whose session has ended, to tell why: its task ends a moment later."""
+PING_TIMEOUT: Final = 1.0
+"""Seconds for a session to answer a ping; one that has ended refuses it at once."""
+
 
 @final
-@attrs.define(eq=False)
-class CallClock:
-    """The two bounds of one call: silence, which progress starts anew, and the whole."""
+@attrs.frozen
+class ServerInfo:
+    """What a connected server says of itself."""
 
-    scope: anyio.CancelScope
-    """The call's scope, whose deadline is kept here."""
-    silence: float | None
-    """Seconds without progress after which the call is given up; None: no bound."""
-    whole: float | None
-    """Seconds for the call as a whole; None: no bound."""
-    asked: float | None
-    """The bound for the whole that the caller gave with the call, the wait for the server included; or None."""
-    _ends_at: float = attrs.field(init=False)
+    name: str | None
+    """Its name; None if it did not say."""
+    version: str | None
+    """Its version; None if it did not say."""
+    protocol_version: str
+    """The version of the protocol that the two sides agreed on."""
+    capabilities: ServerCapabilities
+    """What it can do."""
+    instructions: str | None
+    """How it wishes to be used; None if it did not say."""
 
-    def __attrs_post_init__(self) -> None:
-        self._ends_at = math.inf if self.whole is None else anyio.current_time() + self.whole
-        self.restart()
-
-    def restart(self) -> None:
-        """Count the silence from now on."""
-        silent_at = math.inf if self.silence is None else anyio.current_time() + self.silence
-        self.scope.deadline = min(self._ends_at, silent_at)
-
-    def reason(self) -> str:
-        """Say which bound was met."""
-        if self.asked is not None:
-            return f"was not answered within timeout={self.asked} s"
-        if anyio.current_time() >= self._ends_at:
-            return f"was not answered within max_call_time={self.whole} s"
-        return f"brought neither an answer nor progress for call_timeout={self.silence} s"
+    @classmethod
+    def of(cls, client: Client) -> ServerInfo:
+        """Take it from a connected client: a client that has been closed cannot be asked any more."""
+        named: Implementation | None = client.server_info
+        return cls(
+            name=None if named is None else named.name,
+            version=None if named is None else named.version,
+            protocol_version=client.protocol_version,
+            capabilities=client.server_capabilities,
+            instructions=client.instructions,
+        )
 
 
 @final
@@ -78,6 +82,10 @@ class Connection:
     """The SDK's client."""
     link: Link = attrs.field(repr=False)
     """The wire."""
+    info: ServerInfo = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: ServerInfo.of(self.client), takes_self=True)
+    )
+    """What the server said of itself in the handshake."""
     over: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
     """Set when the connection goes down, whether it was lost or ended."""
     _calls: set[CallRecord] = attrs.field(factory=set[CallRecord], init=False, repr=False)
@@ -95,7 +103,7 @@ class Connection:
     @property
     def protocol_version(self) -> str:
         """The version that the two sides agreed on."""
-        return self.client.protocol_version
+        return self.info.protocol_version
 
     def go_down(self) -> None:
         """End all calls and tell the one who holds the connection. The link has its loss by now."""
@@ -152,7 +160,7 @@ class Connection:
         what: str,
         timeout: Seconds,
         left: float | None = None,
-        progress: ProgressFnT | None,
+        note_progress: NoteProgress | None = None,
     ) -> _T:
         """Make one call and tell truly how it went.
 
@@ -161,7 +169,7 @@ class Connection:
             what: The call in words, for errors.
             timeout: Seconds for the call as a whole; None: no bound; `DEFAULT`: the server's bounds.
             left: What remains of an explicit `timeout` after the wait for the server; None: all of it.
-            progress: Called with each progress notification of the server.
+            note_progress: Called with each progress report of the server; must not wait.
 
         Raises:
             ConnectionLost: The connection went down.
@@ -169,7 +177,7 @@ class Connection:
             BadAnswer: The result breaks the protocol or the tool's schema.
             mcp.MCPError: The server's own answer.
         """
-        scope, notify = anyio.CancelScope(), progress
+        scope = anyio.CancelScope()
         record = CallRecord(self.link, scope, sent=0)
         if self.link.loss is not None:
             raise self.lost(record)
@@ -180,8 +188,8 @@ class Connection:
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             clock.restart()
-            if notify is not None:
-                await notify(progress, total, message)
+            if note_progress is not None:
+                note_progress(progress, total, message)
 
         record.sent = 0 if self.link.tapped else 1  # in process, sending and running are one
         token = current_call.set(record)
@@ -255,10 +263,14 @@ class Connection:
             return True
         # In process there is no wire to look at, and a server's task can end before its connection is told. A client
         # whose session has ended refuses a ping at once.
-        try:
-            await self.client.session.send_ping()
-        except (MCPError, RuntimeError):
-            return False
+        with anyio.move_on_after(PING_TIMEOUT):
+            try:
+                await self.client.session.send_ping()
+            except (MCPError, RuntimeError):
+                with anyio.move_on_after(BREAKDOWN_TIMEOUT):
+                    await self.over.wait()
+                self.link.lose(Loss("stopped answering"))
+                return False
         return True
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Self, cast, final
+from typing import Any, Self, final
 
-import anyio
 from anyio import AsyncContextManagerMixin
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import (
@@ -19,10 +18,11 @@ from mcp_types import (
     ResourceTemplateReference,
 )
 
+from mcp_pool.block import Block
 from mcp_pool.catalog import ToolEntry
 from mcp_pool.checks import kind_problems
 from mcp_pool.config import ServerConfig, check_all
-from mcp_pool.errors import ConfigError, PoolClosed, UnknownTool, plain
+from mcp_pool.errors import ConfigError, UnknownTool
 from mcp_pool.events import Listener
 from mcp_pool.lifecycle import ConnectionStatus
 from mcp_pool.policies import RestartPolicy
@@ -77,47 +77,17 @@ class MCPPool(AsyncContextManagerMixin):
         settings.check()
         self._servers = check_all(servers)
         self._supervisor = Supervisor(settings)
-        self._entered = False
+        self._block = Block(self._supervisor)
 
     def __repr__(self) -> str:
         state = "open" if self._supervisor.is_open else "closed"
-        return f"<MCPPool {state}, {self.connected_count} of {len(self.servers)} servers connected>"
+        registry = self._supervisor.current.registry  # from anywhere: a debugger may look
+        return f"<MCPPool {state}, {registry.connected_count} of {len(registry.rows)} servers connected>"
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._entered:
-            raise PoolClosed("A pool opens once. Make a new MCPPool for another block.")
-        self._entered = True
-        self._opening, self._body = anyio.CancelScope(), anyio.CancelScope()
-        failure: BaseException | None = None
-        try:
-            async with anyio.create_task_group() as block:
-                self._supervisor.begin()
-                block.start_soon(self._supervisor.run, name="mcp_pool: supervisor")
-                try:
-                    with self._opening:
-                        await self._supervisor.open(self._servers)
-                    with self._body:
-                        try:
-                            yield self
-                        except BaseException as error:
-                            if _has_cancellation(error):
-                                raise
-                            # Kept from the scope as well: on trio it makes a new group of any group that passes it.
-                            failure = error
-                except BaseException as error:  # noqa: BLE001  # kept from the group, which would wrap it; raised below
-                    failure = error
-                finally:
-                    self._supervisor.finish()
-        except BaseException as error:  # noqa: BLE001  # likewise
-            # What ended the connections outweighs the cancellation of the body that it caused.
-            if failure is None or isinstance(failure, anyio.get_cancelled_exc_class()):
-                failure = plain(error)
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure  # its traceback leads to this frame: without this, a cycle would keep both alive
+        async with self._block.hold(self._servers):
+            yield self
 
     async def connect(self, server_id: str, config: ServerConfig) -> bool:
         """Connect a server and wait until it stands; afterwards it is kept alive under its restart policy.
@@ -174,8 +144,7 @@ class MCPPool(AsyncContextManagerMixin):
     def cancel(self) -> None:
         """Cancel the whole block: the body, then the connections. The block swallows this cancellation."""
         self._supervisor.check_open()
-        self._opening.cancel()
-        self._body.cancel()
+        self._block.cancel()
 
     def get_status(self, server_id: str) -> ConnectionStatus | None:
         """Return how a server stands; None for an id that was never seen.
@@ -186,7 +155,7 @@ class MCPPool(AsyncContextManagerMixin):
 
     def get_all_statuses(self) -> dict[str, ConnectionStatus]:
         """Return how the living servers and the departed ones that are remembered stand, as a copy."""
-        registry = self._supervisor.current.registry
+        registry = self._supervisor.view.registry
         return {
             **{server_id: departed.status for server_id, departed in registry.departed.items()},
             **{server_id: row.state.status for server_id, row in registry.rows.items()},
@@ -195,19 +164,18 @@ class MCPPool(AsyncContextManagerMixin):
     @property
     def connected_count(self) -> int:
         """How many servers are `CONNECTED`."""
-        rows = self._supervisor.current.registry.rows.values()
-        return sum(row.state.status is ConnectionStatus.CONNECTED for row in rows)
+        return self._supervisor.view.registry.connected_count
 
     @property
     def servers(self) -> Mapping[str, Server]:
         """The living servers by their ids, as a read-only copy."""
-        rows = self._supervisor.current.registry.rows
+        rows = self._supervisor.view.registry.rows
         return MappingProxyType({server_id: Server(server_id, self._supervisor) for server_id in rows})
 
     @property
     def tools(self) -> Mapping[str, ToolEntry]:
         """What is offered now, by catalog name, read-only. Entries of a server that is away are marked stale."""
-        return self._supervisor.current.catalog.tools
+        return self._supervisor.view.catalog.tools
 
     def server(self, server_id: str) -> Server:
         """Return a handle on one living server, or raise `UnknownServer`."""
@@ -245,9 +213,9 @@ class MCPPool(AsyncContextManagerMixin):
         self._supervisor.check_open()
         for field, problem in kind_problems("name", name, str, "must be a string"):
             raise ConfigError(f"call_tool: {field} {problem}. Nothing was sent.", field=field)
-        entry = self._supervisor.current.catalog.find(name)
+        entry = self._supervisor.view.catalog.find(name)
         if entry is None:
-            raise UnknownTool(self._supervisor.current.catalog.why_unknown(name))
+            raise UnknownTool(self._supervisor.view.catalog.why_unknown(name))
         server = Server(entry.server_id, self._supervisor)
         return await server.call_tool(entry.name, arguments, timeout=timeout, progress=progress, meta=meta)
 
@@ -283,10 +251,3 @@ class MCPPool(AsyncContextManagerMixin):
     def snapshot(self) -> PoolSnapshot:
         """Return the state of all servers at this moment, as one frozen value."""
         return self._supervisor.snapshot()
-
-
-def _has_cancellation(error: BaseException) -> bool:
-    cancelled = anyio.get_cancelled_exc_class()
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).subgroup(cancelled) is not None
-    return isinstance(error, cancelled)

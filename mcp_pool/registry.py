@@ -213,6 +213,11 @@ class Registry:
     def __attrs_post_init__(self) -> None:
         self.rows = MappingProxyType(self._rows)
 
+    @property
+    def connected_count(self) -> int:
+        """How many servers are `CONNECTED`."""
+        return sum(row.state.status is ConnectionStatus.CONNECTED for row in self._rows.values())
+
     def admit(self, server_id: str, spec: ServerConfig, limits: Limits, *, kept: bool, predecessor: Row | None) -> Row:
         """Make the row of a server. Its child enters it as a context manager; leaving it is the row's end."""
         if server_id in self._rows:  # it is closing; for who looks on, it goes before its successor comes

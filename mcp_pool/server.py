@@ -16,42 +16,25 @@ from mcp_types import (
     CallToolResult,
     CompleteResult,
     GetPromptResult,
-    Implementation,
     PromptReference,
     ReadResourceResult,
     RequestParamsMeta,
     ResourceTemplateReference,
-    ServerCapabilities,
     Tool,
 )
 
-from mcp_pool.checks import argument_problems, is_count, kind_problems
+from mcp_pool.checks import argument_problems, is_count, json_problems, kind_problems
+from mcp_pool.connection import Connection, NoteProgress, ServerInfo
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost
 from mcp_pool.inventory import take_inventory
 from mcp_pool.lifecycle import ConnectionStatus, State
+from mcp_pool.progress import ProgressFeed
 from mcp_pool.registry import Row
 from mcp_pool.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.supervisor import Supervisor
 from mcp_pool.waiting import outcome, ready
 
 _T = TypeVar("_T")
-
-
-@final
-@attrs.frozen
-class ServerInfo:
-    """What a connected server says of itself."""
-
-    name: str | None
-    """Its name; None if it did not say."""
-    version: str | None
-    """Its version; None if it did not say."""
-    protocol_version: str
-    """The version of the protocol that the two sides agreed on."""
-    capabilities: ServerCapabilities
-    """What it can do."""
-    instructions: str | None
-    """How it wishes to be used; None if it did not say."""
 
 
 @final
@@ -67,7 +50,7 @@ class Server:
     _supervisor: Supervisor = attrs.field(repr=False)
 
     def __repr__(self) -> str:
-        row = self._supervisor.current.registry.rows.get(self.server_id)
+        row = self._supervisor.current.registry.rows.get(self.server_id)  # from anywhere: a debugger may look
         return f"<Server {self.server_id!r} {'departed' if row is None else row.state.status.value}>"
 
     @property
@@ -92,24 +75,16 @@ class Server:
 
     @property
     def client(self) -> Client | None:
-        """The live `mcp.Client`, for whatever the pool does not wrap; None while there is none."""
-        connection = None if self._seen is None else self._seen.connection
-        return None if connection is None else connection.client
+        """The live `mcp.Client`, for whatever the pool does not wrap; None while there is none.
+
+        What is done with it directly is not bounded, counted or explained by the pool.
+        """
+        return None if self._live is None else self._live.client
 
     @property
     def info(self) -> ServerInfo | None:
         """What the server says of itself; None while it is not connected."""
-        client = self.client
-        if client is None:
-            return None
-        named: Implementation | None = client.server_info
-        return ServerInfo(
-            name=None if named is None else named.name,
-            version=None if named is None else named.version,
-            protocol_version=client.protocol_version,
-            capabilities=client.server_capabilities,
-            instructions=client.instructions,
-        )
+        return None if self._live is None else self._live.info
 
     async def call_tool(
         self,
@@ -127,7 +102,8 @@ class Server:
             arguments: Its arguments.
             timeout: Seconds for the call as a whole, the wait for the server included; None: no bound. Left out, the
                 server's `call_timeout` (of silence, which progress starts anew) and `max_call_time` hold.
-            progress: An async function of (progress, total, message), called when the server reports progress.
+            progress: An async function of (progress, total, message), called in order and one at a time when the server
+                reports progress. What it raises is logged; the answer does not wait for it for more than half a second.
             meta: Sent along as `_meta`.
 
         Returns:
@@ -145,6 +121,7 @@ class Server:
             kind_problems("name", name, str, "must be a string"),
             argument_problems("arguments", arguments),
             argument_problems("meta", meta),
+            json_problems("meta", meta),
         )
         if progress is not None and not callable(progress):
             raise self._wrong("progress", f"must be an async function, not a {type(progress).__name__}")
@@ -153,7 +130,11 @@ class Server:
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
             return client.call_tool(name, given, progress_callback=on_progress, meta=meta)
 
-        return await self._call(send, f"the call of tool {name!r}", timeout=timeout, progress=progress)
+        what = f"the call of tool {name!r}"
+        if progress is None:
+            return await self._call(send, what, timeout=timeout)
+        feed = ProgressFeed(self.server_id, progress)
+        return await feed.during(partial(self._call, send, what, timeout=timeout, note_progress=feed.put))
 
     async def get_prompt(
         self, name: str, arguments: Mapping[str, str] | None = None, *, timeout: Seconds = DEFAULT
@@ -238,7 +219,13 @@ class Server:
 
     @property
     def _seen(self) -> Row | None:
-        return self._supervisor.current.registry.rows.get(self.server_id)
+        return self._supervisor.view.registry.rows.get(self.server_id)
+
+    @property
+    def _live(self) -> Connection | None:
+        """The connection that stands or is being drained."""
+        connection = None if self._seen is None else self._seen.connection
+        return None if connection is None or connection.over.is_set() else connection
 
     @property
     def _row(self) -> Row:
@@ -263,13 +250,13 @@ class Server:
         what: str,
         *,
         timeout: Seconds = DEFAULT,
-        progress: ProgressFnT | None = None,
+        note_progress: NoteProgress | None = None,
     ) -> _T:
         """Check the time-out, make the call, and count how it ended."""
         self._check(timeout_problems({"timeout": timeout}))
         row, succeeded = self._row, False
         try:
-            result = await self._call_until_run(row, send, what, timeout, progress)
+            result = await self._call_until_run(row, send, what, timeout, note_progress)
             succeeded = True
         finally:
             row.calls = row.calls.after(succeeded=succeeded)
@@ -281,7 +268,7 @@ class Server:
         send: Callable[[Client, ProgressFnT], Awaitable[_T]],
         what: str,
         timeout: Seconds,
-        progress: ProgressFnT | None,
+        note_progress: NoteProgress | None,
     ) -> _T:
         """Wait for a connection and call over it; over the next one, when the call provably did not run."""
         wait_until, ends_at = self._deadline(), math.inf
@@ -292,7 +279,7 @@ class Server:
             left = None if ends_at == math.inf else max(0.0, ends_at - anyio.current_time())
             try:
                 over = partial(send, connection.client)
-                return await connection.call(over, what=what, timeout=timeout, left=left, progress=progress)
+                return await connection.call(over, what=what, timeout=timeout, left=left, note_progress=note_progress)
             except ConnectionLost as lost:
                 if lost.may_have_run or anyio.current_time() >= wait_until:
                     raise

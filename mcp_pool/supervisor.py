@@ -69,12 +69,18 @@ class Supervisor:
         """Raise `PoolClosed` unless the pool is open, `RuntimeError` in another event loop or thread."""
         if self._token is None:
             raise PoolClosed("The pool is not open: use it inside its `async with` block, and make a new one after it.")
-        try:
-            here = current_token() == self._token
-        except RuntimeError:  # there is no event loop in this thread
-            here = False
-        if not here:
-            raise RuntimeError("This pool belongs to another event loop or thread; use it where it was opened.")
+        self._check_here()
+
+    @property
+    def view(self) -> Generation:
+        """The current generation, for who looks at it from outside: empty while the pool is not open.
+
+        Raises:
+            RuntimeError: The pool is open in another event loop or thread, where it may change at any moment.
+        """
+        if self._token is not None:
+            self._check_here()
+        return self.current
 
     def begin(self) -> None:
         """Open for business. Synchronous: a cancellation must find the pool either not begun or about to `finish`."""
@@ -183,7 +189,7 @@ class Supervisor:
 
     def status(self, server_id: str) -> ConnectionStatus | None:
         """See `MCPPool.get_status`."""
-        registry = self.current.registry
+        registry = self.view.registry
         if server_id in registry.rows:
             return registry.rows[server_id].state.status
         departed = registry.departed.get(server_id)
@@ -191,7 +197,7 @@ class Supervisor:
 
     def last_error(self, server_id: str) -> ConnectError | ConnectionLost | None:
         """Return the latest failure of a living or departed server."""
-        registry = self.current.registry
+        registry = self.view.registry
         known = registry.rows.get(server_id)
         departed = registry.departed.get(server_id)
         if known is not None:
@@ -200,7 +206,7 @@ class Supervisor:
 
     def snapshot(self) -> PoolSnapshot:
         """See `MCPPool.snapshot`."""
-        rows = self.current.registry.rows
+        rows = self.view.registry.rows
         return PoolSnapshot(
             time=anyio.current_time() if self.is_open else 0.0,
             servers=MappingProxyType({server_id: row.snapshot() for server_id, row in rows.items()}),
@@ -220,6 +226,14 @@ class Supervisor:
             raise ConfigError(f"wait_ready: {field} {problem}.", field=field)
         seconds = resolve(timeout, self.settings.wait_timeout)
         await all_ready([self.row(i) for i in server_ids or tuple(self.current.registry.rows)], seconds)
+
+    def _check_here(self) -> None:
+        try:
+            here = current_token() == self._token
+        except RuntimeError:  # there is no event loop in this thread
+            here = False
+        if not here:
+            raise RuntimeError("This pool belongs to another event loop or thread; use it where it was opened.")
 
     def _living(self, server_id: str) -> Row | None:
         row = self.current.registry.rows.get(server_id)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 
 from mcp_pool.connection import Connection
-from mcp_pool.errors import ConnectError, ConnectionLost, ServerUnavailable
+from mcp_pool.errors import ConnectError, ServerUnavailable
 from mcp_pool.lifecycle import BackingOff, Closing, Connecting, Parked, Ready
 from mcp_pool.registry import Row
 
@@ -56,13 +56,14 @@ async def opened(rows: Sequence[Row], timeout: float | None) -> None:
     Raises:
         ConnectError: A required server failed; the others are not waited for.
     """
-    failures: list[ConnectError | ConnectionLost] = []
+    failures: list[ConnectError] = []
 
     async def wait_for(row: Row) -> None:
         with anyio.move_on_after(None if row.spec.required else timeout):
             await row.until(lambda: row.ended.is_set() or not isinstance(row.state, Connecting))
-        if row.spec.required and isinstance(row.state, BackingOff | Parked):
-            failures.append(row.state.error)
+        # A connection that was made and lost again is no failure to open.
+        if row.spec.required and isinstance(row.last_error, ConnectError) and not isinstance(row.state, Ready):
+            failures.append(row.last_error)
             group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
@@ -103,24 +104,33 @@ async def all_ready(rows: Sequence[Row], timeout: float | None) -> None:
     """
     with anyio.move_on_after(timeout):
         while missing := [row for row in rows if _is_missing(row)]:
-            for row in missing:
-                if row.ended.is_set() or isinstance(row.state, Closing):
-                    raise _unavailable([row])
-                if isinstance(row.state, Parked):
-                    raise row.state.error.again()
-            await _change(missing[0])
+            if final := [row for row in missing if _is_final(row)]:
+                raise final[0].state.error.again() if isinstance(final[0].state, Parked) else _unavailable(final[:1])
+            await _any_settled(missing)
         return
     raise _unavailable([row for row in rows if _is_missing(row)], timeout)
 
 
-async def _change(row: Row) -> None:
-    """Wait until a row's state is another, or it has ended."""
-    state = row.state
-    await row.until(lambda: row.ended.is_set() or row.state is not state)
+async def _any_settled(rows: Sequence[Row]) -> None:
+    """Wait until all of these servers have connected once, or one of them will not by itself."""
+
+    async def wait_for(row: Row) -> None:
+        await row.until(lambda: isinstance(row.state, Ready) or _is_final(row))
+        if _is_final(row):
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for row in rows:
+            group.start_soon(wait_for, row)
 
 
 def _is_missing(row: Row) -> bool:
     return row.ended.is_set() or not isinstance(row.state, Ready)
+
+
+def _is_final(row: Row) -> bool:
+    """Tell whether a server will not connect unless somebody asks."""
+    return row.ended.is_set() or isinstance(row.state, Parked | Closing)
 
 
 def _unavailable(rows: Sequence[Row], after: float | None = None) -> ServerUnavailable:

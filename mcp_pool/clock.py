@@ -1,0 +1,42 @@
+"""The two bounds of one call: silence, which progress starts anew, and the whole."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import anyio
+import attrs
+
+
+@final
+@attrs.define(eq=False)
+class CallClock:
+    """Keeps the deadline of one call."""
+
+    scope: anyio.CancelScope
+    """The call's scope, whose deadline is kept here."""
+    silence: float | None
+    """Seconds without progress after which the call is given up; None: no bound."""
+    whole: float | None
+    """Seconds for the call as a whole; None: no bound."""
+    asked: float | None
+    """The bound for the whole that the caller gave with the call, the wait for the server included; or None."""
+    _ends_at: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ends_at = math.inf if self.whole is None else anyio.current_time() + self.whole
+        self.restart()
+
+    def restart(self) -> None:
+        """Count the silence from now on."""
+        silent_at = math.inf if self.silence is None else anyio.current_time() + self.silence
+        self.scope.deadline = min(self._ends_at, silent_at)
+
+    def reason(self) -> str:
+        """Say which bound was met."""
+        if self.asked is not None:
+            return f"was not answered within timeout={self.asked} s"
+        if anyio.current_time() >= self._ends_at:
+            return f"was not answered within max_call_time={self.whole} s"
+        return f"brought neither an answer nor progress for call_timeout={self.silence} s"
