@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import attrs
 import pytest
+from mcp_types import ServerCapabilities
 
 from mcp_pool import ConnectError, StdioServer
 from mcp_pool.connection import Connection
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mcp_pool.dial import Dial
+
+
+def fake_client(**more: Any) -> Any:
+    """What a connected client says of its server, and what else is given."""
+    said = {"server_info": None, "server_capabilities": ServerCapabilities(), "instructions": None}
+    return SimpleNamespace(protocol_version="2026-07-28", **said, **more)
+
 
 FAKE = StdioServer("a-program-that-is-never-run")
 
@@ -87,7 +95,7 @@ class FakeWire:
                     attempt=dial.attempt,
                     needs_person=life.needs_person,
                 )
-            client: Any = SimpleNamespace(protocol_version="2026-07-28")
+            client: Any = fake_client()
             connection = Connection(dial.server_id, dial.generation, dial.limits, dial.redactor, client, dial.link)
 
             def report() -> None:

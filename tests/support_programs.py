@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -21,6 +20,7 @@ from mcp_pool import (
     ConnectionStatus,
     InProcessServer,
     MCPPool,
+    PoolClosed,
     RestartPolicy,
     ServerUnavailable,
     StdioServer,
@@ -34,6 +34,7 @@ from mcp_pool.lifecycle import Parked, Ready
 from mcp_pool.transports.link import Loss
 from servers.in_process import calculator
 from support import alive, scripted
+from support_fake import fake_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,7 +152,7 @@ class FakeWorld:
         raise ConnectError("It is not there.", server_id=dial.server_id, attempt=dial.attempt)
 
     async def _serve(self, dial: Dial, on_open: Callable[..., None], on_loss: Callable[..., None]) -> None:
-        client: Any = SimpleNamespace(protocol_version="2026-07-28", call_tool=self._call)
+        client: Any = fake_client(call_tool=self._call)
         connection = Connection(dial.server_id, dial.generation, dial.limits, dial.redactor, client, dial.link)
 
         def report() -> None:
@@ -208,17 +209,25 @@ class Player:
     """The operations that run now, the oldest first."""
     told: dict[str, ConnectionStatus] = attrs.field(factory=dict)
     """What the events have told so far."""
+    left: bool = False
+    """Whether the block has been left, so that everything ends with `PoolClosed`."""
 
     async def play(self, program: Sequence[Sequence[Operation]]) -> None:
         """Carry out all tasks at once."""
         async with self.pool.events() as listener, anyio.create_task_group() as group:
             for number, steps in enumerate(program):
                 group.start_soon(self._play_task, steps, listener, name=f"program {number}")
-        self.check(listener)
+        if not self.left:
+            self.check(listener)
 
     async def _play_task(self, steps: Sequence[Operation], listener: Any) -> None:
         for step in steps:
-            await self._carry_out(step)
+            try:
+                await self._carry_out(step)
+            except PoolClosed:
+                assert self.left
+            if self.left:
+                return
             self.check(listener)
 
     async def _carry_out(self, step: Operation) -> None:

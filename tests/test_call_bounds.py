@@ -236,7 +236,7 @@ async def test_a_call_that_waited_for_a_failing_server_in_vain_says_why_it_fails
 async def test_a_call_for_a_parked_server_fails_at_once_and_says_why_it_is_parked() -> None:
     spec = InProcessServer(raising_lifespan(), restart=RestartPolicy.never())
     async with MCPPool({"s": spec}, wait_timeout=7) as pool:
-        with taking(0), pytest.raises(ServerUnavailable, match="parked.*the lifespan failed") as caught:
+        with taking(0), pytest.raises(ServerUnavailable, match=r"parked.*the lifespan failed") as caught:
             await pool.server("s").call_tool("echo", {"text": "hello"})
         assert isinstance(caught.value.cause, ConnectError)
 

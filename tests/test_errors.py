@@ -131,11 +131,10 @@ def test_an_error_again_has_the_same_cause() -> None:
 
 
 def test_an_error_again_does_not_share_the_traceback() -> None:
-    try:
+    with pytest.raises(ConnectError) as caught:
         raise ConnectError("It failed.")
-    except ConnectError as error:
-        assert error.__traceback__ is not None
-        assert error.again().__traceback__ is None
+    assert caught.value.__traceback__ is not None
+    assert caught.value.again().__traceback__ is None
 
 
 def test_raising_an_error_again_leaves_the_first_one_alone() -> None:

@@ -31,8 +31,7 @@ def outcome(chunks: list[bytes], limit: int) -> list[bytes] | None:
     splitter, lines = LineSplitter(limit), []
     try:
         for chunk in chunks:
-            for line in splitter.feed(chunk):
-                lines.append(line)  # noqa: PERF402 - the lines before the error count
+            lines.extend(splitter.feed(chunk))
     except LineTooLong:
         return None
     return [*lines, splitter.take()]

@@ -1,0 +1,40 @@
+"""A server in the test's own process with what is not a tool: a prompt, a resource, completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp_types import (
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    PromptReference,
+    ResourceTemplateReference,
+)
+
+
+def library() -> MCPServer[Any]:
+    """A server with a prompt, resources and completions."""
+    server = MCPServer[Any]("library", version="2.0", instructions="Ask quietly.", log_level="WARNING")
+
+    @server.prompt()
+    def greet(name: str) -> str:
+        """Greet somebody."""
+        return f"Say hello to {name}."
+
+    @server.resource("shelf://{name}")
+    def shelf(name: str) -> str:
+        """What stands on a shelf."""
+        return f"the books of {name}"
+
+    @server.completion()
+    async def complete(
+        ref: PromptReference | ResourceTemplateReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
+    ) -> Completion:
+        known = [] if context is None else sorted((context.arguments or {}).values())
+        return Completion(values=[f"{argument.value}nna", *known])
+
+    return server

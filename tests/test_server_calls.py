@@ -1,0 +1,191 @@
+"""`Server`, the handle on one server: what is asked of the server through it, by the server's own names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp_types import (
+    CompleteRequestParams,
+    GetPromptRequestParams,
+    ListToolsResult,
+    PaginatedRequestParams,
+    PromptReference,
+    ReadResourceRequestParams,
+    TextContent,
+    TextResourceContents,
+    Tool,
+)
+
+from mcp_pool import (
+    BadAnswer,
+    CallTimeout,
+    ConfigError,
+    ConnectionLost,
+    InProcessServer,
+    MCPPool,
+    RestartPolicy,
+    ServerUnavailable,
+)
+from servers import read_lines
+from servers.in_process import calculator, raising_lifespan
+from servers.library import library
+from support_calls import ERAS, answering, with_ledger, words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+SLOWLY = RestartPolicy(initial_delay=1000, max_delay=1000)
+in_both_eras = pytest.mark.parametrize("mode", ["auto", "legacy"])
+
+
+@pytest.mark.parametrize("options", ERAS)
+async def test_a_handle_lists_the_tools_by_the_servers_own_names(options: Sequence[str]) -> None:
+    async with MCPPool({"s": answering(*options, "--pages", "3", exclude_tools=["e*"])}) as pool:
+        names = {tool.name for tool in await pool.server("s").list_tools()}
+        assert {"page_1", "page_2", "page_3", "pid"} <= names
+        assert "echo" not in names
+
+
+async def test_listing_waits_for_a_server_that_has_never_been_connected() -> None:
+    async with MCPPool() as pool:
+        pool.add("s", answering("--slow-start", "0.2"))
+        assert "echo" in {tool.name for tool in await pool.server("s").list_tools()}
+
+
+async def test_listing_a_server_that_cannot_be_connected_says_why() -> None:
+    async with MCPPool({"s": InProcessServer(raising_lifespan(), restart=RestartPolicy.never())}) as pool:
+        with pytest.raises(ServerUnavailable, match="the lifespan failed"):
+            await pool.server("s").list_tools()
+
+
+async def test_what_a_server_offered_is_listed_while_it_is_away() -> None:
+    async with MCPPool({"s": answering(restart=SLOWLY)}) as pool:
+        before = await pool.server("s").list_tools()
+        with pytest.raises(ConnectionLost):
+            await pool.call_tool("s__crash")
+        assert await pool.server("s").list_tools() == before
+
+
+@in_both_eras
+async def test_refreshing_lists_the_tools_anew(mode: str) -> None:
+    inner = calculator()
+    async with MCPPool({"s": InProcessServer(inner, mode=mode)}) as pool:
+        inner.add_tool(lambda: "new", name="latest", structured_output=False)
+        assert "s__latest" not in pool.tools
+        await pool.server("s").refresh()
+        assert words(await pool.call_tool("s__latest")) == "new"
+
+
+async def test_refreshing_asks_the_server_once_for_each_page(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with MCPPool({"s": with_ledger(ledger, "--pages", "2")}) as pool:
+        await pool.server("s").refresh()
+        assert sum(line["method"] == "tools/list" for line in read_lines(ledger)) == 4
+
+
+async def test_a_refresh_that_fails_leaves_the_old_listing() -> None:
+    inner = calculator()
+    async with MCPPool({"s": InProcessServer(inner)}) as pool:
+        before = dict(pool.tools)
+
+        async def refuse(*_: Any) -> Any:
+            raise MCPError(code=-32000, message="not today")
+
+        inner._lowlevel_server.add_request_handler("tools/list", PaginatedRequestParams, refuse)
+        with pytest.raises(MCPError, match="not today"):
+            await pool.server("s").refresh()
+        assert pool.tools == before
+
+
+@in_both_eras
+async def test_a_handle_gets_prompts(mode: str) -> None:
+    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+        (message,) = (await pool.server("s").get_prompt("greet", {"name": "Ada"})).messages
+        assert isinstance(message.content, TextContent)
+        assert message.content.text == "Say hello to Ada."
+
+
+@in_both_eras
+async def test_resources_are_read_by_the_handle_and_by_the_pool(mode: str) -> None:
+    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+        for result in (
+            await pool.server("s").read_resource("shelf://ada"),
+            await pool.read_resource("s", "shelf://ada"),
+        ):
+            (content,) = result.contents
+            assert isinstance(content, TextResourceContents)
+            assert content.text == "the books of ada"
+
+
+@in_both_eras
+async def test_completions_are_asked_for_by_the_handle_and_by_the_pool(mode: str) -> None:
+    ref, argument = PromptReference(type="ref/prompt", name="greet"), {"name": "name", "value": "A"}
+    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+        plain = await pool.server("s").complete(ref, argument)
+        assert plain.completion.values == ["Anna"]
+        informed = await pool.complete("s", ref, argument, {"house": "Byron"})
+        assert informed.completion.values == ["Anna", "Byron"]
+
+
+@in_both_eras
+async def test_what_the_server_refuses_passes_from_every_method(mode: str) -> None:
+    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+        server = pool.server("s")
+        with pytest.raises(MCPError):
+            await server.get_prompt("unknown")
+        with pytest.raises(MCPError):
+            await server.read_resource("unknown://")
+        assert server.generation == 1
+
+
+async def test_a_timeout_bounds_every_method() -> None:
+    async def never(*_: Any) -> Any:
+        await anyio.sleep_forever()
+
+    inner = library()
+    for method, params in (
+        ("prompts/get", GetPromptRequestParams),
+        ("resources/read", ReadResourceRequestParams),
+        ("completion/complete", CompleteRequestParams),
+    ):
+        inner._lowlevel_server.add_request_handler(method, params, never)
+    ref = PromptReference(type="ref/prompt", name="greet")
+    async with MCPPool({"s": InProcessServer(inner)}) as pool:
+        server = pool.server("s")
+        with pytest.raises(CallTimeout, match="the prompt 'greet'"):
+            await server.get_prompt("greet", {"name": "Ada"}, timeout=0.05)
+        with pytest.raises(CallTimeout, match="the resource 'shelf://ada'"):
+            await server.read_resource("shelf://ada", timeout=0.05)
+        with pytest.raises(CallTimeout, match="the completion"):
+            await server.complete(ref, {"name": "name", "value": "A"}, timeout=0.05)
+        assert server.generation == 1
+
+
+@pytest.mark.parametrize("arguments", [["name"], {1: "x"}, "name"], ids=["list", "number as key", "string"])
+async def test_wrong_arguments_are_refused_by_every_method(arguments: Any) -> None:
+    ref = PromptReference(type="ref/prompt", name="greet")
+    async with MCPPool({"s": InProcessServer(library())}) as pool:
+        server = pool.server("s")
+        with pytest.raises(ConfigError, match="'s': arguments"):
+            await server.get_prompt("greet", arguments)
+        with pytest.raises(ConfigError, match="'s': argument"):
+            await server.complete(ref, arguments)
+        with pytest.raises(ConfigError, match="'s': context"):
+            await server.complete(ref, {"name": "name", "value": "A"}, arguments)
+
+
+async def test_an_endless_listing_is_a_bad_answer_to_a_refresh() -> None:
+    inner = calculator()
+    async with MCPPool({"s": InProcessServer(inner)}) as pool:
+
+        async def again(*_: Any) -> ListToolsResult:
+            tool = Tool(name="t", input_schema={"type": "object"})
+            return ListToolsResult(tools=[tool], next_cursor="again", ttl_ms=0, cache_scope="private")
+
+        inner._lowlevel_server.add_request_handler("tools/list", PaginatedRequestParams, again)
+        with pytest.raises(BadAnswer, match="cursor"):
+            await pool.server("s").refresh()
