@@ -3,8 +3,8 @@
     python benchmarks/import_cost.py [rounds]
 
 Each round starts three interpreters, in changing order: one imports `mcp`, one imports `mcp_pool`, and one imports
-both, `mcp` first. The first two give the ratio of medians; the third gives a ratio of its own in each round, which is far
-steadier on a busy machine and is what the verdict goes by. Times are seconds of processor time.
+both, `mcp` first. The first two give the ratio of medians; the third gives a ratio of its own in each round, which is
+far steadier on a busy machine and is what the verdict goes by. Times are seconds of processor time.
 
 All of them use one fresh cache of bytecode, filled before the first round: otherwise a side that had never been
 compiled, or an environment that forbids writing bytecode, would be charged for compiling.

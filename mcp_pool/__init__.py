@@ -17,10 +17,12 @@ The map of the house, top down; arrows between modules point down only:
 * `lifecycle`: the states and the legal moves between them
 * `dial`: from a specification to a connection
 * `connection`: one live `mcp.Client` over one link: calls, and how it ends
+* `diagnosis`: how a call ended, in an error
 * `clock`: the bounds of one call
 * `transports`: what differs by wire
 * `inventory`: what one server offers
 * `config`: server specifications
+* `specification`: what they have in common
 * `settings`: the pool's settings, and what holds for one server
 * `redaction`: what must not be seen
 * `policies`: pure decisions: restart, or park
@@ -33,7 +35,7 @@ Logs go to loguru under the name `mcp_pool`, and are off until `logger.enable("m
 from loguru import logger
 
 from mcp_pool.catalog import ToolEntry, catalog_name
-from mcp_pool.config import InProcessServer, ServerConfig, StdioServer
+from mcp_pool.config import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
 from mcp_pool.connection import ServerInfo
 from mcp_pool.errors import (
     BadAnswer,
@@ -42,6 +44,7 @@ from mcp_pool.errors import (
     ConnectError,
     ConnectionLost,
     ConnectTimeout,
+    HttpStatus,
     MCPPoolError,
     PoolClosed,
     ServerUnavailable,
@@ -78,6 +81,8 @@ __all__ = [
     "ConnectionStatus",
     "Event",
     "EventsMissed",
+    "HttpServer",
+    "HttpStatus",
     "InProcessServer",
     "MCPPool",
     "MCPPoolError",
@@ -94,6 +99,7 @@ __all__ = [
     "ServerRemoved",
     "ServerSnapshot",
     "ServerUnavailable",
+    "SseServer",
     "StatusChanged",
     "StdioServer",
     "ToolEntry",

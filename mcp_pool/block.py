@@ -8,6 +8,7 @@ from typing import cast, final
 
 import anyio
 import attrs
+from loguru import logger
 
 from mcp_pool.config import ServerConfig
 from mcp_pool.errors import PoolClosed, plain
@@ -82,8 +83,11 @@ def _graver(of_body: BaseException | None, of_connections: BaseException) -> Bas
     cancelled = anyio.get_cancelled_exc_class()
     if of_body is None or isinstance(of_body, cancelled):
         return of_connections
-    ends_program = not isinstance(of_connections, (Exception, cancelled))
-    return of_connections if ends_program and isinstance(of_body, Exception) else of_body
+    if isinstance(of_connections, Exception):
+        logger.error("The connections ended with {}, behind the error of the body", type(of_connections).__name__)
+        return of_body
+    ends_program = isinstance(of_body, Exception) and not isinstance(of_connections, cancelled)
+    return of_connections if ends_program else of_body
 
 
 def _has_cancellation(error: BaseException) -> bool:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
 
+import httpx2
 from pydantic_core import to_json
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
 
 def is_count(value: object, *, least: int) -> bool:
@@ -70,6 +75,41 @@ def environment_problems(environment: object) -> Iterator[tuple[str, str]]:
             yield "env", "must have names that are strings, not empty, without '=' and NUL"
         elif not is_text(value):
             yield "env", f"must have values that are encodable strings without NUL; that of {name!r} is none"
+
+
+def origin(url: str | httpx2.URL) -> str:
+    """Return what may be shown of a URL: scheme, host and port."""
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, TypeError):
+        return "an invalid URL"
+    return f"{parsed.scheme}://{parsed.netloc.decode('ascii', 'replace')}"
+
+
+def url_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield a problem unless the value is a URL that HTTP can be spoken to. Of it only the origin is shown."""
+    if not is_text(value):
+        yield name, f"must be a URL as a string, not a {type(value).__name__}"
+        return
+    try:
+        parsed = httpx2.URL(value)
+    except httpx2.InvalidURL:
+        yield name, "must be a valid URL"
+        return
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        yield name, f"must begin with http:// or https:// and name a host, not {origin(parsed)!r}"
+
+
+def header_problems(headers: object) -> Iterator[tuple[str, str]]:
+    """Yield a problem for each header that HTTP cannot carry. Values are never shown."""
+    if not is_mapping(headers):
+        yield "headers", f"must be a mapping of names to values, not a {type(headers).__name__}"
+        return
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            yield "headers", f"must have names of letters, digits and hyphens, not {name!r}"
+        elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+            yield "headers", f"must have values that are printable strings of ASCII; that of {name!r} is none"
 
 
 def json_problems(name: str, value: object) -> Iterator[tuple[str, str]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 from typing import final
 
 import anyio
 import attrs
+from anyio.abc import TaskGroup
 from loguru import logger
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+from mcp_pool.config import StdioServer
 from mcp_pool.connection import Connection
 from mcp_pool.dial import Dial, hold_connection
 from mcp_pool.errors import ConnectError, ConnectionLost
@@ -42,13 +45,18 @@ class Child:
                 raise
 
     async def _live(self) -> None:
-        row = self.row
         await self._wait_for_predecessors()
-        while not isinstance(row.state, Closing):
-            await self._connect_and_serve()
-            if isinstance(row.state, Parked) and not row.kept:
-                return
-            await self._wait_for_dial()
+        while not self._is_done:  # once more: somebody may have asked for a dial while the last connection was drained
+            async with anyio.create_task_group() as connections:
+                while not self._is_done:
+                    await self._connect_and_serve(connections)
+                    if not self._is_done:
+                        await self._wait_for_dial()
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether the server is leaving, or was never connected and nobody keeps it."""
+        return isinstance(self.row.state, Closing) or (isinstance(self.row.state, Parked) and not self.row.kept)
 
     async def _wait_for_predecessors(self) -> None:
         """Two connections of one id never overlap: a closing server may still hold a lock, a port or a file."""
@@ -61,39 +69,42 @@ class Child:
         self.row.predecessor = None
         await anyio.lowlevel.checkpoint_if_cancelled()  # the shield has kept it from being noticed
 
-    async def _connect_and_serve(self) -> None:
+    async def _connect_and_serve(self, connections: TaskGroup) -> None:
         """Run one connection, from the dial to its end, in a task of its own. The row's state then tells what is next.
 
         A child that is cancelled must not tear the client's tasks down under it. So the connection's task is shielded
         while the connection stands, and the cancellation is turned into the word that it is over.
         """
-        row, ended = self.row, anyio.Event()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._connect, ended, name=f"mcp_pool: connection of {row.server_id!r}")
-            try:
-                await ended.wait()
-            finally:
-                if (connection := row.connection) is not None:
-                    row.refuse()
-                    connection.end("was disconnected")
+        row, over = self.row, anyio.Event()
+        connections.start_soon(self._connect, over, name=f"mcp_pool: connection of {row.server_id!r}")
+        try:
+            await over.wait()
+        finally:
+            if (connection := row.connection) is not None:
+                row.refuse()
+                connection.end("was disconnected")
 
-    async def _connect(self, ended: anyio.Event) -> None:
+    async def _connect(self, over: anyio.Event) -> None:
+        """Dial, and hold the connection. Sets `over` at its end; earlier, where it only finishes its last calls."""
+        on_loss = partial(self._on_loss, over)
         timeout = self.row.limits.connect_timeout
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         dial = self._dial(deadline)
         try:
             try:
-                await hold_connection(dial, on_open=self._on_open, on_loss=self._on_loss)
+                await hold_connection(dial, on_open=self._on_open, on_loss=on_loss)
             except ConnectError:
-                if dial.mode != "auto" or dial.link.loss is None or dial.link.phase != "discover":
+                # A process may have died of a question it never heard of: dial again, without asking.
+                died_of_it = dial.link.loss is not None and dial.link.phase == "discover"
+                if dial.mode != "auto" or not died_of_it or not isinstance(dial.spec, StdioServer):
                     raise
-                self._legacy = True  # it may have died of a question it never heard of: dial again, without asking
-                await hold_connection(self._dial(deadline), on_open=self._on_open, on_loss=self._on_loss)
+                self._legacy = True
+                await hold_connection(self._dial(deadline), on_open=self._on_open, on_loss=on_loss)
         except ConnectError as error:
             self._legacy = False  # the verdict may have been about another version of the server
             self._settle(error, uptime=0.0)
         finally:
-            ended.set()
+            over.set()
 
     def _dial(self, deadline: float) -> Dial:
         row = self.row
@@ -119,8 +130,10 @@ class Child:
             len(inventory.tools),
         )
 
-    def _on_loss(self, connection: Connection) -> None:
+    def _on_loss(self, over: anyio.Event, connection: Connection) -> None:
         self._settle(connection.lost(), uptime=anyio.current_time() - self.row.state.since)
+        if connection.is_draining:
+            over.set()
 
     def _settle(self, error: ConnectError | ConnectionLost, *, uptime: float) -> None:
         """Ask the policy what follows a failure, and put it into the row's state."""

@@ -1,115 +1,30 @@
-"""Server specifications: frozen values that say what to connect to, and the defaults around them.
-
-A specification is checked when it is given to the pool, where its id is known, and not when it is made: the error can
-then name both the server and the field.
-"""
+"""Server specifications: frozen values that say what to connect to, and what holds for them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias, cast, final
+from typing import Any, TypeAlias, final
 
 import attrs
-from mcp import Client
-from mcp.client import Transport
+import httpx2
 from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_pool.checks import (
     environment_problems,
-    is_count,
+    header_problems,
     is_mapping,
     is_text,
     kind_problems,
+    origin,
     path_problems,
     string_problems,
+    url_problems,
 )
 from mcp_pool.errors import ConfigError
-from mcp_pool.policies import RestartPolicy
-from mcp_pool.settings import (
-    DEFAULT,
-    Default,
-    Limits,
-    Seconds,
-    Settings,
-    resolve,
-    restart_problems,
-    timeout_problems,
-)
-
-CLIENT_OPTIONS: Final = frozenset(
-    {"cache", "client_info", "extensions", "input_required_max_rounds", "log_level", "prior_discover"}
-)
-"""The arguments of `mcp.Client` that are the user's; all others are the pool's own."""
-
-MEBIBYTE: Final = 2**20
-
-
-# The converters leave values of a wrong type alone: `problems` tells of them, with the server's id.
-
-
-def _as_tuple(value: Sequence[str]) -> Sequence[str]:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _as_environment(value: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    return MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
-
-
-def _as_options(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(value)) if is_mapping(value) else value
-
-
-@attrs.frozen(kw_only=True, repr=False)
-class ServerSpec:
-    """What all kinds of servers have in common. Not made directly: use one of the kinds."""
-
-    connect_timeout: Seconds = DEFAULT
-    """Seconds for one dial: start, handshake and first listing."""
-    call_timeout: Seconds = DEFAULT
-    """Seconds of silence after which a call is given up; progress from the server starts them anew."""
-    max_call_time: Seconds = DEFAULT
-    """Seconds for one call as a whole."""
-    close_timeout: float | Literal[Default.DEFAULT] = DEFAULT
-    """Seconds for a connection to say goodbye."""
-    restart: RestartPolicy | Literal[Default.DEFAULT] = DEFAULT
-    """When a lost connection is made anew."""
-    required: bool = False
-    """Whether the pool's block opens only if this server does. For servers given to `MCPPool(servers=…)`."""
-    mode: str = "auto"
-    """How the protocol's era is found, as in `mcp.Client`: `"auto"`, `"legacy"`, or a modern version."""
-    include_tools: Sequence[str] = attrs.field(default=("*",), converter=_as_tuple)
-    """Globs of the tools that are offered, by the server's own names."""
-    exclude_tools: Sequence[str] = attrs.field(default=(), converter=_as_tuple)
-    """Globs of the tools that are left out, by the server's own names; stronger than `include_tools`."""
-    client_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_options)
-    """Handed on to `mcp.Client`: `cache`, `client_info`, `extensions`, `input_required_max_rounds`, `log_level`,
-    `prior_discover`."""
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with this value, as pairs of a field's name and a sentence; usually nothing."""
-        yield from timeout_problems(
-            {name: getattr(self, name) for name in ("connect_timeout", "call_timeout", "max_call_time")}
-        )
-        if self.close_timeout is not DEFAULT:
-            yield from timeout_problems({"close_timeout": self.close_timeout}, unbounded=False)
-        if self.restart is not DEFAULT:
-            yield from restart_problems(self.restart)
-        yield from kind_problems("required", self.required, bool, "must be True or False")
-        if self.mode not in ("auto", "legacy", *MODERN_PROTOCOL_VERSIONS):
-            choices = ", ".join(("auto", "legacy", *MODERN_PROTOCOL_VERSIONS))
-            yield "mode", f"must be one of {choices}, not {self.mode!r}"
-        yield from string_problems("include_tools", self.include_tools, "globs")
-        yield from string_problems("exclude_tools", self.exclude_tools, "globs")
-        yield from _option_problems(self.client_options)
-
-    def secrets(self) -> Iterable[str]:
-        """Return the values that must never be shown."""
-        return ()
+from mcp_pool.settings import Limits, Settings, resolve
+from mcp_pool.specification import ServerSpec, as_strings, as_tuple
 
 
 @final
@@ -119,14 +34,12 @@ class StdioServer(ServerSpec):
 
     command: str
     """The program to run; found along PATH."""
-    args: Sequence[str] = attrs.field(default=(), converter=_as_tuple)
+    args: Sequence[str] = attrs.field(default=(), converter=as_tuple)
     """Its arguments. Never shown."""
-    env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=_as_environment)
+    env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings)
     """Environment variables, merged over the SDK's short list of safe ones (not over `os.environ`). Never shown."""
     cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
     """The working directory; None: that of this program."""
-    max_message_size: int = attrs.field(default=16 * MEBIBYTE, kw_only=True)
-    """The longest line, in bytes, that the server may send; a longer one ends the connection."""
 
     def __repr__(self) -> str:
         return f"StdioServer({self.command!r})"
@@ -140,14 +53,65 @@ class StdioServer(ServerSpec):
             yield from environment_problems(self.env)
         if self.cwd is not None:
             yield from path_problems("cwd", self.cwd)
-        if not is_count(self.max_message_size, least=1):
-            yield "max_message_size", f"must be a number of bytes of at least 1, not {self.max_message_size!r}"
         # A class with slots is made anew by attrs, so super() without arguments would look for the first one.
         yield from ServerSpec.problems(self)
 
     def secrets(self) -> Iterable[str]:
         """See `ServerSpec.secrets`."""
         return (self.env or {}).values()
+
+
+@attrs.frozen(repr=False)
+class UrlServer(ServerSpec):
+    """What the two kinds of servers behind a URL have in common. Not made directly: use one of the kinds."""
+
+    url: str
+    """Where it is, with `http` or `https`. Of it only scheme, host and port are ever shown."""
+    headers: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings)
+    """Sent with each request. Values are never shown."""
+    auth: httpx2.Auth | None = attrs.field(default=None, kw_only=True)
+    """Authorizes each request: any `httpx2.Auth`, such as the SDK's OAuth providers. Never shown."""
+    http_client: httpx2.AsyncClient | None = attrs.field(default=None, kw_only=True)
+    """A client of your own, for certificates, proxies or transports of your own. It is borrowed and never closed, and
+    its connections, cookies and headers are whatever you share them with. None: one for this server alone."""
+
+    def __repr__(self) -> str:
+        shown = origin(self.url) if is_text(self.url) else "?"
+        return f"{type(self).__name__}({shown!r})"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """See `ServerSpec.problems`."""
+        yield from url_problems("url", self.url)
+        if self.headers is not None:
+            yield from header_problems(self.headers)
+        if self.auth is not None:
+            yield from kind_problems("auth", self.auth, httpx2.Auth, "must be an httpx2.Auth")
+        if self.http_client is not None:
+            yield from kind_problems("http_client", self.http_client, httpx2.AsyncClient, "must be an AsyncClient")
+            if self.http_client.is_closed:
+                yield "http_client", "must be open"
+        yield from ServerSpec.problems(self)
+
+    def secrets(self) -> Iterable[str]:
+        """See `ServerSpec.secrets`."""
+        for value in (self.headers or {}).values():
+            yield value
+            yield value.rpartition(" ")[2]  # the credentials without their scheme, "Bearer" or "Basic"
+        url = httpx2.URL(self.url)
+        yield from (url.password, url.userinfo.decode(), url.query.decode(), url.raw_path.decode())
+        yield from (value for _, value in url.params.multi_items())
+
+
+@final
+@attrs.frozen(repr=False)
+class HttpServer(UrlServer):
+    """A server behind a URL, over streamable HTTP, in either era of the protocol."""
+
+
+@final
+@attrs.frozen(repr=False)
+class SseServer(UrlServer):
+    """A server behind a URL, over the older HTTP with SSE. It always speaks the older era, whatever `mode` says."""
 
 
 @final
@@ -169,7 +133,7 @@ class InProcessServer(ServerSpec):
         yield from ServerSpec.problems(self)
 
 
-ServerConfig: TypeAlias = StdioServer | InProcessServer
+ServerConfig: TypeAlias = StdioServer | HttpServer | SseServer | InProcessServer
 """A specification of any kind."""
 
 
@@ -192,7 +156,8 @@ def check(server_id: object, spec: object) -> None:
         )
     if not isinstance(spec, ServerSpec):
         raise ConfigError(
-            f"server {server_id!r}: config must be a StdioServer or InProcessServer, not a {type(spec).__name__}.",
+            f"server {server_id!r}: config must be a StdioServer, HttpServer, SseServer or "
+            f"InProcessServer, not a {type(spec).__name__}.",
             server_id=server_id,
             field="config",
         )
@@ -209,17 +174,3 @@ def check_all(servers: object) -> dict[str, ServerConfig]:
     for server_id, spec in servers.items():
         check(server_id, spec)
     return dict(servers)
-
-
-def _option_problems(options: object) -> Iterator[tuple[str, str]]:
-    if not is_mapping(options):
-        yield "client_options", f"must be a mapping, not a {type(options).__name__}"
-        return
-    if foreign := sorted(str(key) for key in options if key not in CLIENT_OPTIONS):
-        yield "client_options", f"has {', '.join(foreign)}; allowed are {', '.join(sorted(CLIENT_OPTIONS))}"
-        return
-    try:
-        # A client that is never entered: its constructor is what knows the rules of its options.
-        Client(cast("Transport", nullcontext()), **options)
-    except (TypeError, ValueError) as error:
-        yield "client_options", f"was refused by mcp.Client: {error}"

@@ -11,16 +11,15 @@ from typing import Final, TypeAlias, TypeVar, final
 
 import anyio
 import attrs
+from loguru import logger
 from mcp import Client, MCPError
-from mcp.client import InputRequiredRoundsExceededError
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CONNECTION_CLOSED, Implementation, JSONRPCError, ServerCapabilities
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
 
 from mcp_pool.clock import CallClock
-from mcp_pool.errors import BadAnswer, CallTimeout, ConfigError, ConnectionLost, plain
+from mcp_pool.diagnosis import Diagnosis
+from mcp_pool.errors import ConnectionLost, plain
 from mcp_pool.redaction import Redactor
 from mcp_pool.settings import DEFAULT, Limits, Seconds
 from mcp_pool.transports.link import CallRecord, Link, Loss, current_call
@@ -32,6 +31,8 @@ NoteProgress: TypeAlias = Callable[[float, float | None, str | None], None]
 
 BREAKDOWN_TIMEOUT: Final = 0.5
 """Seconds for a server in this program, whose session has ended, to tell why: its task ends a moment later."""
+ASK_TIMEOUT: Final = 10.0
+"""Seconds for a server that is in doubt to answer."""
 PING_TIMEOUT: Final = 1.0
 """Seconds for a session to answer a ping; one that has ended refuses it at once."""
 
@@ -88,8 +89,15 @@ class Connection:
     """What the server said of itself in the handshake."""
     over: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
     """Set when the connection goes down, whether it was lost or ended."""
+    diagnosis: Diagnosis = attrs.field(init=False, repr=False)
+    """Says truly how calls ended."""
+    _news: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
+    """Set when it is over, and when it is in doubt."""
     _calls: set[CallRecord] = attrs.field(factory=set[CallRecord], init=False, repr=False)
     _idle: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.diagnosis = Diagnosis(self.server_id, self.generation, self.redactor, self.link)
 
     def __repr__(self) -> str:
         state = "up" if self.link.loss is None else self.link.loss.what
@@ -101,16 +109,21 @@ class Connection:
         return len(self._calls)
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more calls, while those that run may still be answered."""
+        return self.link.loss is not None and self.link.loss.draining
+
+    @property
     def protocol_version(self) -> str:
         """The version that the two sides agreed on."""
         return self.info.protocol_version
 
     def go_down(self) -> None:
-        """End all calls and tell the one who holds the connection. The link has its loss by now."""
-        for record in self._calls:
-            if record.answer is None:  # an answer that has arrived is still the answer
-                record.scope.cancel()
+        """Tell the one who holds the connection, and end the calls that cannot be answered. The link has its loss."""
+        if not self.is_draining:
+            self._cut_all()
         self.over.set()
+        self._news.set()
 
     def end(self, what: str) -> None:
         """Take the connection down on purpose; nothing happens when it is down.
@@ -120,38 +133,51 @@ class Connection:
         """
         self.link.on_loss = None
         self.link.lose(Loss(what))
-        self.go_down()
+        self._cut_all()
+        self.over.set()
+        self._news.set()
+
+    def _cut_all(self) -> None:
+        for record in self._calls:
+            if record.answer is None:  # an answer that has arrived is still the answer
+                record.scope.cancel()
+
+    async def outlast(self) -> None:
+        """Wait until it is over, and ask the server whether it is there when that is in doubt."""
+        self.link.on_doubt = self._news_of_doubt
+        while not self.over.is_set():
+            await self._news.wait()
+            if self.over.is_set():
+                return
+            self._news = anyio.Event()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._ask, group.cancel_scope)
+                await self.over.wait()
+                group.cancel_scope.cancel()
+
+    def _news_of_doubt(self) -> None:
+        self._news.set()
+
+    async def _ask(self, done: anyio.CancelScope) -> None:
+        """Ask the server anything. The link learns by itself when it is not there."""
+        try:
+            with anyio.move_on_after(ASK_TIMEOUT):
+                if self.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+                    await self.client.session.send_ping()
+                else:
+                    await self.client.session.send_discover(self.protocol_version)
+        except Exception as error:  # noqa: BLE001  # an error is an answer, and its absence the link's affair
+            logger.bind(server=self.server_id).debug("Server {!r} was asked: {}", self.server_id, type(error).__name__)
+        done.cancel()
 
     async def idle(self) -> None:
         """Wait until no call runs."""
         while self._calls:
             await self._idle.wait()
 
-    def lost(self, record: CallRecord | None = None, cause: BaseException | None = None) -> ConnectionLost:
-        """Return the error that tells why the connection is down.
-
-        Args:
-            record: The call that it ended; None when it is told of the connection itself.
-            cause: What the SDK raised.
-        """
-        loss = self.link.loss or Loss("stopped answering")
-        sent = record is not None and record.sent > 0
-        message = f"Server {self.server_id!r} {loss.what} (connection {self.generation})"
-        if record is not None:
-            message += f" under a call, which {'may have' if sent else 'has not'} run"
-        message += "."
-        if loss.last_words:
-            message += f" Its last words on standard error: {loss.last_words}"
-        return ConnectionLost(
-            self.redactor.text(message),
-            server_id=self.server_id,
-            generation=self.generation,
-            phase="call",
-            cause=self.redactor.error(loss.cause or cause),
-            may_have_run=sent,
-            exit_status=loss.exit_status,
-            last_words=loss.last_words,
-        )
+    def lost(self) -> ConnectionLost:
+        """Return the error that tells why the connection is down."""
+        return self.diagnosis.lost()
 
     async def call(
         self,
@@ -180,7 +206,7 @@ class Connection:
         scope = anyio.CancelScope()
         record = CallRecord(self.link, scope, sent=0)
         if self.link.loss is not None:
-            raise self.lost(record)
+            raise self.diagnosis.lost(record)
         if timeout is DEFAULT:
             clock = CallClock(scope, self.limits.call_timeout, self.limits.max_call_time, None)
         else:
@@ -199,9 +225,11 @@ class Connection:
         try:
             with scope:
                 return await send(on_progress)
-            failure = self._cut_short(record, clock, what)
+            failure = self.diagnosis.cut_short(record, what, clock)
         except Exception as error:  # noqa: BLE001  # all of them are explained or passed on
-            failure = await self._explain(plain(error), record, what)
+            cause = plain(error)
+            answered = isinstance(cause, MCPError) and await self._is_answer(cause, record)
+            failure = self.diagnosis.explain(cause, record, what, answered=answered)
         finally:
             current_call.reset(token)
             self.link.forget(record)
@@ -210,45 +238,6 @@ class Connection:
                 self._idle.set()
                 self._idle = anyio.Event()
         raise failure
-
-    def _cut_short(self, record: CallRecord, clock: CallClock, what: str) -> BaseException:
-        """Say why the call's scope was cancelled."""
-        if self.link.loss is not None:
-            return self.lost(record)
-        return CallTimeout(
-            f"Server {self.server_id!r}: {what} {clock.reason()}. The server was told, the connection stays in use; "
-            "give the call more time, or see why the server is slow.",
-            server_id=self.server_id,
-            generation=self.generation,
-            may_have_run=record.sent > 0,
-        )
-
-    async def _explain(self, error: BaseException, record: CallRecord, what: str) -> BaseException:
-        """Turn what the SDK raised into what happened."""
-        if isinstance(error, MCPError):
-            answered = await self._is_answer(error, record)
-            return error if answered else self.lost(record, error)
-        if self.link.loss is not None:
-            return self.lost(record, error)
-        if isinstance(error, PydanticSerializationError):
-            return ConfigError(
-                f"server {self.server_id!r}: arguments of {what} cannot be sent as JSON: "
-                f"{self.redactor.text(str(error))}. Nothing was sent.",
-                server_id=self.server_id,
-                field="arguments",
-            )
-        if isinstance(error, ValidationError | RuntimeError) and not isinstance(
-            error, InputRequiredRoundsExceededError
-        ):
-            return BadAnswer(
-                f"Server {self.server_id!r} answered {what} with a result that breaks the protocol or the tool's own "
-                f"schema: {self.redactor.text(_words(error))}. The call ran; the server has to be mended.",
-                server_id=self.server_id,
-                generation=self.generation,
-                phase="call",
-                cause=self.redactor.error(error),
-            )
-        return error
 
     async def _is_answer(self, error: MCPError, record: CallRecord) -> bool:
         """Tell whether an error came from the server, by what passed the taps and never by its code."""
@@ -272,11 +261,3 @@ class Connection:
                 self.link.lose(Loss("stopped answering"))
                 return False
         return True
-
-
-def _words(error: BaseException) -> str:
-    """Say what is wrong with a result, without showing the result."""
-    if not isinstance(error, ValidationError):
-        return str(error).rstrip(".")
-    details = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details[:5])

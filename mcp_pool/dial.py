@@ -5,21 +5,27 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable
-from typing import Final, final
+from typing import Any, Final, final
 
 import anyio
 import attrs
 from loguru import logger
 from mcp import Client, MCPError
+from mcp.client import Transport
+from mcp.server import Server as LowLevelServer
+from mcp.server.mcpserver import MCPServer
 
-from mcp_pool.config import InProcessServer, ServerConfig, StdioServer
+from mcp_pool.config import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
 from mcp_pool.connection import Connection
-from mcp_pool.errors import ConnectError, ConnectTimeout, MCPPoolError, plain
+from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatus, MCPPoolError, plain
 from mcp_pool.inventory import Inventory, take_inventory
 from mcp_pool.redaction import Redactor
 from mcp_pool.settings import Limits
+from mcp_pool.transports.exchange import PERSON_STATUSES
 from mcp_pool.transports.link import Link, Loss
+from mcp_pool.transports.sse import sse_transport
 from mcp_pool.transports.stdio import stdio_transport
+from mcp_pool.transports.streamable import streamable_transport
 
 NEEDS_PERSON: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP, errno.E2BIG}
@@ -58,7 +64,7 @@ class Dial:
     """When it must be done, on the event loop's clock."""
     link: Link = attrs.field(
         init=False,
-        default=attrs.Factory(lambda self: Link(tapped=isinstance(self.spec, StdioServer)), takes_self=True),
+        default=attrs.Factory(lambda self: Link(tapped=not isinstance(self.spec, InProcessServer)), takes_self=True),
     )
     """What is known of the wire."""
 
@@ -97,7 +103,14 @@ async def hold_connection(
                     connection = Connection(dial.server_id, dial.generation, limits, dial.redactor, client, link)
                     link.on_loss = _report(connection, on_loss)
                     on_open(connection, inventory)
-                    await connection.over.wait()
+                    await connection.outlast()
+                    if connection.is_draining:
+                        scope.shield = False
+                        try:
+                            await connection.idle()
+                        finally:
+                            scope.shield = True
+                            connection.end("was disconnected")
                     scope.deadline = anyio.current_time() + limits.close_timeout
                     await connection.idle()
     # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
@@ -119,11 +132,18 @@ async def hold_connection(
 
 
 def _client(dial: Dial) -> Client:
-    spec, options = dial.spec, dict(dial.spec.client_options)
-    if isinstance(spec, InProcessServer):
-        return Client(spec.server, mode=dial.mode, **options)
-    transport = stdio_transport(dial.server_id, spec, dial.link, dial.redactor, dial.limits.close_timeout)
-    return Client(transport, mode=dial.mode, **options)
+    spec, mode, close_timeout = dial.spec, dial.mode, dial.limits.close_timeout
+    target: LowLevelServer[Any] | MCPServer | Transport
+    match spec:
+        case InProcessServer():
+            target = spec.server
+        case StdioServer():
+            target = stdio_transport(dial.server_id, spec, dial.link, dial.redactor, close_timeout)
+        case HttpServer():
+            target = streamable_transport(dial.server_id, spec, dial.link, close_timeout)
+        case SseServer():
+            target, mode = sse_transport(spec, dial.link), "legacy"
+    return Client(target, mode=mode, **spec.client_options)
 
 
 def _report(connection: Connection, on_loss: Callable[[Connection], None]) -> Callable[[], None]:
@@ -157,7 +177,12 @@ def _explain(dial: Dial, failure: BaseException | None, *, timed_out: bool) -> C
         advice = "See what it waits for, or raise connect_timeout."
     elif link.loss is not None:
         what = f"{link.loss.what} during {request}"
-        advice = "Run its command by hand to see more."
+        advice = link.loss.advice
+        failure = link.loss.cause or failure
+        needs_person = isinstance(failure, HttpStatus) and failure.status in PERSON_STATUSES
+    elif link.failure is not None:
+        what = f"{link.failure.what} during {request}"
+        advice = "See whether there is an MCP server at this URL."
     elif isinstance(failure, OSError) and link.process_id is None and isinstance(dial.spec, StdioServer):
         needs_person = failure.errno in NEEDS_PERSON
         what = f"could not be started: {failure.strerror or type(failure).__name__}: {failure.filename!r}"

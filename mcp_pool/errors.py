@@ -2,7 +2,7 @@
 
 * the one who wrote the call or the configuration: `ConfigError`, `UnknownServer`, `UnknownTool`, `PoolClosed`
 * the one who runs the server: `ConnectError`, `ConnectTimeout`, `ConnectionLost`, `ServerUnavailable`
-* the one who wrote the server: `BadAnswer`, `CallTimeout`
+* the one who wrote the server: `BadAnswer`, `CallTimeout`, `HttpStatus`
 
 An error that a server sends as its answer is none of these: `mcp.MCPError` passes through untouched.
 """
@@ -187,6 +187,28 @@ class ServerUnavailable(MCPPoolError):
     ) -> None:
         super().__init__(message, server_id=server_id, generation=generation, cause=cause)
         self.missing = missing
+
+
+@final
+class HttpStatus(MCPPoolError):
+    """A server answered with an HTTP error and no JSON-RPC message. The call may have run.
+
+    Args:
+        message: See `MCPPoolError`, as for the keywords that are not named here.
+        status: The status, such as 503; 0 when it was not told.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        server_id: str | None = None,
+        generation: int | None = None,
+        phase: Phase | None = None,
+        status: int = 0,
+    ) -> None:
+        super().__init__(message, server_id=server_id, generation=generation, phase=phase)
+        self.status = status
 
 
 @final

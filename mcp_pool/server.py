@@ -281,5 +281,6 @@ class Server:
                 over = partial(send, connection.client)
                 return await connection.call(over, what=what, timeout=timeout, left=left, note_progress=note_progress)
             except ConnectionLost as lost:
-                if lost.may_have_run or anyio.current_time() >= wait_until:
+                # While the connection stands, what became of one call tells nothing of the next.
+                if lost.may_have_run or not connection.over.is_set() or anyio.current_time() >= wait_until:
                     raise

@@ -95,6 +95,7 @@ class FakeWire:
                     attempt=dial.attempt,
                     needs_person=life.needs_person,
                 )
+            await anyio.lowlevel.checkpoint_if_cancelled()  # as the real one: a cancelled dial does not come to stand
             client: Any = fake_client()
             connection = Connection(dial.server_id, dial.generation, dial.limits, dial.redactor, client, dial.link)
 

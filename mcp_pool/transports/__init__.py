@@ -2,6 +2,13 @@
 
 * `stdio`: a process as a transport for `mcp.Client`
 * `windows`: the SDK's own transport instead, where the system has no such pipes and groups
+* `streamable`: streamable HTTP, in both eras
+* `sse`: the older HTTP with SSE
+* `notices`: messages over HTTP that nobody waits for
+* `exchange`: one request over HTTP, and what became of it
+* `http_client`: the HTTP client of one server
+* `bodies`: bodies of HTTP responses, bounded and watched
+* `tls`: the TLS contexts that clients share
 * `process`: a server's process, its three pipes, and the stages of ending it
 * `lines`: bytes in, lines out
 * `link`: what is known of one wire, and the taps on its two streams

@@ -11,11 +11,10 @@ import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, final
+from typing import Any, Final, Protocol, Self, TypeAlias, final
 
 import anyio
 import attrs
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
@@ -46,6 +45,27 @@ class Loss:
     """The end of what the server wrote to standard error, secrets removed."""
     cause: BaseException | None = None
     """The exception that led to it, if there was one."""
+    advice: str = ""
+    """What to do, as a sentence; empty where the message says enough."""
+    draining: bool = False
+    """Whether calls that are under way may still be answered: the wire only takes no more."""
+    unreachable: bool = False
+    """Whether it is in vain to say goodbye."""
+
+
+@final
+@attrs.frozen
+class Failure:
+    """Why one request got no answer while the wire stands."""
+
+    what: str
+    """What happened, as the end of a sentence that begins with the server."""
+    status: int | None = None
+    """The status of an HTTP response without a JSON-RPC message, if that is why."""
+    malformed: bool = False
+    """Whether what the server answered breaks the protocol."""
+    cause: BaseException | None = None
+    """The exception that led to it, if there was one."""
 
 
 @final
@@ -63,6 +83,8 @@ class CallRecord:
     """The id of the request that waits for its answer."""
     answer: JSONRPCResponse | JSONRPCError | None = None
     """What the server answered to the latest request."""
+    failure: Failure | None = None
+    """Why there is no answer of the server, where the wire knows; then `answer` is none of the server's."""
 
 
 current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_current_call", default=None)
@@ -80,6 +102,10 @@ class Link:
     """Why the wire is down; None while it is up."""
     on_loss: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
     """Called once, synchronously, when the wire goes down: state must not lag behind knowledge."""
+    on_doubt: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
+    """Called when something happened after which the server should be asked whether it is there."""
+    failure: Failure | None = attrs.field(default=None, init=False)
+    """Why the latest request that was no call's got no answer, where the wire knows."""
     phase: Phase = attrs.field(default="spawn", init=False)
     """How far the handshake has come, told by the latest request that was written."""
     process_id: int | None = attrs.field(default=None, init=False)
@@ -97,6 +123,16 @@ class Link:
             self.loss = loss
             if self.on_loss is not None:
                 self.on_loss()
+
+    @property
+    def established(self) -> bool:
+        """Whether the handshake is done and the connection stands, or stood."""
+        return self.on_loss is not None or self.loss is not None
+
+    def doubt(self) -> None:
+        """Have the server asked whether it is there."""
+        if self.on_doubt is not None:
+            self.on_doubt()
 
     def note_request(self, request: JSONRPCRequest) -> CallRecord | None:
         """Note that a request is handed over now, and return the record of its call, if it has one on this wire."""
@@ -125,6 +161,30 @@ Outgoing: TypeAlias = tuple[SessionMessage, CallRecord | None]
 """A message on its way to the writer, with the record of the call that it belongs to."""
 
 
+class Source(Protocol):
+    """Where messages come from."""
+
+    async def receive(self) -> SessionMessage | Exception:
+        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        ...
+
+
+class Sink(Protocol):
+    """Where messages go."""
+
+    async def send(self, item: Outgoing, /) -> None:
+        """Hand over a message with the record of its call."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        ...
+
+
 class _Tap:
     """What both taps share: a stream is an asynchronous context manager that closes itself."""
 
@@ -145,13 +205,13 @@ class _Tap:
 class ReadTap(_Tap):
     """The stream of messages that the SDK reads, noting the answers that pass."""
 
-    _source: MemoryObjectReceiveStream[SessionMessage]
+    _source: Source
     _link: Link
 
     async def receive(self) -> SessionMessage | Exception:
         """Return the next message; raise `anyio.EndOfStream` when there will be none."""
         item = await self._source.receive()
-        if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse | JSONRPCError):
             self._link.note_answer(item.message)
         return item
 
@@ -174,7 +234,7 @@ class ReadTap(_Tap):
 class WriteTap(_Tap):
     """The stream of messages that the SDK writes, noting the requests that pass."""
 
-    _sink: MemoryObjectSendStream[Outgoing]
+    _sink: Sink
     _link: Link
 
     async def send(self, item: SessionMessage, /) -> None:

@@ -220,7 +220,8 @@ class _Wire:
                 await self.process.exited.wait()
                 await self._output_ended.wait()
                 await self._errors_ended.wait()
-        self.link.lose(Loss(self._what(), self.process.status, self.tail.text()))
+        advice = "Run its command by hand to see more."
+        self.link.lose(Loss(self._what(), self.process.status, self.tail.text(), advice=advice))
         self._to_client.close()
 
     def _what(self) -> str:
