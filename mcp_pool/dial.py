@@ -185,7 +185,8 @@ def _explain(dial: Dial, failure: BaseException | None, *, timed_out: bool) -> C
         advice = "See whether there is an MCP server at this URL."
     elif isinstance(failure, OSError) and link.process_id is None and isinstance(dial.spec, StdioServer):
         needs_person = failure.errno in NEEDS_PERSON
-        what = f"could not be started: {failure.strerror or type(failure).__name__}: {failure.filename!r}"
+        what = f"could not be started: {failure.strerror or type(failure).__name__}"
+        what += "" if failure.filename is None else f": {failure.filename!r}"
         advice = "Install the program, or correct command, cwd or PATH."
     elif isinstance(failure, MCPError):
         what = f"answered {request} with error {failure.code}: {failure.message}"

@@ -10,6 +10,7 @@
 * `bodies`: bodies of HTTP responses, bounded and watched
 * `tls`: the TLS contexts that clients share
 * `process`: a server's process, its three pipes, and the stages of ending it
+* `exit`: the end of a process, when and with which status
 * `lines`: bytes in, lines out
 * `link`: what is known of one wire, and the taps on its two streams
 

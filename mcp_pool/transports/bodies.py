@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Final, final
 
 import httpx2
@@ -35,11 +36,12 @@ class WatchedStream(httpx2.AsyncByteStream):
         self._held = 0
         """Bytes of the event that has not ended."""
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
         try:
-            async for chunk in self._response.aiter_bytes():
-                self._measure(chunk)
-                yield chunk
+            async with aclosing(self._response.aiter_bytes()) as chunks:
+                async for chunk in chunks:
+                    self._measure(chunk)
+                    yield chunk
         except Exception as error:
             self._on_end(error)
             raise
@@ -68,11 +70,12 @@ async def read_whole(response: httpx2.Response, limit: int) -> bytes:
     pieces: list[bytes] = []
     held = 0
     try:
-        async for chunk in response.aiter_bytes():
-            held += len(chunk)
-            if held > limit:
-                raise TooLong
-            pieces.append(chunk)
+        async with aclosing(response.aiter_bytes()) as chunks:
+            async for chunk in chunks:
+                held += len(chunk)
+                if held > limit:
+                    raise TooLong
+                pieces.append(chunk)
     finally:
         await response.aclose()
     return b"".join(pieces)

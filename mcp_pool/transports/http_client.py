@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeAlias, final
 
+import anyio
 import httpx2
 from mcp.shared.message import SessionMessage
 
@@ -60,9 +61,16 @@ class Outbox:
 
     async def send(self, item: Outgoing, /) -> None:
         """Hand over a message with the record of its call."""
+        message, record = item
+        if record is not None:
+            record.sent += 1
         token = current_message.set(item)
         try:
-            await self._stream.send(item[0])
+            await self._stream.send(message)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            if record is not None:
+                record.sent -= 1  # the SDK's transport has gone: nobody took it
+            raise
         finally:
             current_message.reset(token)
 

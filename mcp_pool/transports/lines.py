@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import final
+from typing import Final, final
 
 import attrs
+
+SMALL_PIECE: Final = 512
+"""Bytes below which a piece joins the one before it: a server that writes a byte at a time must not make a long line
+cost many times its length."""
 
 
 class LineTooLong(Exception):
@@ -24,7 +28,7 @@ class LineSplitter:
     """The longest line in bytes, its newline not counted."""
     cut: bool = attrs.field(default=False, kw_only=True)
     """Whether longer lines are cut at the limit instead of refused."""
-    _pieces: list[bytes] = attrs.field(factory=list[bytes], init=False, repr=False)
+    _pieces: list[bytearray] = attrs.field(factory=list[bytearray], init=False, repr=False)
     """The beginning of the line that has not ended yet."""
     _held: int = attrs.field(default=0, init=False)
     """The length of all pieces together."""
@@ -56,5 +60,7 @@ class LineSplitter:
                 raise LineTooLong
             piece = piece[: self.limit - self._held]
         self._held += len(piece)
-        if piece:
-            self._pieces.append(piece)
+        if self._pieces and len(piece) < SMALL_PIECE:
+            self._pieces[-1] += piece
+        elif piece:
+            self._pieces.append(bytearray(piece))

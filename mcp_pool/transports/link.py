@@ -78,13 +78,15 @@ class CallRecord:
     scope: anyio.CancelScope
     """The call's one scope: it carries the deadline, and the connection cancels it when it ends."""
     sent: int
-    """How many requests were handed to the server."""
+    """How many requests may have reached the server: each wire counts one when it hands over the first of it."""
     request_id: RequestId | None = None
     """The id of the request that waits for its answer."""
     answer: JSONRPCResponse | JSONRPCError | None = None
     """What the server answered to the latest request."""
     failure: Failure | None = None
     """Why there is no answer of the server, where the wire knows; then `answer` is none of the server's."""
+    over: bool = False
+    """Whether the call has ended. What has not been handed over by then must never be: its caller was told so."""
 
 
 current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_current_call", default=None)
@@ -135,12 +137,11 @@ class Link:
             self.on_doubt()
 
     def note_request(self, request: JSONRPCRequest) -> CallRecord | None:
-        """Note that a request is handed over now, and return the record of its call, if it has one on this wire."""
+        """Note that a request is to be handed over, and return the record of its call, if it has one on this wire."""
         self.phase = _PHASES.get(request.method, "call")
         record = current_call.get()
         if record is None or record.link is not self:
             return None
-        record.sent += 1
         record.answer = None
         record.request_id = coerce_request_id(request.id)
         self._waiting[record.request_id] = record
@@ -153,6 +154,7 @@ class Link:
 
     def forget(self, record: CallRecord) -> None:
         """Forget a call that has ended."""
+        record.over = True
         if record.request_id is not None and self._waiting.get(record.request_id) is record:
             del self._waiting[record.request_id]
 
@@ -248,12 +250,7 @@ class WriteTap(_Tap):
             raise anyio.ClosedResourceError
         record = self._link.note_request(item.message) if isinstance(item.message, JSONRPCRequest) else None
         with anyio.move_on_after(_patience(item.message)):
-            try:
-                await self._sink.send((item, record))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                if record is not None:
-                    record.sent -= 1  # the writer has gone: nobody took it
-                raise
+            await self._sink.send((item, record))
 
     async def aclose(self) -> None:
         """Close the stream."""

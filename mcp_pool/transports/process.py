@@ -1,23 +1,25 @@
 """A server's process: three pipes, a process group of its own, and the stages of ending it.
 
-The pipes are made here and not by the event loop: then each descriptor has one owner that closes it, on every backend,
-even while a stray descendant of the server holds the other end; and waiting for the process waits for nothing else.
+Process and pipes are made here and not by the event loop. Then each descriptor has one owner that closes it, on every
+backend, even while a stray descendant of the server holds the other end. And the server gets its three pipes and
+nothing else: uvloop hands a child each pipe twice, so that one that closes its input or output does not end the stream,
+and besides whatever this program made inheritable.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Final, TypeVar, final
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from subprocess import Popen
+from typing import Final, final
 
 import anyio
 import attrs
-from anyio.abc import Process
 from loguru import logger
 
-_T = TypeVar("_T")
+from mcp_pool.transports.exit import exit_status
 
 CHUNK: Final = 65536
 """Bytes per read: what a pipe holds."""
@@ -34,24 +36,11 @@ GROUP_POLL: Final = 0.005
 
 
 @final
-class BrokenPipe(Exception):
-    """A write to a process that cannot read any more.
-
-    Args:
-        written: How many bytes had gone out before.
-    """
-
-    def __init__(self, written: int) -> None:
-        super().__init__(written)
-        self.written = written
-
-
-@final
 @attrs.define(eq=False)
 class ServerProcess:
     """A process that leads a group of its own, and our ends of its three pipes."""
 
-    process: Process
+    process: Popen[bytes]
     """The process itself."""
     input: int
     """The descriptor that its standard input is written to."""
@@ -59,33 +48,31 @@ class ServerProcess:
     """The descriptor that its standard output is read from."""
     errors: int
     """The descriptor that its standard error is read from."""
+    status: int | None = attrs.field(default=None, init=False)
+    """How it ended: the exit code, or minus the number of the signal; None while it runs."""
     exited: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
-    """Set when the process has ended and its exit status is known."""
+    """Set when the process has ended and its status is known."""
     _input_open: bool = attrs.field(default=True, init=False)
 
     async def watch(self) -> None:
         """Wait for the end of the process and tell it."""
-        await self.process.wait()
+        self.status = await exit_status(self.process)
         self.exited.set()
 
-    @property
-    def status(self) -> int | None:
-        """How it ended: the exit code, or minus the number of the signal; None while it runs."""
-        return self.process.returncode
+    async def wait_for_room(self) -> None:
+        """Wait until its standard input takes something, or has no reader any more."""
+        await anyio.wait_writable(self.input)
 
-    async def write(self, data: bytes) -> None:
-        """Write all of `data` to its standard input.
+    def write_some(self, data: memoryview) -> int:
+        """Write what its standard input takes at once, and return how many bytes that were.
 
         Raises:
-            BrokenPipe: Nobody can read it any more.
+            BrokenPipeError: Nobody can read it any more; of `data` nothing was written.
         """
-        rest = memoryview(data)
-        while rest:
-            await anyio.wait_writable(self.input)
-            try:
-                rest = rest[os.write(self.input, rest) :]
-            except BrokenPipeError:
-                raise BrokenPipe(len(data) - len(rest)) from None
+        try:
+            return os.write(self.input, data)
+        except BlockingIOError:  # there is some room, but less than what is written whole or not at all
+            return 0
 
     def end_input(self) -> None:
         """Close its standard input, which asks it to leave."""
@@ -109,6 +96,7 @@ class ServerProcess:
         self._signal(signal.SIGKILL)
         with anyio.move_on_after(REAP_TIMEOUT):
             await self.exited.wait()
+        self.process.poll()  # not before: as long as it is not reaped, its number and its group's are nobody else's
         with anyio.move_on_after(GROUP_TIMEOUT):
             while self._signal(0):  # noqa: ASYNC110  # no event tells of processes that are not our children
                 await anyio.sleep(GROUP_POLL)
@@ -133,11 +121,14 @@ async def read(descriptor: int) -> bytes:
     return os.read(descriptor, CHUNK)
 
 
-@asynccontextmanager
-async def spawn(
+@contextmanager
+def spawn(
     command: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
-) -> AsyncGenerator[ServerProcess]:
+) -> Generator[ServerProcess]:
     """Start a process and hold our ends of its pipes; leaving closes these. Ending the process is up to the user.
+
+    Not asynchronous: a cancellation between the start and its end would leave a process that nobody knows, and a thread
+    would spare nothing, because the interpreter stands still until the new process runs its program.
 
     Raises:
         OSError: The process could not be started.
@@ -151,10 +142,9 @@ async def spawn(
             ours.append(writer if we_write else reader)
             os.set_blocking(ours[-1], False)
         stdin, stdout, stderr = theirs
-        process = await _undisturbed(
-            anyio.open_process(
-                list(command), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, start_new_session=True
-            )
+        # The command is what the user wrote into the configuration: running it is the purpose.
+        process = Popen(  # noqa: S603
+            list(command), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, start_new_session=True
         )
     except BaseException:
         _close(ours)
@@ -167,14 +157,6 @@ async def spawn(
     finally:
         server.end_input()
         _close(ours[1:])
-
-
-async def _undisturbed(awaitable: Awaitable[_T]) -> _T:
-    """Await without being cancelled: between fork and return, a cancellation would leave a process nobody knows."""
-    outcome: list[_T] = []
-    with anyio.CancelScope(shield=True):
-        outcome.append(await awaitable)
-    return outcome[0]
 
 
 def _close(descriptors: list[int]) -> None:

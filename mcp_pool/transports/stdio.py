@@ -25,8 +25,8 @@ from mcp_types import jsonrpc_message_adapter
 from mcp_pool.config import StdioServer
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.lines import LineSplitter, LineTooLong
-from mcp_pool.transports.link import Link, Loss, Outgoing, ReadTap, WriteTap
-from mcp_pool.transports.process import BrokenPipe, ServerProcess, read, spawn
+from mcp_pool.transports.link import CallRecord, Link, Loss, Outgoing, ReadTap, WriteTap
+from mcp_pool.transports.process import ServerProcess, read, spawn
 
 LAST_WORDS_TIMEOUT: Final = 0.5
 """Seconds between the first sign of the end and its declaration, for the exit status and the last words to arrive.
@@ -86,7 +86,7 @@ async def _posix(
     server_id: str, spec: StdioServer, link: Link, redactor: Redactor, close_timeout: float
 ) -> AsyncGenerator[tuple[ReadTap, WriteTap]]:
     environment = get_default_environment() | dict(spec.env or {})
-    async with spawn([spec.command, *spec.args], env=environment, cwd=spec.cwd) as process:
+    with spawn([spec.command, *spec.args], env=environment, cwd=spec.cwd) as process:
         wire = _Wire(server_id, spec.max_message_size, link, process, Tail(redactor))
         async with anyio.create_task_group() as group:
             group.start_soon(wire.run)
@@ -147,21 +147,37 @@ class _Wire:
         self._from_server.close()
 
     async def _write(self) -> None:
-        """Write what the SDK sends, until it stops or the server cannot read any more."""
+        """Write what the SDK sends, until it stops.
+
+        Once the end has shown itself, messages are taken and dropped: their calls wait for the loss that is about to be
+        declared, and it tells them truly that nothing of them was written.
+        """
         try:
             async for message, record in self._outgoing:
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 try:
-                    await self.process.write(text.encode() + b"\n")
-                except BrokenPipe as broken:
-                    if record is not None and not broken.written:
-                        record.sent -= 1  # not a byte went out: the server cannot have run it
+                    await self._write_line(memoryview(text.encode() + b"\n"), record)
+                except BrokenPipeError:
                     self._deaf = True
                     self._dying.set()
-                    return
         finally:
-            self._outgoing.close()  # who waits to write is told, instead of waiting for nobody
             self.process.end_input()
+
+    async def _write_line(self, line: memoryview, record: CallRecord | None) -> None:
+        begun = False
+        while line and (begun or not self._is_in_vain(record)):
+            await self.process.wait_for_room()
+            if begun or not self._is_in_vain(record):
+                written = self.process.write_some(line)
+                line = line[written:]
+                if written and not begun:
+                    begun = True
+                    if record is not None:
+                        record.sent += 1
+
+    def _is_in_vain(self, record: CallRecord | None) -> bool:
+        """Tell whether a message is not to be begun: nobody would answer it, or its call has ended as one not run."""
+        return self._dying.is_set() or self.link.loss is not None or (record is not None and record.over)
 
     async def _read_output(self) -> None:
         """Hand the server's messages to the SDK. Reads to the end of the stream, so that the server never blocks."""

@@ -39,7 +39,11 @@ async def windows_transport(spec: StdioServer, link: Link) -> AsyncGenerator[tup
             to_client.close()
 
         async def pump_out() -> None:
-            async for message, _ in outgoing:
+            async for message, record in outgoing:
+                if record is not None:
+                    if record.over or link.loss is not None:
+                        continue  # its caller was told that it has not run
+                    record.sent += 1
                 await write_stream.send(message)
 
         with to_client, from_server, accepted, outgoing:

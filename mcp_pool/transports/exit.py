@@ -1,0 +1,32 @@
+"""The end of a process: when, and with which status."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from subprocess import Popen
+
+import anyio
+
+
+async def exit_status(process: Popen[bytes]) -> int:
+    """Wait for the end of a process and return its exit code, or minus the number of the signal that killed it.
+
+    Where the system can, the process is not reaped: until then neither its number nor that of its group can become
+    another's, and signalling them is safe. No thread is needed there either.
+    """
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # only Linux has them; a sandbox may forbid them, and descriptors may run out
+        # A limiter of its own: whoever uses up the threads of the program must not keep an exit from being seen.
+        limiter = anyio.CapacityLimiter(1)
+        return await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True, limiter=limiter)
+    try:
+        await anyio.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+    with suppress(ChildProcessError):  # where this program ignores SIGCHLD, the kernel keeps no status
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is not None:
+            return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    return process.wait()

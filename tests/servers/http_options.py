@@ -1,0 +1,64 @@
+"""The command line of `http_raw.py`: the options of `misbehaving.py` that are not about pipes, and those of HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import answering
+from misbehaving import BEHAVIOURS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Final
+
+NOT_HERE: Final = (
+    *("helper", "grandchild_holds_pipes", "escaped", "close_stdin", "garbage", "flood_stderr", "flood_stdout"),
+    *("stubborn", "slow_exit", "exit_code"),
+)
+"""Options of `misbehaving.py` that are about pipes and processes."""
+
+for stdio_only in (
+    "garbage",
+    "spawn_helper",
+    "close_stdout",
+    "close_stdin",
+    "go_deaf",
+    "answer_and_die",
+    "error_and_die",
+):
+    del answering.misbehaving.TOOLS[stdio_only]
+
+HTTP_BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "--port": {"type": int, "default": 0, "help": "the port (0: a free one)"},
+    "--refuse": {"action": "store_true", "help": "hold the port without listening, until told to by `listen`"},
+    "--certfile": {"metavar": "FILE", "help": "speak TLS, with this certificate"},
+    "--keyfile": {"metavar": "FILE", "help": "and this key"},
+    "--token": {"action": "append", "default": [], "metavar": "[/PATH=]TOKEN", "help": "401 to who does not bear it"},
+    "--cookies": {
+        "action": "store_true",
+        "help": "set a cookie for the whole origin, named `path`, to the path asked for",
+    },
+    "--stateless": {"action": "store_true", "help": "handshake era: no session ids, no GET stream"},
+    "--no-get": {"action": "store_true", "help": "answer 405 to a GET"},
+    "--unknown-session": {
+        "type": int,
+        "default": 404,
+        "help": "the status for unknown sessions (404, or 400 as some do)",
+    },
+    "--stream": {"action": "store_true", "help": "answer on event streams always, not only where there is progress"},
+    "--event-ids": {"action": "store_true", "help": "give events ids, and serve Last-Event-ID"},
+    "--retry": {"type": int, "default": 20, "metavar": "MS", "help": "how soon to come back, said with the first id"},
+    "--fault": {"action": "append", "default": [], "type": json.loads, "metavar": "JSON", "help": "a rule; repeatable"},
+}
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="An MCP server over HTTP that misbehaves.", allow_abbrev=False)
+    for name, keywords in {**BEHAVIOURS, **HTTP_BEHAVIOURS}.items():
+        if name[2:].replace("-", "_") not in NOT_HERE:
+            parser.add_argument(name, **keywords)
+    parser.set_defaults(**dict.fromkeys(NOT_HERE, False))
+    return parser.parse_args()
