@@ -7,15 +7,18 @@ python examples/quickstart.py trio       # on trio
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, TextContent
 
-from mcp_pool import InProcessServer, MCPPool, StatusChanged, StdioServer
+from mcp_pool import HttpServer, InProcessServer, MCPPool, StatusChanged, StdioServer
 
-NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "notes_server.py")])
+SERVERS = Path(__file__).parent / "servers"
+NOTES = StdioServer(sys.executable, [str(SERVERS / "notes_server.py")])
 
 calculator = MCPServer("calculator", log_level="WARNING")
 
@@ -31,16 +34,31 @@ def words(result: CallToolResult) -> str:
     return " ".join(content.text for content in result.content if isinstance(content, TextContent))
 
 
+@asynccontextmanager
+async def weather_service() -> AsyncGenerator[str]:
+    """Run a server that is reached by a URL, as if somebody else did, and give its URL."""
+    command = [sys.executable, str(SERVERS / "weather_server.py")]
+    async with await anyio.open_process(command, stderr=None) as service:
+        assert service.stdout is not None
+        port = int(await service.stdout.receive())
+        try:
+            yield f"http://127.0.0.1:{port}/mcp"
+        finally:
+            service.terminate()
+
+
 async def main() -> None:
     """Run the whole life of a pool once."""
     pool = MCPPool({"calculator": InProcessServer(calculator)})
-    async with pool:
+    async with weather_service() as url, pool:
+        await pool.connect("weather", HttpServer(url))
         await pool.connect("notes", NOTES)
         await pool.connect("diary", NOTES)
         print(pool)
         print("tools:", ", ".join(pool.tools))
         print("notes__write:", words(await pool.call_tool("notes__write", {"text": "milk"})))
         print("diary__read:", words(await pool.call_tool("diary__read")))
+        print("weather__forecast:", words(await pool.call_tool("weather__forecast", {"city": "Oslo"})))
         print("calculator__add:", words(await pool.call_tool("calculator__add", {"a": 2, "b": 3})))
 
         async with pool.events() as events:

@@ -13,9 +13,10 @@ TIME_LIMIT = 60.0
 # What a reader must find in the output, in this order.
 PHRASES: dict[str, list[str]] = {
     "quickstart.py": [
-        "3 of 3 servers connected",
+        "4 of 4 servers connected",
         "notes__write: 1 kept",
         "diary__read: nothing",
+        "weather__forecast: sunshine in Oslo",
         "calculator__add: 5",
         "notes is error",
         "was killed by SIGKILL (9)",
@@ -25,6 +26,12 @@ PHRASES: dict[str, list[str]] = {
         "notes__read: nothing",
         "left the block: <MCPPool closed, 0 of 0 servers connected>",
         "servers: {} tools: {} statuses: {}",
+    ],
+    "starlette_app.py": [
+        '/health -> 200 {"calculator":"connected"}',
+        '/call/calculator__add?a=2&b=3 -> 200 {"result":5}',
+        "/call/calculator__divide?a=2&b=3 -> 502",
+        "left the lifespan: <MCPPool closed",
     ],
     "trio_app.py": ["wrote", "read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],
     "asyncio_app.py": ["read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],

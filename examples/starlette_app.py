@@ -1,0 +1,69 @@
+"""A web application that holds a pool for as long as it runs: the pool's block is the application's lifespan.
+
+python examples/starlette_app.py         # asks the application once, without a network
+uvicorn --app-dir examples starlette_app:app   # serves it
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx2
+from mcp.server.mcpserver import MCPServer
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from mcp_pool import InProcessServer, MCPPool, MCPPoolError
+
+calculator = MCPServer("calculator", log_level="WARNING")
+
+
+@calculator.tool()
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+    """Open the pool before the first request, and end it after the last."""
+    async with MCPPool({"calculator": InProcessServer(calculator)}) as pool:
+        app.state.pool = pool
+        yield
+
+
+async def call(request: Request) -> JSONResponse:
+    """Call a tool by its catalog name, with the query as arguments."""
+    pool: MCPPool = request.app.state.pool
+    try:
+        result = await pool.call_tool(request.path_params["tool"], dict(request.query_params))
+    except MCPPoolError as error:
+        return JSONResponse({"error": str(error)}, status_code=502)
+    return JSONResponse(result.structured_content)
+
+
+async def health(request: Request) -> JSONResponse:
+    """Tell how each server stands."""
+    statuses = request.app.state.pool.get_all_statuses()
+    return JSONResponse({server_id: status.value for server_id, status in statuses.items()})
+
+
+app = Starlette(lifespan=lifespan, routes=[Route("/call/{tool}", call), Route("/health", health)])
+
+
+async def main() -> None:
+    """Ask the application without a network."""
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://app") as client,
+    ):
+        for path in ("/health", "/call/calculator__add?a=2&b=3", "/call/calculator__divide?a=2&b=3"):
+            response = await client.get(path)
+            print(path, "->", response.status_code, response.text)
+    print("left the lifespan:", app.state.pool)
+
+
+if __name__ == "__main__":
+    anyio.run(main)
