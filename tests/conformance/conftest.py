@@ -1,0 +1,16 @@
+"""Where `nox -s conformance` has put the suite."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def suite() -> list[str]:
+    """The command of the official conformance suite."""
+    where = os.environ.get("MCP_POOL_CONFORMANCE")
+    if where is None:
+        pytest.fail("these tests need the suite that `nox -s conformance` installs")
+    return json.loads(Path(where).read_text())

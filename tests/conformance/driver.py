@@ -1,0 +1,224 @@
+"""The client that the official conformance suite judges: `driver.py BACKEND URL`.
+
+The suite starts a server of its own for one scenario, runs this program with the server's URL, and judges what that
+server saw. `MCP_CONFORMANCE_SCENARIO` names the scenario; `MCP_CONFORMANCE_CONTEXT` is JSON with what it wants known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import anyio
+import httpx2
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
+from mcp.client.auth.extensions.client_credentials import (
+    ClientCredentialsOAuthProvider,
+    PrivateKeyJWTOAuthProvider,
+    SignedJWTParameters,
+)
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+
+from mcp_pool import ConnectError, HttpServer, MCPPool
+
+REDIRECT_URI = "http://localhost:3000/callback"
+CLIENT_METADATA_URL = "https://conformance-test.local/client-metadata.json"
+"""The client id that the suite looks for; no document needs to be there."""
+
+
+@asynccontextmanager
+async def connected(url: str, auth: httpx2.Auth | None = None) -> AsyncIterator[MCPPool]:
+    """A pool in which the suite's server is connected as `server`; all that is being judged stands behind this."""
+    async with MCPPool() as pool:
+        await pool.connect("server", HttpServer(url, auth=auth))
+        yield pool
+
+
+async def call_each(pool: MCPPool, calls: Iterable[tuple[str, dict[str, Any]]]) -> str:
+    """Make the calls one after the other, and return all text that came back."""
+    results = [await pool.call_tool(f"server__{name}", arguments) for name, arguments in calls]
+    assert not any(result.is_error for result in results), results
+    return " ".join(str(result.content) for result in results)
+
+
+async def call_all(pool: MCPPool, arguments: dict[str, Any]) -> None:
+    await call_each(pool, [(entry.name, arguments) for entry in pool.tools.values()])
+
+
+async def handshake_and_listing(pool: MCPPool) -> None:
+    """Do no more than `connect` has done."""
+
+
+async def addition(pool: MCPPool) -> None:
+    assert "is 8" in await call_each(pool, [("add_numbers", {"a": 5, "b": 3})])
+
+
+async def reconnection(pool: MCPPool) -> None:
+    assert "completed" in await call_each(pool, [("test_reconnection", {})])
+
+
+async def every_kind_of_request(pool: MCPPool) -> None:
+    await call_all(pool, {})
+    client = pool.server("server").client
+    assert client is not None
+    for resource in (await client.list_resources()).resources:
+        await client.read_resource(resource.uri)
+    for prompt in (await client.list_prompts()).prompts:
+        await client.get_prompt(prompt.name)
+
+
+async def calls_of_the_context(pool: MCPPool) -> None:
+    await call_each(pool, [(call["name"], call["arguments"]) for call in context()["toolCalls"]])
+
+
+async def all_tools_in_the_catalog(pool: MCPPool) -> None:
+    await call_all(pool, {"region": "us-west1"})
+
+
+async def echo_of_a_schema(pool: MCPPool) -> None:
+    schema = pool.tools["server__json_schema_2020_12_tool"].tool.input_schema
+    await call_each(pool, [("json_schema_echo", {"schema": schema})])
+
+
+async def first_tool(pool: MCPPool) -> None:
+    await call_each(pool, [(next(iter(pool.tools.values())).name, {})])
+
+
+SCENARIOS: dict[str, Callable[[MCPPool], Awaitable[None]]] = {
+    "initialize": handshake_and_listing,
+    "tools_call": addition,
+    "sse-retry": reconnection,
+    "request-metadata": handshake_and_listing,
+    "http-standard-headers": every_kind_of_request,
+    "http-custom-headers": calls_of_the_context,
+    "http-invalid-tool-headers": all_tools_in_the_catalog,
+    "json-schema-ref-no-deref": handshake_and_listing,
+    "json-schema-2020-12-preservation": echo_of_a_schema,
+}
+"""What to do once the server is connected; in the scenarios of `auth/` it is `first_tool`."""
+
+REFUSED = {
+    "auth/iss-normalized",
+    "auth/iss-supported-missing",
+    "auth/iss-unexpected",
+    "auth/iss-wrong-issuer",
+    "auth/metadata-issuer-mismatch",
+    "auth/resource-mismatch",
+    "auth/scope-retry-limit",
+}
+"""The scenarios whose server must not be trusted, or never grants what it asks for: there must be no connection."""
+
+
+def context() -> dict[str, Any]:
+    """What the suite wants this scenario's client to know."""
+    return json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
+
+
+class Storage:
+    """Tokens and client information, kept in memory."""
+
+    def __init__(self, client_info: OAuthClientInformationFull | None = None) -> None:
+        self.tokens: OAuthToken | None = None
+        self.client_info = client_info
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.client_info
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.client_info = client_info
+
+
+class Browser:
+    """A person at a browser, who agrees at once and is sent back with a code."""
+
+    def __init__(self) -> None:
+        self.sent_back: dict[str, str] = {}
+
+    async def visit(self, url: str) -> None:
+        async with httpx2.AsyncClient() as http:
+            response = await http.get(url)
+        self.sent_back = dict(parse_qsl(urlsplit(response.headers["location"]).query))
+
+    async def result(self) -> AuthorizationCodeResult:
+        return AuthorizationCodeResult(**self.sent_back)
+
+
+def authorization_code(url: str) -> OAuthClientProvider:
+    """The flow of a client with a person at it; with a client id of its own if the suite gives it one."""
+    given = context()
+    registered = None
+    if "client_id" in given:
+        registered = OAuthClientInformationFull(
+            client_id=given["client_id"],
+            client_secret=given["client_secret"],
+            issuer=given["issuer"],
+            redirect_uris=[REDIRECT_URI],
+            token_endpoint_auth_method="client_secret_basic",
+        )
+    browser = Browser()
+    return OAuthClientProvider(
+        server_url=url,
+        client_metadata=OAuthClientMetadata(client_name="mcp_pool", redirect_uris=[REDIRECT_URI]),
+        storage=Storage(registered),
+        redirect_handler=browser.visit,
+        callback_handler=browser.result,
+        client_metadata_url=CLIENT_METADATA_URL,
+    )
+
+
+def client_credentials(url: str) -> OAuthClientProvider:
+    """The flow of a program with a secret."""
+    given = context()
+    return ClientCredentialsOAuthProvider(url, Storage(), given["client_id"], given["client_secret"])
+
+
+def signed_client_credentials(url: str) -> OAuthClientProvider:
+    """The flow of a program with a key."""
+    given = context()
+    assertion = SignedJWTParameters(
+        issuer=given["client_id"],
+        subject=given["client_id"],
+        signing_key=given["private_key_pem"],
+        signing_algorithm=given["signing_algorithm"],
+    )
+    return PrivateKeyJWTOAuthProvider(url, Storage(), given["client_id"], assertion.create_assertion_provider())
+
+
+AUTHORIZATIONS: dict[str, Callable[[str], httpx2.Auth]] = {
+    "auth/client-credentials-basic": client_credentials,
+    "auth/client-credentials-jwt": signed_client_credentials,
+}
+"""Who authorizes in each scenario of `auth/`; in all others it is `authorization_code`."""
+
+
+async def main(scenario: str, url: str) -> None:
+    if not scenario.startswith("auth/"):
+        async with connected(url) as pool:
+            await SCENARIOS[scenario](pool)
+        return
+    auth = AUTHORIZATIONS.get(scenario, authorization_code)(url)
+    try:
+        async with connected(url, auth) as pool:
+            assert scenario not in REFUSED, "it was to be refused"
+            await first_tool(pool)
+    except ConnectError as error:
+        if scenario not in REFUSED:
+            raise
+        print(f"refused, as it should be: {error}\nfor: {error.__cause__}")
+
+
+if __name__ == "__main__":
+    _, backend, server_url = sys.argv
+    anyio.run(partial(main, os.environ["MCP_CONFORMANCE_SCENARIO"], server_url), backend=backend)
