@@ -6,10 +6,13 @@ The map of the house, top down; arrows between modules point down only:
 * `block`: body first, then connections; the errors that leave it
 * `server`: `Server`, the handle on one server
 * `supervisor`: the task group: one child task per server, one cancel that ends them all
+* `calling`: one call, from the wait for its server to its result
 * `waiting`: for the outcome of a dial, for one connection, for many
 * `progress`: reports of progress on their way to the caller
 * `generation`: a group of children and their registry: what one cancel ends
 * `child`: the life of one child: connect, serve, ask the policy, wait, again
+* `gate`: how many servers are dialled at once
+* `health`: servers that say nothing are asked
 * `catalog`: the merged view of what all servers offer
 * `registry`: the rows of the living, and the few departed
 * `stats`: snapshots
@@ -24,6 +27,7 @@ The map of the house, top down; arrows between modules point down only:
 * `config`: server specifications
 * `specification`: what they have in common
 * `settings`: the pool's settings, and what holds for one server
+* `callbacks`: functions of the user that servers call back
 * `redaction`: what must not be seen
 * `policies`: pure decisions: restart, or park
 * `checks`: what makes a value wrong
@@ -34,6 +38,7 @@ Logs go to loguru under the name `mcp_pool`, and are off until `logger.enable("m
 
 from loguru import logger
 
+from mcp_pool.callbacks import ClientCallbacks
 from mcp_pool.catalog import ToolEntry, catalog_name
 from mcp_pool.config import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
 from mcp_pool.connection import ServerInfo
@@ -61,7 +66,7 @@ from mcp_pool.events import (
     ToolsChanged,
 )
 from mcp_pool.lifecycle import BackingOff, Closing, Connecting, ConnectionStatus, Parked, Ready
-from mcp_pool.policies import RestartPolicy
+from mcp_pool.policies import HealthCheck, RestartPolicy
 from mcp_pool.pool import MCPPool
 from mcp_pool.server import Server
 from mcp_pool.settings import DEFAULT
@@ -72,6 +77,7 @@ __all__ = [
     "BackingOff",
     "BadAnswer",
     "CallTimeout",
+    "ClientCallbacks",
     "Closing",
     "ConfigError",
     "ConnectError",
@@ -81,6 +87,7 @@ __all__ = [
     "ConnectionStatus",
     "Event",
     "EventsMissed",
+    "HealthCheck",
     "HttpServer",
     "HttpStatus",
     "InProcessServer",

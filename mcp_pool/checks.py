@@ -11,8 +11,13 @@ from typing import Any, Final, TypeGuard, cast
 import httpx2
 from pydantic_core import to_json
 
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+# Not compiled here: few programs need them, and all would pay for it at import.
+_HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEADER_VALUE: Final = r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?"
+_HOST: Final = r"[\w.-]+|[0-9A-Fa-f:.]+(%25[\w.-]+)?"
+_HEADERS_OF_THE_WIRE: Final = frozenset({"content-length", "transfer-encoding", "mcp-session-id"})
+"""Headers that would break each request, or put it into another connection's session."""
+HIGHEST_PORT: Final = 65535
 
 
 def is_count(value: object, *, least: int) -> bool:
@@ -81,23 +86,29 @@ def origin(url: str | httpx2.URL) -> str:
     """Return what may be shown of a URL: scheme, host and port."""
     try:
         parsed = httpx2.URL(url)
-    except (httpx2.InvalidURL, TypeError):
+    except (httpx2.InvalidURL, TypeError, UnicodeEncodeError):
         return "an invalid URL"
+    if parsed.scheme not in ("http", "https"):
+        return "an invalid URL"  # of which even the scheme may be the beginning of something else
     return f"{parsed.scheme}://{parsed.netloc.decode('ascii', 'replace')}"
 
 
 def url_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Yield a problem unless the value is a URL that HTTP can be spoken to. Of it only the origin is shown."""
-    if not is_text(value):
+    """Yield a problem unless the value is a URL that HTTP can be spoken to. Nothing of it is shown."""
+    if not isinstance(value, str):
         yield name, f"must be a URL as a string, not a {type(value).__name__}"
         return
     try:
         parsed = httpx2.URL(value)
-    except httpx2.InvalidURL:
+    except (httpx2.InvalidURL, UnicodeEncodeError):
         yield name, "must be a valid URL"
         return
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        yield name, f"must begin with http:// or https:// and name a host, not {origin(parsed)!r}"
+        yield name, "must begin with http:// or https:// and name a host"
+    elif not re.fullmatch(_HOST, parsed.raw_host.decode("ascii", "replace"), re.ASCII):
+        yield name, "must name a host in letters, digits, hyphens and dots, or by its address"
+    elif parsed.port is not None and not 0 < parsed.port <= HIGHEST_PORT:
+        yield name, f"must have a port from 1 to {HIGHEST_PORT}"
 
 
 def header_problems(headers: object) -> Iterator[tuple[str, str]]:
@@ -105,11 +116,18 @@ def header_problems(headers: object) -> Iterator[tuple[str, str]]:
     if not is_mapping(headers):
         yield "headers", f"must be a mapping of names to values, not a {type(headers).__name__}"
         return
+    seen = set[str]()
     for name, value in headers.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            yield "headers", f"must have names of letters, digits and hyphens, not {name!r}"
-        elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-            yield "headers", f"must have values that are printable strings of ASCII; that of {name!r} is none"
+        if not isinstance(name, str) or not re.fullmatch(_HEADER_NAME, name):
+            yield "headers", "must have names of letters, digits and hyphens; one is something else"
+            continue
+        if name.lower() in seen:
+            yield "headers", f"must name each header once, and not {name!r} twice"
+        if name.lower() in _HEADERS_OF_THE_WIRE:
+            yield "headers", f"must not have {name!r}, which is decided for each request anew"
+        if not isinstance(value, str) or not re.fullmatch(_HEADER_VALUE, value):
+            yield "headers", f"must have values of printable ASCII, without spaces around; that of {name!r} has not"
+        seen.add(name.lower())
 
 
 def json_problems(name: str, value: object) -> Iterator[tuple[str, str]]:

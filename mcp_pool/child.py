@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import final
 
@@ -17,6 +18,8 @@ from mcp_pool.config import StdioServer
 from mcp_pool.connection import Connection
 from mcp_pool.dial import Dial, hold_connection
 from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.gate import Gate, Place
+from mcp_pool.health import Monitor
 from mcp_pool.inventory import Inventory
 from mcp_pool.lifecycle import BackingOff, Closing, Connecting, Parked
 from mcp_pool.policies import Park, decide
@@ -30,6 +33,10 @@ class Child:
 
     row: Row
     """Its row, which lives as long as the child."""
+    gate: Gate = attrs.field(repr=False)
+    """Where dials wait for their turn."""
+    monitor: Monitor = attrs.field(repr=False)
+    """Asks a server that says nothing."""
     _restarts: int = attrs.field(default=0, init=False)
     """Restarts in a row, as the policy counts them."""
     _legacy: bool = attrs.field(default=False, init=False)
@@ -86,25 +93,39 @@ class Child:
 
     async def _connect(self, over: anyio.Event) -> None:
         """Dial, and hold the connection. Sets `over` at its end; earlier, where it only finishes its last calls."""
-        on_loss = partial(self._on_loss, over)
-        timeout = self.row.limits.connect_timeout
-        deadline = math.inf if timeout is None else anyio.current_time() + timeout
-        dial = self._dial(deadline)
+        place = await self.gate.enter()
         try:
-            try:
-                await hold_connection(dial, on_open=self._on_open, on_loss=on_loss)
-            except ConnectError:
-                # A process may have died of a question it never heard of: dial again, without asking.
-                died_of_it = dial.link.loss is not None and dial.link.phase == "discover"
-                if dial.mode != "auto" or not died_of_it or not isinstance(dial.spec, StdioServer):
-                    raise
-                self._legacy = True
-                await hold_connection(self._dial(deadline), on_open=self._on_open, on_loss=on_loss)
+            timeout = self.row.limits.connect_timeout
+            deadline = math.inf if timeout is None else anyio.current_time() + timeout
+            await self._hold(deadline, on_open=partial(self._on_open, place), on_loss=partial(self._on_loss, over))
         except ConnectError as error:
             self._legacy = False  # the verdict may have been about another version of the server
             self._settle(error, uptime=0.0)
         finally:
+            self.gate.leave(place)
             over.set()
+
+    async def _hold(
+        self,
+        deadline: float,
+        *,
+        on_open: Callable[[Connection, Inventory], None],
+        on_loss: Callable[[Connection], None],
+    ) -> None:
+        """Dial, once more in the older way where that is called for, and hold the connection."""
+        dial = self._dial(deadline)
+        try:
+            await hold_connection(dial, on_open=on_open, on_loss=on_loss)
+        except ConnectError:
+            # A process may have died of a question it never heard of: dial again, without asking.
+            died_of_it = dial.link.loss is not None and dial.link.phase == "discover"
+            if dial.mode != "auto" or not died_of_it or not isinstance(dial.spec, StdioServer):
+                raise
+            self._legacy = True
+            dial = self._dial(deadline)
+            await hold_connection(dial, on_open=on_open, on_loss=on_loss)
+        finally:
+            self.monitor.forget(dial.link)
 
     def _dial(self, deadline: float) -> Dial:
         row = self.row
@@ -119,10 +140,20 @@ class Child:
             deadline=deadline,
         )
 
-    def _on_open(self, connection: Connection, inventory: Inventory) -> None:
+    def _on_open(self, place: Place, connection: Connection, inventory: Inventory) -> None:
+        self.gate.leave(place)
         self._legacy = connection.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS and self.row.spec.mode == "auto"
         self.row.become_ready(connection, inventory)
-        logger.bind(server=self.row.server_id).info(
+        self.monitor.watch(connection)
+        log = logger.bind(server=self.row.server_id)
+        options, modern = self.row.spec.client_options, connection.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+        if connection.generation == 1 and modern and connection.desk.callbacks.logging and not options.get("log_level"):
+            log.warning(
+                "Server {!r} speaks {}: its log messages come only with a log_level in client_options",
+                self.row.server_id,
+                connection.protocol_version,
+            )
+        log.info(
             "Server {!r} is connected (connection {}, protocol {}, {} tools)",
             self.row.server_id,
             connection.generation,

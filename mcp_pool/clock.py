@@ -20,12 +20,14 @@ class CallClock:
     """Seconds without progress after which the call is given up; None: no bound."""
     whole: float | None
     """Seconds for the call as a whole; None: no bound."""
-    asked: float | None
-    """The bound for the whole that the caller gave with the call, the wait for the server included; or None."""
+    begun: float
+    """When the whole began, on the event loop's clock: earlier than now where the call is sent again."""
+    asked: bool
+    """Whether the caller gave the bound for the whole with the call; then the wait for the server is part of it."""
     _ends_at: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._ends_at = math.inf if self.whole is None else anyio.current_time() + self.whole
+        self._ends_at = math.inf if self.whole is None else self.begun + self.whole
         self.restart()
 
     def restart(self) -> None:
@@ -33,10 +35,14 @@ class CallClock:
         silent_at = math.inf if self.silence is None else anyio.current_time() + self.silence
         self.scope.deadline = min(self._ends_at, silent_at)
 
+    def stop(self) -> None:
+        """Let silence not count, until `restart`; the whole goes on counting."""
+        self.scope.deadline = self._ends_at
+
     def reason(self) -> str:
         """Say which bound was met."""
-        if self.asked is not None:
-            return f"was not answered within timeout={self.asked} s"
+        if self.asked:
+            return f"was not answered within timeout={self.whole} s"
         if anyio.current_time() >= self._ends_at:
             return f"was not answered within max_call_time={self.whole} s"
         return f"brought neither an answer nor progress for call_timeout={self.silence} s"

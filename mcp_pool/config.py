@@ -11,6 +11,7 @@ import httpx2
 from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
 
+from mcp_pool.callbacks import ClientCallbacks
 from mcp_pool.checks import (
     environment_problems,
     header_problems,
@@ -23,8 +24,9 @@ from mcp_pool.checks import (
     url_problems,
 )
 from mcp_pool.errors import ConfigError
+from mcp_pool.redaction import secrets_of_basic_auth, secrets_of_url
 from mcp_pool.settings import Limits, Settings, resolve
-from mcp_pool.specification import ServerSpec, as_strings, as_tuple
+from mcp_pool.specification import ServerSpec, as_strings, as_tuple, callback_problems
 
 
 @final
@@ -86,10 +88,12 @@ class UrlServer(ServerSpec):
             yield from header_problems(self.headers)
         if self.auth is not None:
             yield from kind_problems("auth", self.auth, httpx2.Auth, "must be an httpx2.Auth")
-        if self.http_client is not None:
-            yield from kind_problems("http_client", self.http_client, httpx2.AsyncClient, "must be an AsyncClient")
-            if self.http_client.is_closed:
-                yield "http_client", "must be open"
+        client: object = self.http_client
+        if isinstance(client, httpx2.AsyncClient):
+            if client.is_closed:
+                yield "http_client", "must be open, and was closed"
+        elif client is not None:
+            yield from kind_problems("http_client", client, httpx2.AsyncClient, "must be an httpx2.AsyncClient")
         yield from ServerSpec.problems(self)
 
     def secrets(self) -> Iterable[str]:
@@ -97,9 +101,9 @@ class UrlServer(ServerSpec):
         for value in (self.headers or {}).values():
             yield value
             yield value.rpartition(" ")[2]  # the credentials without their scheme, "Bearer" or "Basic"
-        url = httpx2.URL(self.url)
-        yield from (url.password, url.userinfo.decode(), url.query.decode(), url.raw_path.decode())
-        yield from (value for _, value in url.params.multi_items())
+        yield from secrets_of_url(self.url)
+        if isinstance(self.auth, httpx2.BasicAuth):
+            yield from secrets_of_basic_auth(self.auth)
 
 
 @final
@@ -111,7 +115,10 @@ class HttpServer(UrlServer):
 @final
 @attrs.frozen(repr=False)
 class SseServer(UrlServer):
-    """A server behind a URL, over the older HTTP with SSE. It always speaks the older era, whatever `mode` says."""
+    """A server behind a URL, over the older HTTP with SSE. It always speaks the older era, whatever `mode` says.
+
+    The SDK takes no message of more than 1 MiB from it, even if `max_message_size` is more.
+    """
 
 
 @final
@@ -137,15 +144,36 @@ ServerConfig: TypeAlias = StdioServer | HttpServer | SseServer | InProcessServer
 """A specification of any kind."""
 
 
-def limits(settings: Settings, spec: ServerConfig) -> Limits:
-    """Return what holds for one server: its own settings, and the pool's where it has none."""
+def limits(settings: Settings, spec: ServerConfig, server_id: str) -> Limits:
+    """Return what holds for one server: its own settings, and the pool's where it has none.
+
+    Raises:
+        ConfigError: The pool's function of callbacks failed, or returned something else.
+    """
     return Limits(
         connect_timeout=resolve(spec.connect_timeout, settings.connect_timeout),
         call_timeout=resolve(spec.call_timeout, settings.call_timeout),
         max_call_time=resolve(spec.max_call_time, settings.max_call_time),
         close_timeout=resolve(spec.close_timeout, settings.close_timeout),
         restart=resolve(spec.restart, settings.restart),
+        health=resolve(spec.health, settings.health),
+        callbacks=spec.callbacks.over(_of_pool(settings, server_id)),
     )
+
+
+def _of_pool(settings: Settings, server_id: str) -> ClientCallbacks:
+    """Ask the pool's function for the callbacks of a server."""
+    if settings.callbacks is None:
+        return ClientCallbacks()
+    try:
+        given = settings.callbacks(server_id)
+    except Exception as error:
+        message = f"server {server_id!r}: the pool's function of callbacks raised {type(error).__name__}."
+        raise ConfigError(message, server_id=server_id, field="callbacks") from error
+    callbacks = ClientCallbacks() if given is None else given
+    for field, problem in callback_problems(callbacks):
+        raise ConfigError(f"server {server_id!r}: {field} {problem}.", server_id=server_id, field=field)
+    return callbacks
 
 
 def check(server_id: object, spec: object) -> None:

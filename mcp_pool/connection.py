@@ -11,12 +11,12 @@ from typing import Final, TypeAlias, TypeVar, final
 
 import anyio
 import attrs
-from loguru import logger
 from mcp import Client, MCPError
 from mcp.shared.dispatcher import ProgressFnT
-from mcp_types import CONNECTION_CLOSED, Implementation, JSONRPCError, ServerCapabilities
+from mcp_types import CONNECTION_CLOSED, Implementation, JSONRPCError, JSONRPCResponse, ServerCapabilities
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+from mcp_pool.callbacks import CallbackDesk
 from mcp_pool.clock import CallClock
 from mcp_pool.diagnosis import Diagnosis
 from mcp_pool.errors import ConnectionLost, plain
@@ -31,8 +31,6 @@ NoteProgress: TypeAlias = Callable[[float, float | None, str | None], None]
 
 BREAKDOWN_TIMEOUT: Final = 0.5
 """Seconds for a server in this program, whose session has ended, to tell why: its task ends a moment later."""
-ASK_TIMEOUT: Final = 10.0
-"""Seconds for a server that is in doubt to answer."""
 PING_TIMEOUT: Final = 1.0
 """Seconds for a session to answer a ping; one that has ended refuses it at once."""
 
@@ -83,6 +81,8 @@ class Connection:
     """The SDK's client."""
     link: Link = attrs.field(repr=False)
     """The wire."""
+    desk: CallbackDesk = attrs.field(repr=False)
+    """Answers what the server calls back."""
     info: ServerInfo = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: ServerInfo.of(self.client), takes_self=True)
     )
@@ -91,13 +91,12 @@ class Connection:
     """Set when the connection goes down, whether it was lost or ended."""
     diagnosis: Diagnosis = attrs.field(init=False, repr=False)
     """Says truly how calls ended."""
-    _news: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
-    """Set when it is over, and when it is in doubt."""
-    _calls: set[CallRecord] = attrs.field(factory=set[CallRecord], init=False, repr=False)
+    _calls: dict[CallRecord, CallClock] = attrs.field(factory=dict[CallRecord, CallClock], init=False, repr=False)
     _idle: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.diagnosis = Diagnosis(self.server_id, self.generation, self.redactor, self.link)
+        self.desk.on_ask, self.desk.on_answer = self._stop_clocks, self._restart_clocks
 
     def __repr__(self) -> str:
         state = "up" if self.link.loss is None else self.link.loss.what
@@ -123,7 +122,6 @@ class Connection:
         if not self.is_draining:
             self._cut_all()
         self.over.set()
-        self._news.set()
 
     def end(self, what: str) -> None:
         """Take the connection down on purpose; nothing happens when it is down.
@@ -135,40 +133,20 @@ class Connection:
         self.link.lose(Loss(what))
         self._cut_all()
         self.over.set()
-        self._news.set()
 
     def _cut_all(self) -> None:
         for record in self._calls:
-            if record.answer is None:  # an answer that has arrived is still the answer
+            if not _is_answered(record):  # an answer that has arrived is still the answer
                 record.scope.cancel()
 
-    async def outlast(self) -> None:
-        """Wait until it is over, and ask the server whether it is there when that is in doubt."""
-        self.link.on_doubt = self._news_of_doubt
-        while not self.over.is_set():
-            await self._news.wait()
-            if self.over.is_set():
-                return
-            self._news = anyio.Event()
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._ask, group.cancel_scope)
-                await self.over.wait()
-                group.cancel_scope.cancel()
+    def _stop_clocks(self) -> None:
+        """Let silence not count: somebody is being asked on behalf of the server."""
+        for clock in self._calls.values():
+            clock.stop()
 
-    def _news_of_doubt(self) -> None:
-        self._news.set()
-
-    async def _ask(self, done: anyio.CancelScope) -> None:
-        """Ask the server anything. The link learns by itself when it is not there."""
-        try:
-            with anyio.move_on_after(ASK_TIMEOUT):
-                if self.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
-                    await self.client.session.send_ping()
-                else:
-                    await self.client.session.send_discover(self.protocol_version)
-        except Exception as error:  # noqa: BLE001  # an error is an answer, and its absence the link's affair
-            logger.bind(server=self.server_id).debug("Server {!r} was asked: {}", self.server_id, type(error).__name__)
-        done.cancel()
+    def _restart_clocks(self) -> None:
+        for clock in self._calls.values():
+            clock.restart()
 
     async def idle(self) -> None:
         """Wait until no call runs."""
@@ -185,7 +163,7 @@ class Connection:
         *,
         what: str,
         timeout: Seconds,
-        left: float | None = None,
+        begun: float,
         note_progress: NoteProgress | None = None,
     ) -> _T:
         """Make one call and tell truly how it went.
@@ -194,7 +172,8 @@ class Connection:
             send: Makes the SDK's call; its argument is the progress callback to pass on.
             what: The call in words, for errors.
             timeout: Seconds for the call as a whole; None: no bound; `DEFAULT`: the server's bounds.
-            left: What remains of an explicit `timeout` after the wait for the server; None: all of it.
+            begun: When the bound for the whole began, on the event loop's clock: an explicit `timeout` includes the
+                wait for the server, and a call that is sent again goes on.
             note_progress: Called with each progress report of the server; must not wait.
 
         Raises:
@@ -208,18 +187,21 @@ class Connection:
         if self.link.loss is not None:
             raise self.diagnosis.lost(record)
         if timeout is DEFAULT:
-            clock = CallClock(scope, self.limits.call_timeout, self.limits.max_call_time, None)
+            clock = CallClock(scope, self.limits.call_timeout, self.limits.max_call_time, begun, asked=False)
         else:
-            clock = CallClock(scope, None, timeout if left is None else left, timeout)
+            clock = CallClock(scope, None, timeout, begun, asked=True)
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-            clock.restart()
+            if not self.desk.asking:
+                clock.restart()
             if note_progress is not None:
                 note_progress(progress, total, message)
 
         record.sent = 0 if self.link.tapped else 1  # in process, sending and running are one
         token = current_call.set(record)
-        self._calls.add(record)
+        self._calls[record] = clock
+        if self.desk.asking:
+            clock.stop()
         # Raised behind the blocks: an error raised inside `except` would drag the first one along as its context,
         # secrets included.
         try:
@@ -233,7 +215,7 @@ class Connection:
         finally:
             current_call.reset(token)
             self.link.forget(record)
-            self._calls.discard(record)
+            del self._calls[record]
             if not self._calls:
                 self._idle.set()
                 self._idle = anyio.Event()
@@ -242,10 +224,11 @@ class Connection:
     async def _is_answer(self, error: MCPError, record: CallRecord) -> bool:
         """Tell whether an error came from the server, by what passed the taps and never by its code."""
         if isinstance(record.answer, JSONRPCError):
-            return True
+            return record.failure is None
         if self.link.tapped:
-            # Answered with a result, and yet an error: one of the user's callbacks declined what the result asked for.
-            return record.answer is not None
+            # Answered with a result, and yet an error: one of the user's callbacks declined what the result asked for,
+            # or what it said could not be sent any more.
+            return record.answer is not None and self.link.loss is None
         if self.link.loss is not None:
             return False
         if error.code != CONNECTION_CLOSED or self.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS:
@@ -261,3 +244,11 @@ class Connection:
                 self.link.lose(Loss("stopped answering"))
                 return False
         return True
+
+
+def _is_answered(record: CallRecord) -> bool:
+    """Tell whether the server has answered a call, and does not ask for something first, which may take for ever."""
+    answer = record.answer
+    return answer is not None and not (
+        isinstance(answer, JSONRPCResponse) and answer.result.get("resultType") == "input_required"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+import anyio
 import attrs
 from mcp import MCPError
 from mcp.client import InputRequiredRoundsExceededError
@@ -64,11 +65,13 @@ class Diagnosis:
             what: The call in words.
             clock: Its bounds.
         """
-        if self.link.loss is not None:
+        loss = self.link.loss
+        if loss is not None and not (loss.draining and anyio.current_time() >= clock.scope.deadline):
             return self.lost(record)
         self.link.doubt()
+        told = "The server was told" if record.sent else "It was not sent yet"
         return CallTimeout(
-            f"Server {self.server_id!r}: {what} {clock.reason()}. The server was told, the connection stays in use; "
+            f"Server {self.server_id!r}: {what} {clock.reason()}. {told}, the connection stays in use; "
             "give the call more time, or see why the server is slow.",
             server_id=self.server_id,
             generation=self.generation,
@@ -90,7 +93,7 @@ class Diagnosis:
             return error
         if isinstance(error, MCPError) or self.link.loss is not None:
             return self.lost(record, error)
-        if isinstance(error, PydanticSerializationError):
+        if isinstance(error, PydanticSerializationError | UnicodeError) and not record.sent:
             return ConfigError(
                 f"server {self.server_id!r}: arguments of {what} cannot be sent as JSON: "
                 f"{self.redactor.text(str(error))}. Nothing was sent.",
@@ -128,8 +131,9 @@ class Diagnosis:
                 phase="call",
                 cause=self.redactor.error(failure.cause),
             )
+        fate = "" if self.link.loss is not None else "; the connection stays in use"
         return ConnectionLost(
-            f"{message} It {'may have' if record.sent else 'has not'} run; the connection stays in use.",
+            f"{message} It {'may have' if record.sent else 'has not'} run{fate}.",
             server_id=self.server_id,
             generation=self.generation,
             phase="call",

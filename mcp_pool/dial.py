@@ -14,18 +14,17 @@ from mcp import Client, MCPError
 from mcp.client import Transport
 from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+from mcp_pool.callbacks import CallbackDesk
 from mcp_pool.config import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
 from mcp_pool.connection import Connection
 from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatus, MCPPoolError, plain
 from mcp_pool.inventory import Inventory, take_inventory
 from mcp_pool.redaction import Redactor
 from mcp_pool.settings import Limits
-from mcp_pool.transports.exchange import PERSON_STATUSES
 from mcp_pool.transports.link import Link, Loss
-from mcp_pool.transports.sse import sse_transport
-from mcp_pool.transports.stdio import stdio_transport
-from mcp_pool.transports.streamable import streamable_transport
+from mcp_pool.transports.refusals import PERSON_STATUSES, refused
 
 NEEDS_PERSON: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP, errno.E2BIG}
@@ -67,6 +66,11 @@ class Dial:
         default=attrs.Factory(lambda self: Link(tapped=not isinstance(self.spec, InProcessServer)), takes_self=True),
     )
     """What is known of the wire."""
+    desk: CallbackDesk = attrs.field(
+        init=False,
+        default=attrs.Factory(lambda self: CallbackDesk(self.server_id, self.limits.callbacks), takes_self=True),
+    )
+    """Answers what the server calls back."""
 
 
 async def hold_connection(
@@ -100,19 +104,14 @@ async def hold_connection(
                 if link.loss is None:
                     dialing.deadline = math.inf
                     scope.shield = True
-                    connection = Connection(dial.server_id, dial.generation, limits, dial.redactor, client, link)
+                    modern = client.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+                    link.speaks_up = not (modern and isinstance(dial.spec, HttpServer))
+                    connection = Connection(
+                        dial.server_id, dial.generation, limits, dial.redactor, client, link, dial.desk
+                    )
                     link.on_loss = _report(connection, on_loss)
                     on_open(connection, inventory)
-                    await connection.outlast()
-                    if connection.is_draining:
-                        scope.shield = False
-                        try:
-                            await connection.idle()
-                        finally:
-                            scope.shield = True
-                            connection.end("was disconnected")
-                    scope.deadline = anyio.current_time() + limits.close_timeout
-                    await connection.idle()
+                    await _outlast(connection, scope)
     # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
     except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
         failure = plain(error)
@@ -131,19 +130,49 @@ async def hold_connection(
         raise _explain(dial, failure, timed_out=dialing.cancelled_caught)
 
 
+async def _outlast(connection: Connection, scope: anyio.CancelScope) -> None:
+    """Wait until a connection is over and its calls have ended, within the time to say goodbye.
+
+    Args:
+        connection: Stands, and is held.
+        scope: Shields who holds it.
+    """
+    async with anyio.create_task_group() as group:
+        if connection.desk.takes_notifications:
+            group.start_soon(connection.desk.run, name=f"mcp_pool: callbacks of {connection.server_id!r}")
+        await connection.over.wait()
+        if connection.is_draining:
+            scope.shield = False
+            try:
+                await connection.idle()
+            finally:
+                scope.shield = True
+                connection.end("was disconnected")
+        scope.deadline = anyio.current_time() + connection.limits.close_timeout
+        await connection.idle()
+        group.cancel_scope.cancel()
+
+
 def _client(dial: Dial) -> Client:
+    """Make the client of a connection. Only the wires that a program uses are loaded: importing stays cheap."""
     spec, mode, close_timeout = dial.spec, dial.mode, dial.limits.close_timeout
     target: LowLevelServer[Any] | MCPServer | Transport
     match spec:
         case InProcessServer():
             target = spec.server
         case StdioServer():
+            from mcp_pool.transports.stdio import stdio_transport  # noqa: PLC0415
+
             target = stdio_transport(dial.server_id, spec, dial.link, dial.redactor, close_timeout)
         case HttpServer():
+            from mcp_pool.transports.streamable import streamable_transport  # noqa: PLC0415
+
             target = streamable_transport(dial.server_id, spec, dial.link, close_timeout)
         case SseServer():
+            from mcp_pool.transports.sse import sse_transport  # noqa: PLC0415
+
             target, mode = sse_transport(spec, dial.link), "legacy"
-    return Client(target, mode=mode, **spec.client_options)
+    return Client(target, mode=mode, **dial.desk.client_arguments(), **spec.client_options)
 
 
 def _report(connection: Connection, on_loss: Callable[[Connection], None]) -> Callable[[], None]:
@@ -175,19 +204,17 @@ def _explain(dial: Dial, failure: BaseException | None, *, timed_out: bool) -> C
         kind = ConnectTimeout
         what = f"did not finish {request} within connect_timeout={dial.limits.connect_timeout} s"
         advice = "See what it waits for, or raise connect_timeout."
-    elif link.loss is not None:
-        what = f"{link.loss.what} during {request}"
-        advice = link.loss.advice
-        failure = link.loss.cause or failure
+    elif (loss := link.loss or (refused(link.failure) if link.failure is not None else None)) is not None:
+        what = f"{loss.what} during {request}"
+        advice = loss.advice
+        failure = loss.cause or failure
         needs_person = isinstance(failure, HttpStatus) and failure.status in PERSON_STATUSES
-    elif link.failure is not None:
-        what = f"{link.failure.what} during {request}"
-        advice = "See whether there is an MCP server at this URL."
     elif isinstance(failure, OSError) and link.process_id is None and isinstance(dial.spec, StdioServer):
         needs_person = failure.errno in NEEDS_PERSON
         what = f"could not be started: {failure.strerror or type(failure).__name__}"
         what += "" if failure.filename is None else f": {failure.filename!r}"
-        advice = "Install the program, or correct command, cwd or PATH."
+        mending = "Install the program, or correct command, cwd or PATH."
+        advice = mending if needs_person else "See what this system is short of."
     elif isinstance(failure, MCPError):
         what = f"answered {request} with error {failure.code}: {failure.message}"
         advice = "The server has to accept the request, or its configuration has to be corrected."

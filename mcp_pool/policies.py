@@ -61,6 +61,35 @@ class RestartPolicy:
 
 
 @final
+@attrs.frozen(kw_only=True)
+class HealthCheck:
+    """When a server that says nothing is asked whether it is there, and when it is taken for dead.
+
+    It is asked when nothing has arrived from it for `interval`, by a `ping`, or by `server/discover` where the protocol
+    has no `ping` any more. Anything that arrives is life: a message, or an HTTP status below 500. A server that is
+    dead without a word is found out after `interval + misses * timeout` seconds.
+    """
+
+    interval: float = 30.0
+    """Seconds of silence after which a server is asked."""
+    timeout: float = 10.0
+    """Seconds to wait for a sign of life."""
+    misses: int = 2
+    """How many waits in vain, in a row, are death."""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Return what is wrong with these values, as pairs of a field's name and a sentence; usually nothing."""
+        wrong = [
+            (name, f"must be a number above 0, not {value!r}")
+            for name, value in (("interval", self.interval), ("timeout", self.timeout))
+            if not is_number(value) or value <= 0
+        ]
+        if not is_count(self.misses, least=1):
+            wrong.append(("misses", f"must be a whole number of at least 1, not {self.misses!r}"))
+        return wrong
+
+
+@final
 @attrs.frozen
 class Restart:
     """Try again."""

@@ -19,13 +19,14 @@ from mcp_types import (
 )
 
 from mcp_pool.block import Block
+from mcp_pool.callbacks import CallbacksFor
 from mcp_pool.catalog import ToolEntry
 from mcp_pool.checks import kind_problems
 from mcp_pool.config import ServerConfig, check_all
 from mcp_pool.errors import ConfigError, UnknownTool
 from mcp_pool.events import Listener
 from mcp_pool.lifecycle import ConnectionStatus
-from mcp_pool.policies import RestartPolicy
+from mcp_pool.policies import HealthCheck, RestartPolicy
 from mcp_pool.server import Server
 from mcp_pool.settings import DEFAULT, Seconds, Settings
 from mcp_pool.stats import PoolSnapshot
@@ -48,6 +49,10 @@ class MCPPool(AsyncContextManagerMixin):
         max_call_time: For one call as a whole. Default 3600.
         close_timeout: For a connection to say goodbye. Default 5.
         restart: When lost connections are made anew.
+        health: When servers that say nothing are asked whether they are there; None: never.
+        max_connecting: How many servers are dialled at once. One that hangs holds its place for a moment only.
+            Default 16.
+        callbacks: A function that gives the callbacks of a server by its id, where its specification has none.
 
     Raises:
         ConfigError: An argument, or one of the servers, is wrong; the message names it.
@@ -64,6 +69,9 @@ class MCPPool(AsyncContextManagerMixin):
         max_call_time: float | None = 3600.0,
         close_timeout: float = 5.0,
         restart: RestartPolicy = RestartPolicy(),  # noqa: B008  # a frozen value: one for all is as good as one each
+        health: HealthCheck | None = HealthCheck(),  # noqa: B008  # likewise
+        max_connecting: int = 16,
+        callbacks: CallbacksFor | None = None,
     ) -> None:
         settings = Settings(
             connect_timeout=connect_timeout,
@@ -73,6 +81,9 @@ class MCPPool(AsyncContextManagerMixin):
             max_call_time=max_call_time,
             close_timeout=close_timeout,
             restart=restart,
+            health=health,
+            max_connecting=max_connecting,
+            callbacks=callbacks,
         )
         settings.check()
         self._servers = check_all(servers)

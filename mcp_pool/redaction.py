@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final, final
 
 import attrs
+import httpx2
 from pydantic import ValidationError
+
+from mcp_pool.checks import origin
 
 MASK: Final = "***"
 SHORTEST_SECRET: Final = 6
@@ -49,10 +55,16 @@ class Redactor:
         return text
 
     def error(self, error: BaseException | None) -> BaseException | None:
-        """Return `error`, or a stand-in without a chain when its text or a cause's text holds a secret."""
+        """Return `error`, or a stand-in without a chain when its text or a cause's text holds a secret.
+
+        For an error of the HTTP client, a copy: it names its request, and does so anew for as long as it is under way.
+        """
+        error = _copy(error) if isinstance(error, httpx2.RequestError) else error
         link, seen = error, set[int]()
         while link is not None and id(link) not in seen:
             seen.add(id(link))
+            if isinstance(link, httpx2.HTTPError):
+                _forget_request(link)
             shown = f"{link!s} {link!r}"
             if isinstance(link, ValidationError):
                 shown += str(link.errors())  # its text shows the input shortened, which would hide half of a secret
@@ -62,3 +74,39 @@ class Redactor:
                 return RedactedError(self.text(f"{type(error).__name__}: {error}"))
             link = link.__cause__ or link.__context__
         return error
+
+
+def _copy(error: httpx2.RequestError) -> httpx2.RequestError:
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__ or error.__context__
+    return twin.with_traceback(error.__traceback__)
+
+
+def _forget_request(error: httpx2.HTTPError) -> None:
+    """Take the request from an error, all but its method and origin: it shows the whole URL."""
+    with suppress(RuntimeError):  # it has none
+        error.request = httpx2.Request(error.request.method, origin(error.request.url))
+
+
+def secrets_of_url(url: str) -> Iterator[str]:
+    """Yield what of a URL must not be shown: all but scheme, host and port, whole and in parts, encoded and not."""
+    parsed = httpx2.URL(url)
+    if str(parsed).rstrip("/") != origin(parsed):
+        yield from (url, str(parsed), str(parsed.copy_with(userinfo=b"")))
+    yield from (parsed.userinfo.decode(), *parsed.userinfo.decode().split(":"))
+    yield from (parsed.username, parsed.password, parsed.fragment)
+    yield b64encode(f"{parsed.username}:{parsed.password}".encode()).decode()
+    path, _, query = parsed.raw_path.decode().partition("?")
+    yield from (parsed.raw_path.decode(), path, query, parsed.path)
+    # A part of the path that is a word is as likely to be one of a message.
+    yield from (part for part in (*path.split("/"), *parsed.path.split("/")) if any(map(str.isdigit, part)))
+    yield from (pair.partition("=")[2] or pair for pair in query.split("&"))
+    yield from (value for _, value in parsed.params.multi_items())
+
+
+def secrets_of_basic_auth(auth: httpx2.BasicAuth) -> Iterator[str]:
+    """Yield the user's name, the password, and both as they are sent."""
+    request = next(auth.auth_flow(httpx2.Request("GET", "http://nowhere.invalid")))
+    encoded = request.headers["authorization"].rpartition(" ")[2]
+    user, _, password = b64decode(encoded).decode(errors="replace").partition(":")
+    yield from (encoded, user, password)

@@ -68,12 +68,18 @@ class Row:
     """What it offered when it was last listed; None before the first time."""
     calls: CallCounts = attrs.field(factory=CallCounts, init=False, repr=False)
     """How its calls ended so far."""
+    slots: anyio.Semaphore | None = attrs.field(init=False, repr=False)
+    """One for each call that may run at once; None: no bound."""
+    queue: set[anyio.CancelScope] = attrs.field(factory=set[anyio.CancelScope], init=False, repr=False)
+    """Calls that wait for a slot: in vain, once the server is parked or leaves."""
     _joined: int = attrs.field(default=0, init=False, repr=False)
     _changed: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.state = Connecting(attempt=1, generation=0, since=anyio.current_time())
         self.redactor = Redactor.of(self.spec.secrets())
+        most = self.spec.max_in_flight
+        self.slots = None if most is None else anyio.Semaphore(most)
 
     def __enter__(self) -> Row:
         return self
@@ -97,6 +103,8 @@ class Row:
         self.state = state
         if isinstance(state, BackingOff | Parked):
             self.last_error = state.error
+        while self.queue and isinstance(state, Parked | Closing):
+            self.queue.pop().cancel()
         error = state.error if isinstance(state, BackingOff | Parked) else None
         self._registry.note(StatusChanged(self.server_id, state.status, state.generation, error))
         self._notify()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeVar, final
@@ -23,8 +23,9 @@ from mcp_types import (
     Tool,
 )
 
+from mcp_pool.calling import Request, call
 from mcp_pool.checks import argument_problems, is_count, json_problems, kind_problems
-from mcp_pool.connection import Connection, NoteProgress, ServerInfo
+from mcp_pool.connection import Connection, ServerInfo
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost
 from mcp_pool.inventory import take_inventory
 from mcp_pool.lifecycle import ConnectionStatus, State
@@ -130,11 +131,11 @@ class Server:
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
             return client.call_tool(name, given, progress_callback=on_progress, meta=meta)
 
-        what = f"the call of tool {name!r}"
+        request = Request(send=send, what=f"the call of tool {name!r}", timeout=timeout, tool=name)
         if progress is None:
-            return await self._call(send, what, timeout=timeout)
+            return await self._call(request)
         feed = ProgressFeed(self.server_id, progress)
-        return await feed.during(partial(self._call, send, what, timeout=timeout, note_progress=feed.put))
+        return await feed.during(partial(self._call, attrs.evolve(request, note_progress=feed.put)))
 
     async def get_prompt(
         self, name: str, arguments: Mapping[str, str] | None = None, *, timeout: Seconds = DEFAULT
@@ -145,13 +146,15 @@ class Server:
         )
         given = None if arguments is None else dict(arguments)
         return await self._call(
-            lambda client, _: client.get_prompt(name, given), f"the prompt {name!r}", timeout=timeout
+            Request(send=lambda client, _: client.get_prompt(name, given), what=f"the prompt {name!r}", timeout=timeout)
         )
 
     async def read_resource(self, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
         """Read a resource by its URI. Arguments and errors as in `call_tool`."""
         self._check(kind_problems("uri", uri, str, "must be a string"))
-        return await self._call(lambda client, _: client.read_resource(uri), f"the resource {uri!r}", timeout=timeout)
+        return await self._call(
+            Request(send=lambda client, _: client.read_resource(uri), what=f"the resource {uri!r}", timeout=timeout)
+        )
 
     async def complete(
         self,
@@ -176,7 +179,9 @@ class Server:
             argument_problems("context", context, str),
         )
         fixed, known = dict(argument), None if context is None else dict(context)
-        return await self._call(lambda client, _: client.complete(ref, fixed, known), "the completion", timeout=timeout)
+        return await self._call(
+            Request(send=lambda client, _: client.complete(ref, fixed, known), what="the completion", timeout=timeout)
+        )
 
     async def list_tools(self) -> tuple[Tool, ...]:
         """Return the tools that the server offers, as it last listed them, after the filters of its configuration.
@@ -186,7 +191,8 @@ class Server:
         """
         row = self._row
         if row.inventory is None:
-            await ready(row, self._deadline())
+            wait_timeout = self._supervisor.settings.wait_timeout
+            await ready(row, math.inf if wait_timeout is None else anyio.current_time() + wait_timeout)
         return tuple(row.inventory.tools.values()) if row.inventory is not None else ()
 
     async def refresh(self) -> None:
@@ -194,8 +200,10 @@ class Server:
         row = self._row
         include, exclude = row.spec.include_tools, row.spec.exclude_tools
         inventory = await self._call(
-            lambda client, _: take_inventory(client, self.server_id, include=include, exclude=exclude),
-            "the listing of tools",
+            Request(
+                send=lambda client, _: take_inventory(client, self.server_id, include=include, exclude=exclude),
+                what="the listing of tools",
+            )
         )
         row.list_anew(inventory)
 
@@ -240,47 +248,7 @@ class Server:
         message = f"server {self.server_id!r}: {field} {problem}. Nothing was sent."
         return ConfigError(message, server_id=self.server_id, field=field)
 
-    def _deadline(self) -> float:
-        seconds = self._supervisor.settings.wait_timeout
-        return math.inf if seconds is None else anyio.current_time() + seconds
-
-    async def _call(
-        self,
-        send: Callable[[Client, ProgressFnT], Awaitable[_T]],
-        what: str,
-        *,
-        timeout: Seconds = DEFAULT,
-        note_progress: NoteProgress | None = None,
-    ) -> _T:
-        """Check the time-out, make the call, and count how it ended."""
-        self._check(timeout_problems({"timeout": timeout}))
-        row, succeeded = self._row, False
-        try:
-            result = await self._call_until_run(row, send, what, timeout, note_progress)
-            succeeded = True
-        finally:
-            row.calls = row.calls.after(succeeded=succeeded)
-        return result
-
-    async def _call_until_run(
-        self,
-        row: Row,
-        send: Callable[[Client, ProgressFnT], Awaitable[_T]],
-        what: str,
-        timeout: Seconds,
-        note_progress: NoteProgress | None,
-    ) -> _T:
-        """Wait for a connection and call over it; over the next one, when the call provably did not run."""
-        wait_until, ends_at = self._deadline(), math.inf
-        if timeout is not DEFAULT and timeout is not None:
-            ends_at = anyio.current_time() + timeout
-        while True:
-            connection = await ready(row, min(wait_until, ends_at))
-            left = None if ends_at == math.inf else max(0.0, ends_at - anyio.current_time())
-            try:
-                over = partial(send, connection.client)
-                return await connection.call(over, what=what, timeout=timeout, left=left, note_progress=note_progress)
-            except ConnectionLost as lost:
-                # While the connection stands, what became of one call tells nothing of the next.
-                if lost.may_have_run or not connection.over.is_set() or anyio.current_time() >= wait_until:
-                    raise
+    async def _call(self, request: Request[_T]) -> _T:
+        """Check the time-out, and make the call."""
+        self._check(timeout_problems({"timeout": request.timeout}))
+        return await call(self._row, request, self._supervisor.settings.wait_timeout)

@@ -8,9 +8,10 @@ from typing import Final, Literal, TypeAlias, TypeVar, final
 
 import attrs
 
-from mcp_pool.checks import is_number
+from mcp_pool.callbacks import CallbacksFor, ClientCallbacks
+from mcp_pool.checks import is_count, is_number
 from mcp_pool.errors import ConfigError
-from mcp_pool.policies import RestartPolicy
+from mcp_pool.policies import HealthCheck, RestartPolicy
 
 _T = TypeVar("_T")
 
@@ -42,6 +43,8 @@ class Limits:
     max_call_time: float | None
     close_timeout: float
     restart: RestartPolicy
+    health: HealthCheck | None
+    callbacks: ClientCallbacks
 
 
 @final
@@ -56,6 +59,9 @@ class Settings:
     max_call_time: float | None
     close_timeout: float
     restart: RestartPolicy
+    health: HealthCheck | None
+    max_connecting: int
+    callbacks: CallbacksFor | None
 
     def check(self) -> None:
         """Raise `ConfigError` for the first setting that makes no sense."""
@@ -63,7 +69,10 @@ class Settings:
         for field, problem in (
             *timeout_problems({name: getattr(self, name) for name in times}, inherited=False),
             *timeout_problems({"close_timeout": self.close_timeout}, unbounded=False, inherited=False),
-            *restart_problems(self.restart),
+            *policy_problems("restart", self.restart, RestartPolicy),
+            *(() if self.health is None else policy_problems("health", self.health, HealthCheck)),
+            *count_problems("max_connecting", self.max_connecting),
+            *_function_problems("callbacks", self.callbacks),
         ):
             raise ConfigError(f"MCPPool: {field} {problem}.", field=field)
 
@@ -91,10 +100,21 @@ def timeout_problems(
             yield name, f"must be {allowed}, not {value!r}"
 
 
-def restart_problems(policy: object) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a restart policy."""
-    if not isinstance(policy, RestartPolicy):
-        yield "restart", f"must be a RestartPolicy, not a {type(policy).__name__}"
+def policy_problems(name: str, policy: object, kind: type[RestartPolicy | HealthCheck]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a policy, which has to be of the kind."""
+    if not isinstance(policy, RestartPolicy | HealthCheck) or not isinstance(policy, kind):
+        yield name, f"must be a {kind.__name__}, not a {type(policy).__name__}"
         return
     for field, problem in policy.problems():
-        yield f"restart.{field}", problem
+        yield f"{name}.{field}", problem
+
+
+def _function_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if value is not None and not callable(value):
+        yield name, f"must be a function of a server's id, not a {type(value).__name__}"
+
+
+def count_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield a problem unless the value is a whole number of at least 1."""
+    if not is_count(value, least=1):
+        yield name, f"must be a whole number of at least 1, not {value!r}"

@@ -16,25 +16,18 @@ from mcp import Client
 from mcp.client import Transport
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcp_pool.checks import (
-    is_count,
-    is_mapping,
-    kind_problems,
-    string_problems,
-)
-from mcp_pool.policies import RestartPolicy
-from mcp_pool.settings import (
-    DEFAULT,
-    Default,
-    Seconds,
-    restart_problems,
-    timeout_problems,
-)
+from mcp_pool.callbacks import ClientCallbacks
+from mcp_pool.checks import is_mapping, kind_problems, string_problems
+from mcp_pool.policies import HealthCheck, RestartPolicy
+from mcp_pool.settings import DEFAULT, Default, Seconds, count_problems, policy_problems, timeout_problems
 
 CLIENT_OPTIONS: Final = frozenset(
     {"cache", "client_info", "extensions", "input_required_max_rounds", "log_level", "prior_discover"}
 )
 """The arguments of `mcp.Client` that are the user's; all others are the pool's own."""
+
+ANNOTATED: Final = "annotated"
+"""The value of `resend` that trusts what a server says of its tools."""
 
 MEBIBYTE: Final = 2**20
 
@@ -70,16 +63,25 @@ class ServerSpec:
     """Seconds for a connection to say goodbye."""
     restart: RestartPolicy | Literal[Default.DEFAULT] = DEFAULT
     """When a lost connection is made anew."""
+    health: HealthCheck | Literal[Default.DEFAULT] | None = DEFAULT
+    """When the server is asked whether it is there; None: never."""
     required: bool = False
     """Whether the pool's block opens only if this server does. For servers given to `MCPPool(servers=…)`."""
     mode: str = "auto"
     """How the protocol's era is found, as in `mcp.Client`: `"auto"`, `"legacy"`, or a modern version."""
+    max_in_flight: int | None = None
+    """How many calls may run at once; further ones wait in the order in which they came. None: no bound."""
     max_message_size: int = 16 * MEBIBYTE
     """The longest message, in bytes, that the server may send; one that is longer ends the connection or the call."""
     include_tools: Sequence[str] = attrs.field(default=("*",), converter=as_tuple)
     """Globs of the tools that are offered, by the server's own names."""
     exclude_tools: Sequence[str] = attrs.field(default=(), converter=as_tuple)
     """Globs of the tools that are left out, by the server's own names; stronger than `include_tools`."""
+    resend: Sequence[str] = attrs.field(default=(), converter=as_tuple)
+    """Globs of the tools that may be sent again when a connection was lost and they may have run; or `"annotated"`:
+    those of which the server says by `readOnlyHint` or `idempotentHint` that it does no harm."""
+    callbacks: ClientCallbacks = attrs.field(factory=ClientCallbacks)
+    """What the server may call back; where there is none, that of the pool."""
     client_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_options)
     """Handed on to `mcp.Client`: `cache`, `client_info`, `extensions`, `input_required_max_rounds`, `log_level`,
     `prior_discover`."""
@@ -92,13 +94,18 @@ class ServerSpec:
         if self.close_timeout is not DEFAULT:
             yield from timeout_problems({"close_timeout": self.close_timeout}, unbounded=False)
         if self.restart is not DEFAULT:
-            yield from restart_problems(self.restart)
+            yield from policy_problems("restart", self.restart, RestartPolicy)
+        if self.health is not DEFAULT and self.health is not None:
+            yield from policy_problems("health", self.health, HealthCheck)
+        if self.max_in_flight is not None:
+            yield from count_problems("max_in_flight", self.max_in_flight)
+        yield from resend_problems(self.resend)
+        yield from callback_problems(self.callbacks)
         yield from kind_problems("required", self.required, bool, "must be True or False")
         if self.mode not in ("auto", "legacy", *MODERN_PROTOCOL_VERSIONS):
             choices = ", ".join(("auto", "legacy", *MODERN_PROTOCOL_VERSIONS))
             yield "mode", f"must be one of {choices}, not {self.mode!r}"
-        if not is_count(self.max_message_size, least=1):
-            yield "max_message_size", f"must be a number of bytes of at least 1, not {self.max_message_size!r}"
+        yield from count_problems("max_message_size", self.max_message_size)
         yield from string_problems("include_tools", self.include_tools, "globs")
         yield from string_problems("exclude_tools", self.exclude_tools, "globs")
         yield from _option_problems(self.client_options)
@@ -106,6 +113,24 @@ class ServerSpec:
     def secrets(self) -> Iterable[str]:
         """Return the values that must never be shown."""
         return ()
+
+
+def resend_problems(resend: object) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the tools that may be sent again."""
+    if isinstance(resend, str):
+        if resend != ANNOTATED:
+            yield "resend", f"must be a list of globs or {ANNOTATED!r}, not {resend!r}"
+        return
+    yield from string_problems("resend", resend, "globs")
+
+
+def callback_problems(callbacks: object) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the callbacks."""
+    if not isinstance(callbacks, ClientCallbacks):
+        yield "callbacks", f"must be ClientCallbacks, not a {type(callbacks).__name__}"
+        return
+    for field, problem in callbacks.problems():
+        yield f"callbacks.{field}", problem
 
 
 def _option_problems(options: object) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,9 @@ from mcp_pool.child import Child
 from mcp_pool.config import ServerConfig, check, limits
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, PoolClosed, UnknownServer
 from mcp_pool.events import Broadcast
+from mcp_pool.gate import Gate
 from mcp_pool.generation import Generation
+from mcp_pool.health import Monitor
 from mcp_pool.lifecycle import Closing, ConnectionStatus, Ready
 from mcp_pool.registry import Registry, Row
 from mcp_pool.settings import Seconds, Settings, resolve, timeout_problems
@@ -53,12 +55,17 @@ class Supervisor:
     """Earlier generations whose children have not all ended, the oldest first."""
     _token: EventLoopToken | None = attrs.field(default=None, init=False)
     """The event loop that the pool belongs to; None while it is not open."""
+    _gate: Gate = attrs.field(init=False)
+    """Where dials wait for their turn."""
+    _monitor: Monitor = attrs.field(factory=Monitor, init=False)
+    """Asks servers that say nothing."""
     _succession: MemoryObjectSendStream[Generation] = attrs.field(init=False)
     """The way to the supervisor task, which runs each new generation."""
     _generations: MemoryObjectReceiveStream[Generation] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.current = self._nothing()
+        self._gate = Gate(self.settings.max_connecting)
 
     @property
     def is_open(self) -> bool:
@@ -94,9 +101,12 @@ class Supervisor:
         Shielded: when the block is cancelled, the body ends first, and the connections after it.
         """
         with anyio.CancelScope(shield=True):
-            async with anyio.create_task_group() as group, self._generations:
-                async for generation in self._generations:
-                    group.start_soon(self._run_generation, generation)
+            async with anyio.create_task_group() as watching:
+                watching.start_soon(self._monitor.run, name="mcp_pool: monitor")
+                async with anyio.create_task_group() as group, self._generations:
+                    async for generation in self._generations:
+                        group.start_soon(self._run_generation, generation)
+                watching.cancel_scope.cancel()
 
     def finish(self) -> None:
         """End all children, for good. The end of the task that runs `run` tells when they have."""
@@ -146,9 +156,9 @@ class Supervisor:
                 row.dial_again()  # its first dial may have failed in this very moment
             return row
         row = self.current.registry.admit(
-            server_id, spec, limits(self.settings, spec), kept=kept, predecessor=self._predecessor(server_id)
+            server_id, spec, limits(self.settings, spec, server_id), kept=kept, predecessor=self._predecessor(server_id)
         )
-        self.current.start(Child(row))
+        self.current.start(Child(row, self._gate, self._monitor))
         return row
 
     async def connect(self, server_id: str, spec: ServerConfig) -> bool:

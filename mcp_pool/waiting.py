@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 
@@ -91,6 +92,41 @@ async def ready(row: Row, deadline: float) -> Connection:
     raise _unavailable([row])
 
 
+@asynccontextmanager
+async def slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncGenerator[None]:
+    """Hold one of the calls that a server may run at once; those who wait get theirs in the order of arrival.
+
+    Args:
+        row: Whose.
+        slots: Its slots.
+        deadline: Until when to wait, on the event loop's clock; when it has passed: no wait at all.
+
+    Raises:
+        ServerUnavailable: The server is parked or leaving, or no slot became free in time.
+    """
+    try:
+        slots.acquire_nowait()
+    except anyio.WouldBlock:
+        if _is_final(row):
+            raise _unavailable([row]) from None
+        got = False
+        row.queue.add(wait := anyio.CancelScope(deadline=deadline))
+        try:
+            with wait:
+                await slots.acquire()
+                got = True
+        finally:
+            refused = wait not in row.queue
+            row.queue.discard(wait)
+        if not got:
+            full = f"runs as many calls as it may at once (max_in_flight={row.spec.max_in_flight})"
+            raise _unavailable([row], reason=None if refused else full) from None
+    try:
+        yield
+    finally:
+        slots.release()
+
+
 async def all_ready(rows: Sequence[Row], timeout: float | None) -> None:
     """Wait until all of these servers are connected at once.
 
@@ -133,16 +169,16 @@ def _is_final(row: Row) -> bool:
     return row.ended.is_set() or isinstance(row.state, Parked | Closing)
 
 
-def _unavailable(rows: Sequence[Row], after: float | None = None) -> ServerUnavailable:
+def _unavailable(rows: Sequence[Row], after: float | None = None, reason: str | None = None) -> ServerUnavailable:
     """Say which servers are missing, and why."""
-    reasons = "; ".join(f"{row.server_id!r} {_reason(row)}" for row in rows)
+    reasons = "; ".join(f"{row.server_id!r} {reason or _reason(row)}" for row in rows)
     time = "" if after is None else f" within {after} s"
     only = rows[0] if len(rows) == 1 else None
     return ServerUnavailable(
         f"{'Servers' if only is None else 'Server'} not available{time}: {reasons}.",
         server_id=None if only is None else only.server_id,
         generation=None if only is None else only.state.generation,
-        cause=None if only is None or only.last_error is None else only.last_error.again(),
+        cause=None if only is None or only.last_error is None or reason else only.last_error.again(),
         missing=tuple(row.server_id for row in rows),
     )
 

@@ -17,7 +17,7 @@ from mcp_types import ServerCapabilities
 from mcp_pool import ConnectError, StdioServer
 from mcp_pool.connection import Connection
 from mcp_pool.inventory import Inventory
-from mcp_pool.transports.link import Loss
+from mcp_pool.transports.link import Link, Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +25,21 @@ if TYPE_CHECKING:
     from mcp_pool.dial import Dial
 
 
-def fake_client(**more: Any) -> Any:
+@attrs.frozen
+class Answering:
+    """A session whose server answers whenever it is asked whether it is there."""
+
+    link: Link
+
+    async def send_discover(self, _version: str) -> None:
+        """Let the wire hear something."""
+        self.link.hear()
+
+
+def fake_client(link: Link, **more: Any) -> Any:
     """What a connected client says of its server, and what else is given."""
     said = {"server_info": None, "server_capabilities": ServerCapabilities(), "instructions": None}
-    return SimpleNamespace(protocol_version="2026-07-28", **said, **more)
+    return SimpleNamespace(protocol_version="2026-07-28", session=Answering(link), **said, **more)
 
 
 FAKE = StdioServer("a-program-that-is-never-run")
@@ -96,8 +107,10 @@ class FakeWire:
                     needs_person=life.needs_person,
                 )
             await anyio.lowlevel.checkpoint_if_cancelled()  # as the real one: a cancelled dial does not come to stand
-            client: Any = fake_client()
-            connection = Connection(dial.server_id, dial.generation, dial.limits, dial.redactor, client, dial.link)
+            client: Any = fake_client(dial.link)
+            connection = Connection(
+                dial.server_id, dial.generation, dial.limits, dial.redactor, client, dial.link, dial.desk
+            )
 
             def report() -> None:
                 on_loss(connection)

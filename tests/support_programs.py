@@ -152,8 +152,10 @@ class FakeWorld:
         raise ConnectError("It is not there.", server_id=dial.server_id, attempt=dial.attempt)
 
     async def _serve(self, dial: Dial, on_open: Callable[..., None], on_loss: Callable[..., None]) -> None:
-        client: Any = fake_client(call_tool=self._call)
-        connection = Connection(dial.server_id, dial.generation, dial.limits, dial.redactor, client, dial.link)
+        client: Any = fake_client(dial.link, call_tool=self._call)
+        connection = Connection(
+            dial.server_id, dial.generation, dial.limits, dial.redactor, client, dial.link, dial.desk
+        )
 
         def report() -> None:
             on_loss(connection)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from mcp_types import Implementation
 
-from mcp_pool import DEFAULT, InProcessServer, MCPPool, RestartPolicy, StdioServer
+from mcp_pool import DEFAULT, ClientCallbacks, HealthCheck, InProcessServer, MCPPool, RestartPolicy, StdioServer
 from mcp_pool.config import limits
 from mcp_pool.settings import Limits, Settings
 from servers.in_process import calculator
@@ -22,6 +22,9 @@ POOL = Settings(
     max_call_time=5,
     close_timeout=6,
     restart=RestartPolicy(initial_delay=7),
+    health=None,
+    max_connecting=16,
+    callbacks=None,
 )
 
 DIFFERENCES: dict[str, Any] = {
@@ -35,6 +38,10 @@ DIFFERENCES: dict[str, Any] = {
     "max_call_time": 1,
     "close_timeout": 1,
     "restart": RestartPolicy.never(),
+    "health": None,
+    "max_in_flight": 1,
+    "resend": "annotated",
+    "callbacks": ClientCallbacks(message=print),
     "required": True,
     "mode": "legacy",
     "include_tools": [],
@@ -149,12 +156,21 @@ def test_a_pool_has_the_documented_defaults() -> None:
         restart=RestartPolicy(
             initial_delay=0.5, multiplier=2, max_delay=60, jitter=0.5, stable_after=60, max_restarts=None
         ),
+        health=HealthCheck(interval=30, timeout=10, misses=2),
+        max_connecting=16,
+        callbacks=None,
     )
 
 
 def test_a_setting_that_was_left_out_is_that_of_the_pool() -> None:
-    assert limits(POOL, StdioServer("program")) == Limits(
-        connect_timeout=1, call_timeout=4, max_call_time=5, close_timeout=6, restart=RestartPolicy(initial_delay=7)
+    assert limits(POOL, StdioServer("program"), "s") == Limits(
+        connect_timeout=1,
+        call_timeout=4,
+        max_call_time=5,
+        close_timeout=6,
+        restart=RestartPolicy(initial_delay=7),
+        health=None,
+        callbacks=ClientCallbacks(),
     )
 
 
@@ -166,15 +182,22 @@ def test_a_servers_own_setting_goes_before_that_of_the_pool() -> None:
         max_call_time=None,
         close_timeout=0,
         restart=RestartPolicy.never(),
+        health=HealthCheck(interval=1),
     )
-    assert limits(POOL, spec) == Limits(
-        connect_timeout=10, call_timeout=0, max_call_time=None, close_timeout=0, restart=RestartPolicy.never()
+    assert limits(POOL, spec, "s") == Limits(
+        connect_timeout=10,
+        call_timeout=0,
+        max_call_time=None,
+        close_timeout=0,
+        restart=RestartPolicy.never(),
+        health=HealthCheck(interval=1),
+        callbacks=ClientCallbacks(),
     )
 
 
 def test_settings_are_filled_in_one_by_one() -> None:
-    assert limits(POOL, StdioServer("program", call_timeout=None)) == attrs.evolve(
-        limits(POOL, StdioServer("program")), call_timeout=None
+    assert limits(POOL, StdioServer("program", call_timeout=None), "s") == attrs.evolve(
+        limits(POOL, StdioServer("program"), "s"), call_timeout=None
     )
 
 

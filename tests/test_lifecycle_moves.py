@@ -74,13 +74,16 @@ SETTINGS = Settings(
     max_call_time=None,
     close_timeout=1,
     restart=RestartPolicy(),
+    health=None,
+    max_connecting=16,
+    callbacks=None,
 )
 
 
 def row_in(state: type[State]) -> Row:
     """A row whose server is in this state."""
     spec = StdioServer("program")
-    row = Registry(Broadcast()).admit("s", spec, limits(SETTINGS, spec), kept=True, predecessor=None)
+    row = Registry(Broadcast()).admit("s", spec, limits(SETTINGS, spec, "s"), kept=True, predecessor=None)
     row.state = STATES[state]
     return row
 

@@ -79,12 +79,12 @@ async def test_servers_that_fell_together_do_not_return_together(monkeypatch: py
 
 
 async def test_after_a_stable_time_the_waits_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    restless, stable = [Life(uptime=10)] * 4, Life(uptime=60)
+    restless, stable = [Life(uptime=10)] * 4, Life(uptime=61)
     wire = fake_wire(monkeypatch, *restless, stable, *restless)
     async with MCPPool(restart=EXACT) as pool:
         await pool.connect("one", FAKE)
         await anyio.sleep(150)
-    assert wire.waits[:8] == pytest.approx([10.5, 11, 12, 14, 60.5, 11, 12, 14])
+    assert wire.waits[:8] == pytest.approx([10.5, 11, 12, 14, 61.5, 11, 12, 14])
 
 
 async def test_a_time_just_short_of_stable_resets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ async def test_after_so_many_restarts_without_a_stable_time_the_next_loss_parks(
 
 async def test_a_stable_time_in_between_gives_the_restarts_back(monkeypatch: pytest.MonkeyPatch) -> None:
     restless = Life(uptime=10)
-    wire = fake_wire(monkeypatch, restless, restless, Life(uptime=60), restless)
+    wire = fake_wire(monkeypatch, restless, restless, Life(uptime=61), restless)
     async with MCPPool(restart=RestartPolicy(max_restarts=2)) as pool:
         await pool.connect("one", FAKE)
         await anyio.sleep(DAY)

@@ -5,14 +5,17 @@
 * `streamable`: streamable HTTP, in both eras
 * `sse`: the older HTTP with SSE
 * `notices`: messages over HTTP that nobody waits for
+* `refusals`: what it means when a server does not shake hands
 * `exchange`: one request over HTTP, and what became of it
 * `http_client`: the HTTP client of one server
+* `authorization`: the authorization of one request
 * `bodies`: bodies of HTTP responses, bounded and watched
 * `tls`: the TLS contexts that clients share
 * `process`: a server's process, its three pipes, and the stages of ending it
 * `exit`: the end of a process, when and with which status
 * `lines`: bytes in, lines out
-* `link`: what is known of one wire, and the taps on its two streams
+* `taps`: what stands on the two streams of a wire, and notes what passes
+* `link`: what is known of one wire
 
 An in-process server needs no transport of ours: `mcp.Client` takes the object itself.
 """

@@ -9,19 +9,37 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final, final
 
+import anyio
 import attrs
 import httpx2
-from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, jsonrpc_message_adapter
+from mcp.shared.dispatcher import coerce_request_id
+from mcp_types import (
+    INTERNAL_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    jsonrpc_message_adapter,
+)
 
 from mcp_pool.checks import origin
-from mcp_pool.errors import HttpStatus
-from mcp_pool.transports.bodies import TooLong, WatchedStream, read_whole, rebuilt
+from mcp_pool.errors import plain
+from mcp_pool.transports.bodies import (
+    EVENT_STREAM,
+    Patience,
+    TooLong,
+    WatchedStream,
+    content_type,
+    read_whole,
+    rebuilt,
+)
+from mcp_pool.transports.http_client import Forward
 from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
+from mcp_pool.transports.refusals import PERSON_STATUSES, is_trouble, refused
 
-PERSON_STATUSES: Final = frozenset({401, 403})
-"""What a server answers until somebody corrects the credentials."""
-OUTAGE_STATUSES: Final = frozenset({407, 408, 425, 429})
-"""With all from 500 on: in the handshake they tell of trouble, and not of the era that a server speaks."""
+PAGE_TIMEOUT: Final = 1.0
+"""Seconds for the body of a response that has failed already by its status."""
 
 
 def unreachable(url: httpx2.URL, error: Exception) -> Loss:
@@ -30,12 +48,47 @@ def unreachable(url: httpx2.URL, error: Exception) -> Loss:
     return Loss(f"could not be reached at {origin(url)}", cause=error, advice=advice, draining=True, unreachable=True)
 
 
-def refused(failure: Failure) -> Loss:
-    """Return the loss of a server that would not shake hands."""
-    person = failure.status in PERSON_STATUSES
-    advice = "Correct the credentials in headers or auth, then call restart()." if person else "See its log."
-    cause = failure.cause if failure.status is None else HttpStatus(f"It {failure.what}.", status=failure.status)
-    return Loss(failure.what, cause=cause, advice=advice)
+def was_unreachable(url: httpx2.URL, error: Exception) -> bool:
+    """Tell whether an error means that no connection could be made to a server, and not to another on the way."""
+    if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return False
+    try:
+        return origin(error.request.url) == origin(url)
+    except RuntimeError:  # it was not raised for a request: an event hook may raise anything
+        return False
+
+
+async def forwarded(request: httpx2.Request, forward: Forward) -> httpx2.Response:
+    """Forward a request. What it raises is one plain error, and so is each of its causes.
+
+    A cancellation that comes together with errors, as it may from an authorization flow on trio, is the cancellation.
+    """
+    try:
+        return await forward(request)
+    except Exception as error:  # noqa: BLE001  # raised below, as one error
+        first = plain(error)
+    except BaseExceptionGroup as group:
+        cancelled, rest = group.split(anyio.get_cancelled_exc_class())
+        if cancelled is None or not isinstance(rest, ExceptionGroup):
+            raise
+        first = plain(cancelled)
+    raise scrubbed(first)
+
+
+def scrubbed(error: BaseException) -> BaseException:
+    """Return an error after putting one error in the place of each group among its causes.
+
+    On trio, a failed attempt to connect has such a cause.
+    """
+    link: BaseException | None = error
+    seen = set[int]()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        follows = link.__cause__ or link.__context__
+        if follows is not None and plain(follows) is not follows:
+            link.__cause__ = plain(follows)
+        link = link.__cause__ or link.__context__
+    return error
 
 
 @final
@@ -45,29 +98,45 @@ class Exchange:
 
     request: httpx2.Request
     """What is sent."""
+    asked: JSONRPCRequest
+    """The message in it."""
     link: Link
     """The wire."""
     record: CallRecord | None
     """The call that it is for, if any."""
     max_message_size: int
     """The longest message in bytes that the server may send."""
+    patience: Patience = attrs.field(factory=Patience, init=False)
+    """How long to wait: no longer than the call."""
     _handed_over: bool = attrs.field(default=False, init=False)
+    _is_answered: bool = attrs.field(default=False, init=False)
 
-    async def trace(self, event: str, _info: object) -> None:
+    def __attrs_post_init__(self) -> None:
+        self.request.extensions = {**self.request.extensions, "trace": self._trace}
+        self.link.failure = None
+        if self.record is not None:
+            self.record.failure = None
+            # Once a call is over nobody reads its answer, and a server that owes one would keep the connection for it.
+            self.patience.is_over = self.record.over
+            self.record.on_over = self.patience.end
+
+    async def _trace(self, event: str, _info: object) -> None:
         """Note, as an extension of the request, that a server begins to get it."""
         self._handed_over = self._handed_over or event.endswith("send_request_headers.started")
 
-    def fail(self, failure: Failure) -> None:
-        """Note why there is no answer."""
+    def fail(self, failure: Failure) -> httpx2.Response:
+        """Note why there is no answer, and return a response for the SDK."""
         if self.record is not None:
             self.record.failure = failure
-            return
-        self.link.failure = failure
-        status, trouble = failure.status, PERSON_STATUSES | OUTAGE_STATUSES
-        outage = status is None or status in trouble or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        if outage and not self.link.established:
-            # Or the SDK would take it for the answer of a server that speaks the older era, and shake hands anew.
-            self.link.lose(refused(failure))
+        else:
+            self.link.failure = failure
+            outage = failure.status is None or failure.status in PERSON_STATUSES or is_trouble(failure.status)
+            if outage and not self.link.established:
+                # Or the SDK would take it for the answer of a server that speaks the older era, and shake hands anew.
+                self.link.lose(refused(failure))
+        words = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
+        headers = {"content-type": "application/json"}
+        return httpx2.Response(503, headers=headers, content=words.model_dump_json(), request=self.request)
 
     def reject(self) -> None:
         """Note that the server provably did not run it."""
@@ -78,53 +147,89 @@ class Exchange:
         """Note an error on the way, and return a response for the SDK."""
         if not self._handed_over:
             self.reject()
-        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        if was_unreachable(self.request.url, error):
             self.link.lose(unreachable(self.request.url, error))
-        elif isinstance(error, TooLong):
-            self.fail(self._too_long("an answer"))
-        else:
-            self.fail(Failure(f"broke off with {type(error).__name__}", cause=error))
+            return self.fail(Failure("could not be reached", cause=error))
+        if self._handed_over and self.record is not None and isinstance(error, httpx2.TransportError):
             self.link.doubt()
-        words = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=type(error).__name__))
-        headers = {"content-type": "application/json"}
-        return httpx2.Response(503, headers=headers, content=words.model_dump_json(), request=self.request)
+        return self.fail(self._failure(error, "an answer"))
 
     async def look(self, response: httpx2.Response) -> httpx2.Response:
         """Return what the SDK is to see of a response, and note what the SDK would not tell."""
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if response.is_success and kind == "text/event-stream":
+        status, kind = response.status_code, content_type(response)
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.link.hear()
+        if response.is_success and status != HTTPStatus.ACCEPTED and kind == EVENT_STREAM:
             return self.watched(response)
         if response.next_request is not None:
             # The SDK follows it when it stays within the origin; otherwise the call ends here.
-            words = f"redirects to {origin(response.next_request.url)}, which is not followed"
-            if self.record is not None:
-                self.record.failure = Failure(words, status=response.status_code)
-            return response
+            where = origin(response.next_request.url)
+            self.fail(Failure(f"redirects to {where}, which is not followed", status=status))
+            return rebuilt(response, await self._page(response))
+        if not response.is_success:
+            body = await self._page(response)
+            told_off = self.record is None and not self.link.established and status in PERSON_STATUSES
+            if not told_off and isinstance(_parsed(body, kind), JSONRPCError):
+                return rebuilt(response, body)
+            return self.fail(Failure(f"answered with HTTP status {status}", status=status))
         body = await read_whole(response, self.max_message_size)
-        message = _parsed(body) if kind == "application/json" else None
-        if response.is_success and (response.status_code == HTTPStatus.ACCEPTED or message is None):
-            words = f"answered with status {response.status_code} and {len(body)} bytes of {kind or 'no type'}"
-            self.fail(Failure(f"{words} that are no JSON-RPC message", malformed=True))
-        elif not response.is_success and not isinstance(message, JSONRPCError):
-            self.fail(Failure(f"answered with HTTP status {response.status_code}", status=response.status_code))
+        answer = _parsed(body, kind) if status != HTTPStatus.ACCEPTED else None
+        if isinstance(answer, JSONRPCError) and answer.id is None:
+            # The server could not read the id, and the SDK would take the error for nobody's.
+            answer = answer.model_copy(update={"id": self.asked.id})
+            body = answer.model_dump_json(exclude_unset=True).encode()
+        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not _is_same(answer, self.asked):
+            words = f"answered with HTTP status {status} and {len(body)} bytes of {kind or 'no type'}"
+            return self.fail(Failure(f"{words} that are no answer to the request", malformed=True))
         return rebuilt(response, body)
 
     def watched(self, response: httpx2.Response) -> httpx2.Response:
         """Return a response whose stream of events is looked at."""
-        return rebuilt(response, WatchedStream(response, self.max_message_size, self._note_end))
+        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.patience)
+        return rebuilt(response, stream)
+
+    async def _page(self, response: httpx2.Response) -> bytes:
+        """Return the body of a response whose status says enough; nothing when it cannot be had."""
+        try:
+            with anyio.fail_after(PAGE_TIMEOUT):
+                return await read_whole(response, self.max_message_size)
+        except (TimeoutError, TooLong, httpx2.HTTPError):
+            return b""
+
+    def _note_message(self, data: bytes) -> None:
+        if self._is_answered:
+            return
+        self.link.hear()
+        message = _parsed(data)
+        if message is None:
+            self.fail(Failure("sent an event that is no JSON-RPC message", malformed=True))
+        self._is_answered = message is None or isinstance(message, JSONRPCResponse | JSONRPCError)
 
     def _note_end(self, error: Exception | None) -> None:
+        if error is None:
+            self.fail(Failure("ended its stream of events without an answer"))
+            return
+        if self.record is not None and isinstance(error, httpx2.TransportError):
+            self.link.doubt()
+        self.fail(self._failure(error, "an event"))
+
+    def _failure(self, error: Exception, what: str) -> Failure:
         if isinstance(error, TooLong):
-            self.fail(self._too_long("an event"))
-        else:
-            self.fail(Failure("ended its stream of events without an answer", cause=error))
+            words = f"sent {what} longer than max_message_size={self.max_message_size} bytes"
+            return Failure(words, malformed=True)
+        if isinstance(error, httpx2.DecodingError):
+            return Failure(f"sent {what} that cannot be decoded", malformed=True, cause=error)
+        words = "broke off with" if self._handed_over else "could not be asked:"
+        return Failure(f"{words} {type(error).__name__}", cause=error)
 
-    def _too_long(self, what: str) -> Failure:
-        return Failure(f"sent {what} longer than max_message_size={self.max_message_size} bytes", malformed=True)
+
+def _is_same(answer: JSONRPCResponse | JSONRPCError, asked: JSONRPCRequest) -> bool:
+    return answer.id is not None and coerce_request_id(answer.id) == coerce_request_id(asked.id)
 
 
-def _parsed(body: bytes) -> JSONRPCMessage | None:
+def _parsed(body: bytes, kind: str = "application/json") -> JSONRPCMessage | None:
     try:
-        return jsonrpc_message_adapter.validate_json(body, by_name=False)
+        is_json = kind.startswith("application/json")  # as the SDK sees it
+        return jsonrpc_message_adapter.validate_json(body, by_name=False) if is_json else None
     except ValueError:
         return None

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, final
 
 import anyio
 import httpx2
 from mcp.shared.message import SessionMessage
 
-from mcp_pool.transports.link import Outgoing
-from mcp_pool.transports.tls import context_for
+from mcp_pool.transports.authorization import Authorization
+from mcp_pool.transports.taps import Outgoing
+from mcp_pool.transports.tls import trusting, trusting_nobody
 
 REACH_TIMEOUT: Final = 10.0
 """Seconds to reach a host. An answer has no time-out here: the pool bounds the call that waits for it."""
@@ -60,13 +62,13 @@ class Outbox:
         self._stream = stream
 
     async def send(self, item: Outgoing, /) -> None:
-        """Hand over a message with the record of its call."""
-        message, record = item
+        """Hand over a message, with what belongs to it."""
+        record = item.record
         if record is not None:
             record.sent += 1
         token = current_message.set(item)
         try:
-            await self._stream.send(message)
+            await self._stream.send(item.message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             if record is not None:
                 record.sent -= 1  # the SDK's transport has gone: nobody took it
@@ -80,8 +82,30 @@ class Outbox:
 
 
 @final
-class _Unused(httpx2.AsyncBaseTransport):
-    """Stands where a client that only delegates would make connections of its own."""
+class _Own(httpx2.AsyncBaseTransport):
+    """The clients of one server's own, in the place of a transport, so that they are closed with the client.
+
+    There are two of them only where a server redirects from http to https: no TLS context is made before.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[bool, httpx2.AsyncClient] = {}
+
+    def client(self, *, secure: bool) -> httpx2.AsyncClient:
+        """Return the client whose requests may go over TLS, or the one for all others."""
+        if secure not in self._clients:
+            # No limit of connections: calls and streams that last must not starve each other.
+            limits = httpx2.Limits(
+                max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
+            )
+            verify = trusting() if secure else trusting_nobody()
+            self._clients[secure] = httpx2.AsyncClient(verify=verify, limits=limits)
+        return self._clients[secure]
+
+    async def aclose(self) -> None:
+        """Close them."""
+        for client in self._clients.values():
+            await client.aclose()
 
 
 @final
@@ -89,7 +113,7 @@ class ServerHttpClient(httpx2.AsyncClient):
     """The client of one connection to one server.
 
     Args:
-        url: The server's.
+        url: The server's. Its user and password, if it has any, authorize where nothing else does.
         wire: What `send` goes through.
         headers: Sent with each request.
         auth: Authorizes each request.
@@ -105,40 +129,66 @@ class ServerHttpClient(httpx2.AsyncClient):
         auth: httpx2.Auth | None,
         lender: httpx2.AsyncClient | None,
     ) -> None:
-        timeout = httpx2.Timeout(None, connect=REACH_TIMEOUT)
-        if lender is None:
-            # No limit of connections: calls and streams that last must not starve each other.
-            limits = httpx2.Limits(
-                max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
-            )
-            context = context_for(httpx2.URL(url), goes_elsewhere=auth is not None)
-            super().__init__(headers=headers, auth=auth, verify=context, limits=limits, timeout=timeout)
-        else:
-            super().__init__(transport=_Unused(), max_redirects=lender.max_redirects, timeout=timeout)
+        self._own = _Own()
+        super().__init__(transport=self._own)
+        if lender is not None:
+            self.max_redirects = lender.max_redirects
+            auth = lender.auth if auth is None else auth
         self._wire = wire
         self._given_headers = headers
-        self._given_auth = auth
+        self._given_auth = _basic(httpx2.URL(url)) if auth is None else auth
         self._lender = lender
 
     def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
-        """Make a request; where there is a lender, as the lender would, with the headers of this server on top."""
-        if self._lender is None:
-            request = super().build_request(method, url, **options)
-        else:
-            headers = httpx2.Headers(self._given_headers)
-            headers.update(options.pop("headers", None))
-            request = self._lender.build_request(method, url, headers=headers, **options)
-        request.extensions = {**request.extensions, "timeout": self.timeout.as_dict()}
+        """Make a request as the client that will send it, with the headers of this server on top.
+
+        The SDK gives the message as an object to be encoded anew, and what cannot be encoded would end its transport.
+        """
+        if "json" in options and (outgoing := current_message.get()) is not None:
+            del options["json"]
+            options["content"] = outgoing.body
+            options["headers"] = {"content-type": "application/json", **(options.get("headers") or {})}
+        headers = httpx2.Headers(self._given_headers)
+        headers.update(options.pop("headers", None))
+        target = httpx2.URL(url).copy_with(userinfo=b"")  # which would stand in the log of httpx2
+        request = self._client_for(target).build_request(method, target, headers=headers, **options)
+        timeout = httpx2.Timeout(None, connect=REACH_TIMEOUT)
+        request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
         return request
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request the way the wire does."""
+        return await self._wire.send(request, partial(self._forward, **options))
 
-        async def forward(request: httpx2.Request) -> httpx2.Response:
-            if self._lender is None:
-                return await super(ServerHttpClient, self).send(request, **options)
-            if self._given_auth is not None:
-                options["auth"] = self._given_auth
-            return await self._lender.send(request, **options)
+    def _client_for(self, url: httpx2.URL) -> httpx2.AsyncClient:
+        if self._lender is not None:
+            return self._lender
+        # The flow of an authorization may lead to other servers.
+        stays = self._given_auth is None or isinstance(self._given_auth, httpx2.BasicAuth | httpx2.DigestAuth)
+        return self._own.client(secure=url.scheme == "https" or not stays)
 
-        return await self._wire.send(request, forward)
+    async def _forward(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        client, authorization = self._client_for(request.url), None
+        if self._given_auth is not None:
+            options["auth"] = authorization = Authorization(self._given_auth)
+        trace = request.extensions.get("trace", _ignore)
+        try:
+            return await client.send(request, **options)
+        except httpx2.LocalProtocolError:
+            pass  # its text shows the header that is wrong
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            raise
+        except Exception:
+            if self._lender is not None and (authorization is None or authorization.released):
+                # Its transport may tell nothing of what it sends, so that only a failure to connect proves anything.
+                await trace("lender.send_request_headers.started", {})
+            raise
+        raise httpx2.LocalProtocolError("The request is not valid HTTP: see headers and auth", request=request)
+
+
+def _basic(url: httpx2.URL) -> httpx2.Auth | None:
+    return httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
+
+
+async def _ignore(_event: str, _info: object) -> None:
+    """Stand in for a `trace` where nobody has asked for one."""

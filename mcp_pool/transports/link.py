@@ -7,23 +7,16 @@ was handed over and what answered it, and the link notes, once, why it went down
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeAlias, final
+from typing import Final, final
 
 import anyio
 import attrs
 from mcp.shared.dispatcher import coerce_request_id
-from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
 
 from mcp_pool.errors import Phase
-
-CANCEL_NOTICE_TIMEOUT: Final = 0.1
-"""Seconds for which a cancel notice may wait for the wire. The SDK shields it for up to 5 s, and a caller that was
-cancelled would hang that long on a server that reads nothing."""
 
 _PHASES: Final[dict[str, Phase]] = {
     "server/discover": "discover",
@@ -87,6 +80,8 @@ class CallRecord:
     """Why there is no answer of the server, where the wire knows; then `answer` is none of the server's."""
     over: bool = False
     """Whether the call has ended. What has not been handed over by then must never be: its caller was told so."""
+    on_over: Callable[[], None] | None = None
+    """Called once, synchronously, when the call has ended, for a wire that would wait for the answer still."""
 
 
 current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_current_call", default=None)
@@ -104,6 +99,13 @@ class Link:
     """Why the wire is down; None while it is up."""
     on_loss: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
     """Called once, synchronously, when the wire goes down: state must not lag behind knowledge."""
+    speaks_up: bool = attrs.field(default=True, init=False)
+    """Whether something is to be heard from a server that is there, at least when it is asked. Not so where each
+    request travels alone: there, silence means nothing until one has failed."""
+    heard_at: float = attrs.field(factory=anyio.current_time, init=False)
+    """When the server last gave a sign of life, on the event loop's clock, in seconds."""
+    signs: int = attrs.field(default=0, init=False)
+    """How many signs of life it has given."""
     on_doubt: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
     """Called when something happened after which the server should be asked whether it is there."""
     failure: Failure | None = attrs.field(default=None, init=False)
@@ -131,6 +133,11 @@ class Link:
         """Whether the handshake is done and the connection stands, or stood."""
         return self.on_loss is not None or self.loss is not None
 
+    def hear(self) -> None:
+        """Note a sign of life: a message, or an answer of HTTP that is no outage."""
+        self.signs += 1
+        self.heard_at = anyio.current_time()
+
     def doubt(self) -> None:
         """Have the server asked whether it is there."""
         if self.on_doubt is not None:
@@ -155,110 +162,7 @@ class Link:
     def forget(self, record: CallRecord) -> None:
         """Forget a call that has ended."""
         record.over = True
+        if record.on_over is not None:
+            record.on_over()
         if record.request_id is not None and self._waiting.get(record.request_id) is record:
             del self._waiting[record.request_id]
-
-
-Outgoing: TypeAlias = tuple[SessionMessage, CallRecord | None]
-"""A message on its way to the writer, with the record of the call that it belongs to."""
-
-
-class Source(Protocol):
-    """Where messages come from."""
-
-    async def receive(self) -> SessionMessage | Exception:
-        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        ...
-
-
-class Sink(Protocol):
-    """Where messages go."""
-
-    async def send(self, item: Outgoing, /) -> None:
-        """Hand over a message with the record of its call."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        ...
-
-
-class _Tap:
-    """What both taps share: a stream is an asynchronous context manager that closes itself."""
-
-    async def aclose(self) -> None:
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-@final
-@attrs.define(eq=False)
-class ReadTap(_Tap):
-    """The stream of messages that the SDK reads, noting the answers that pass."""
-
-    _source: Source
-    _link: Link
-
-    async def receive(self) -> SessionMessage | Exception:
-        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
-        item = await self._source.receive()
-        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse | JSONRPCError):
-            self._link.note_answer(item.message)
-        return item
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        await self._source.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-
-@final
-@attrs.define(eq=False)
-class WriteTap(_Tap):
-    """The stream of messages that the SDK writes, noting the requests that pass."""
-
-    _sink: Sink
-    _link: Link
-
-    async def send(self, item: SessionMessage, /) -> None:
-        """Hand a message to the writer.
-
-        Raises:
-            anyio.ClosedResourceError: The wire is down; nothing was written.
-        """
-        if self._link.loss is not None:
-            # A request written now could only be lost: refusing it proves that the server did not run it.
-            raise anyio.ClosedResourceError
-        record = self._link.note_request(item.message) if isinstance(item.message, JSONRPCRequest) else None
-        with anyio.move_on_after(_patience(item.message)):
-            await self._sink.send((item, record))
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        await self._sink.aclose()
-
-
-def _patience(message: Any) -> float:
-    """Return the seconds for which a message may wait for the wire."""
-    if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-        return CANCEL_NOTICE_TIMEOUT
-    return math.inf

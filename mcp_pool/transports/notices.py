@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Final, final
 
 import anyio
@@ -10,6 +12,7 @@ import httpx2
 from anyio.abc import TaskGroup
 from loguru import logger
 
+from mcp_pool.transports.exchange import forwarded
 from mcp_pool.transports.http_client import Forward
 from mcp_pool.transports.link import Link
 
@@ -26,17 +29,24 @@ class Notices:
 
     server_id: str
     """For the log."""
-    background: TaskGroup
-    """Where those are posted that nothing has to wait for."""
     link: Link
     """The wire."""
+    _background: TaskGroup | None = attrs.field(default=None, init=False)
+    """Where those are posted that nothing has to wait for."""
     _under_way: int = attrs.field(default=0, init=False)
+
+    @asynccontextmanager
+    async def posting(self) -> AsyncGenerator[None]:
+        """Hold the tasks that post in the background; they end with the block."""
+        async with anyio.create_task_group() as self._background:
+            yield
+            self._background.cancel_scope.cancel()
 
     async def post(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Post a notice and wait until it is taken, or the time is up; return a response for the SDK."""
         try:
             with anyio.move_on_after(NOTICE_TIMEOUT):
-                response = await forward(request)
+                response = await forwarded(request, forward)
                 await response.aclose()
                 if response.is_error:
                     self.tell(f"answered a notice with HTTP status {response.status_code}")
@@ -47,9 +57,9 @@ class Notices:
 
     def post_behind(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Post a notice in the background, and return a response for the SDK at once."""
-        if self._under_way < NOTICE_LIMIT:
+        if self._under_way < NOTICE_LIMIT and self._background is not None:
             self._under_way += 1
-            self.background.start_soon(self._post_counted, request, forward)
+            self._background.start_soon(self._post_counted, request, forward)
         return httpx2.Response(202, request=request)
 
     def tell(self, what: str) -> None:

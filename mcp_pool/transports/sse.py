@@ -8,7 +8,7 @@ answer every later call "Connection closed" without an end.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Final, final
 
@@ -17,18 +17,31 @@ import attrs
 import httpx2
 from anyio.abc import TaskGroup
 from mcp.client.sse import sse_client
-from mcp_types import JSONRPCNotification
+from mcp.shared.dispatcher import coerce_request_id
+from mcp_types import JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, RequestId
 
+from mcp_pool.checks import origin
 from mcp_pool.config import SseServer
-from mcp_pool.transports.bodies import TooLong, watch
-from mcp_pool.transports.exchange import refused, unreachable
+from mcp_pool.transports.bodies import EVENT_STREAM, TooLong, content_type, read_whole, watch
+from mcp_pool.transports.exchange import forwarded, scrubbed, unreachable, was_unreachable
 from mcp_pool.transports.http_client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.link import CallRecord, Failure, Link, Loss, ReadTap, WriteTap
+from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
+from mcp_pool.transports.refusals import refused
+from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 
 POST_TIMEOUT: Final = 30.0
 """Seconds for a server to take a message; the answer comes another way."""
 POST_LIMIT: Final = 1000
 """Posts under way at once; a server that is so far behind takes no more."""
+WORDS_TIMEOUT: Final = 1.0
+"""Seconds for what a server has to say on top of having taken a message; nobody reads it, but unread it costs a
+connection."""
+WORDS_LIMIT: Final = 65536
+"""How much of it is taken, in bytes."""
+EVENT_LIMIT: Final = 2**20
+"""The longest event in bytes that the SDK takes; one that is longer would break it."""
+REDIRECTS: Final = 5
+"""How many redirects in a row are followed, within the origin."""
 
 
 @asynccontextmanager
@@ -38,9 +51,12 @@ async def sse_transport(spec: SseServer, link: Link) -> AsyncGenerator[tuple[Rea
     Args:
         spec: What to connect to.
         link: Learns what happens on the wire.
+
+    Raises:
+        anyio.BrokenResourceError: The wire went down before the connection stood.
     """
-    async with anyio.create_task_group() as background:
-        wire = _SseWire(link, spec.max_message_size, background)
+    wire = _SseWire(link, min(spec.max_message_size, EVENT_LIMIT))
+    async with anyio.create_task_group() as wire.background:
 
         def make_client(
             headers: dict[str, str] | None = None,  # noqa: ARG001  # the SDK's own settings, which ours replace
@@ -49,11 +65,15 @@ async def sse_transport(spec: SseServer, link: Link) -> AsyncGenerator[tuple[Rea
         ) -> httpx2.AsyncClient:
             return ServerHttpClient(spec.url, wire, headers=spec.headers, auth=spec.auth, lender=spec.http_client)
 
-        async with sse_client(spec.url, httpx_client_factory=make_client) as (read, write):
+        # Without user and password: the SDK wants messages to be posted to the very same origin.
+        url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
+        async with sse_client(url, httpx_client_factory=make_client) as (read, write):
             try:
                 yield ReadTap(read, link), WriteTap(Outbox(write), link)
             finally:
-                background.cancel_scope.cancel()
+                wire.background.cancel_scope.cancel()
+    if wire.given_up:
+        raise anyio.BrokenResourceError
 
 
 @final
@@ -62,50 +82,75 @@ class _SseWire:
     """Opens the stream, and posts each message in a task of its own: the SDK would post all behind the slowest."""
 
     link: Link
-    max_message_size: int
-    background: TaskGroup
+    """The wire."""
+    event_limit: int
+    """The longest event in bytes that the server may send."""
+    background: TaskGroup = attrs.field(init=False)
+    """Where messages are posted."""
+    given_up: bool = attrs.field(default=False, init=False)
+    """Whether the wire went down before the connection stood."""
     _under_way: int = attrs.field(default=0, init=False)
+    _posts: dict[RequestId, anyio.Event] = attrs.field(factory=dict[RequestId, anyio.Event], init=False)
+    """The requests that are being posted, and the ends of that."""
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Send a request. One that carries a message raises no error: a failure takes the wire down."""
         outgoing = current_message.get()
         if outgoing is None:
-            return await (self._open(request, forward) if request.method == "GET" else forward(request))
-        message, record = outgoing[0].message, outgoing[1]
+            return await self._open(request, forward)
+        message = outgoing.message.message
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/initialized":
-            await self._post(request, forward, record)  # what follows must find the server ready
+            await self._post(request, forward, outgoing.record)  # what follows must find the server ready
         elif self._under_way < POST_LIMIT:
             self._under_way += 1
-            self.background.start_soon(self._post_counted, request, forward, record)
+            if isinstance(message, JSONRPCRequest):
+                self._posts[coerce_request_id(message.id)] = anyio.Event()
+            self.background.start_soon(self._post_in_turn, request, forward, outgoing)
         else:
-            self._fail(Loss(f"takes no messages any more: {POST_LIMIT} are waiting"), record, ran=False)
+            self._fail(Loss(f"takes no messages any more: {POST_LIMIT} are waiting"), outgoing.record, ran=False)
         return httpx2.Response(202, request=request)
 
     async def _open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         try:
-            response = await forward(request)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            self.link.lose(unreachable(request.url, error))
-            raise
+            response = await forwarded(request, forward)
         except Exception as error:
-            self.link.lose(refused(Failure(f"broke off with {type(error).__name__}", cause=error)))
+            if was_unreachable(request.url, error):
+                self.link.lose(unreachable(request.url, error))
+            else:
+                self.link.lose(refused(Failure(f"broke off with {type(error).__name__}", cause=error)))
             raise
-        if not response.is_success and response.next_request is None:
-            status = response.status_code
+        status, kind = response.status_code, content_type(response)
+        if follower(request, response) is not None:
+            return response
+        if response.next_request is not None:
+            words = f"redirects to {origin(response.next_request.url)}, which is not followed"
+            self.link.lose(refused(Failure(words, status=status)))
+        elif not response.is_success:
             self.link.lose(refused(Failure(f"answered with HTTP status {status}", status=status)))
-        return watch(response, self.max_message_size, self._note_end)
+        elif kind != EVENT_STREAM:
+            self.link.lose(Loss(f"answered with {kind or 'no type'} instead of a stream of events"))
+        return watch(response, self.event_limit, self._note_end)
 
     def _note_end(self, error: Exception | None) -> None:
         if isinstance(error, TooLong):
-            self.link.lose(Loss(f"sent an event longer than max_message_size={self.max_message_size} bytes"))
+            sdk = self.event_limit == EVENT_LIMIT
+            limit = (
+                f"the {EVENT_LIMIT} bytes that the SDK takes" if sdk else f"max_message_size={self.event_limit} bytes"
+            )
+            self._lose(Loss(f"sent an event longer than {limit}"))
         else:
-            self.link.lose(Loss("ended its stream of events", cause=error))
+            self._lose(Loss("ended its stream of events", cause=None if error is None else scrubbed(error)))
 
-    async def _post_counted(self, request: httpx2.Request, forward: Forward, record: CallRecord | None) -> None:
+    async def _post_in_turn(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing) -> None:
+        message = outgoing.message.message
         try:
-            await self._post(request, forward, record)
+            if cancelled := self._posts.get(_cancelled(message)):
+                await cancelled.wait()  # a server would not know yet what is cancelled
+            await self._post(request, forward, outgoing.record)
         finally:
             self._under_way -= 1
+            if isinstance(message, JSONRPCRequest):
+                self._posts.pop(coerce_request_id(message.id)).set()
 
     async def _post(self, request: httpx2.Request, forward: Forward, record: CallRecord | None) -> None:
         handed_over = False
@@ -117,19 +162,60 @@ class _SseWire:
         request.extensions = {**request.extensions, "trace": trace}
         try:
             with anyio.fail_after(POST_TIMEOUT):
-                response = await forward(request)
-                await response.aclose()
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            self._fail(unreachable(request.url, error), record, ran=False)
+                response = await _sent(request, forward)
+        except TimeoutError:
+            self._fail(Loss(f"took no message for {POST_TIMEOUT:g} s"), record, ran=handed_over)
         except Exception as error:  # noqa: BLE001  # it takes the wire down, and with it nobody else
-            self._fail(Loss(f"took no message: {type(error).__name__}", cause=error), record, ran=handed_over)
+            loss = Loss(f"took no message: {type(error).__name__}", cause=error)
+            if was_unreachable(request.url, error):
+                # Not draining: the call whose message was lost has nothing to wait for.
+                loss = attrs.evolve(unreachable(request.url, error), draining=False)
+            self._fail(loss, record, ran=handed_over)
         else:
-            if response.is_error:
+            if not response.is_success:
                 status = response.status_code
                 loss = refused(Failure(f"refused a message with HTTP status {status}", status=status))
                 self._fail(loss, record, ran=status != HTTPStatus.NOT_FOUND)  # it does not know the session
+            with suppress(Exception), anyio.move_on_after(WORDS_TIMEOUT):
+                await read_whole(response, WORDS_LIMIT)
 
     def _fail(self, loss: Loss, record: CallRecord | None, *, ran: bool) -> None:
         if record is not None and not ran:
             record.sent -= 1
+        self._lose(loss)
+
+    def _lose(self, loss: Loss) -> None:
+        if not self.link.established:
+            # Nobody listens yet: the SDK would wait for an answer until the time is up.
+            self.given_up = True
+            self.background.cancel_scope.cancel()
         self.link.lose(loss)
+
+
+async def _sent(request: httpx2.Request, forward: Forward) -> httpx2.Response:
+    """Send a request and those that it is redirected to, and return the last response, whose body is to be read."""
+    response = await forwarded(request, forward)
+    for _ in range(REDIRECTS):
+        following = follower(request, response)
+        if following is None:
+            break
+        await response.aclose()
+        response = await forwarded(following, forward)
+    return response
+
+
+def follower(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request | None:
+    """Return the request that a redirect leads to, if it stays within the origin and says the same, as the SDK does."""
+    following = response.next_request
+    if following is None or following.method != request.method or following.url.userinfo:
+        return None
+    here, there = origin(request.url), origin(following.url)
+    upgraded = request.url.port is None and there == here.replace("http:", "https:", 1)
+    return following if there == here or upgraded else None
+
+
+def _cancelled(message: JSONRPCMessage) -> RequestId:
+    """Return the id of the request that a message cancels; one that no request has, if it cancels none."""
+    if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+        return coerce_request_id((message.params or {}).get("requestId", ""))
+    return ""

@@ -23,14 +23,18 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from mcp_pool.config import StdioServer
+from mcp_pool.errors import plain
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.lines import LineSplitter, LineTooLong
-from mcp_pool.transports.link import CallRecord, Link, Loss, Outgoing, ReadTap, WriteTap
+from mcp_pool.transports.link import CallRecord, Link, Loss
 from mcp_pool.transports.process import ServerProcess, read, spawn
+from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 
 LAST_WORDS_TIMEOUT: Final = 0.5
 """Seconds between the first sign of the end and its declaration, for the exit status and the last words to arrive.
 A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
+LINES_PER_TURN: Final = 100
+"""Lines that are looked at before other tasks have a turn: a chunk may be nothing but ends of lines."""
 TAIL_BYTES: Final = 8192
 """How much of standard error is kept."""
 ERROR_LINE_LIMIT: Final = 65536
@@ -137,9 +141,15 @@ class _Wire:
     async def run(self) -> None:
         """Run the tasks until the scope is cancelled."""
         with self.scope, self._to_client, self._from_server, self._accepted, self._outgoing:
-            async with anyio.create_task_group() as group:
-                for task in (self._write, self._read_output, self._read_errors, self._watch, self._announce_end):
-                    group.start_soon(task)
+            try:
+                async with anyio.create_task_group() as group:
+                    for task in (self._write, self._read_output, self._read_errors, self._watch, self._announce_end):
+                        group.start_soon(task)
+            except Exception as error:  # noqa: BLE001  # a sink of the log may raise, by the user's will
+                cause = plain(error)
+                self.link.lose(Loss(f"is no longer read, after {type(cause).__name__}", cause=cause))
+                self._to_client.close()
+                await self._watch()  # so that the end of the process is still seen
 
     def close(self) -> None:
         """End the traffic: the writer writes what it has and ends the server's input, the output is drained."""
@@ -153,10 +163,9 @@ class _Wire:
         declared, and it tells them truly that nothing of them was written.
         """
         try:
-            async for message, record in self._outgoing:
-                text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+            async for outgoing in self._outgoing:
                 try:
-                    await self._write_line(memoryview(text.encode() + b"\n"), record)
+                    await self._write_line(memoryview(outgoing.body + b"\n"), outgoing.record)
                 except BrokenPipeError:
                     self._deaf = True
                     self._dying.set()
@@ -190,7 +199,9 @@ class _Wire:
 
     async def _deliver(self, splitter: LineSplitter, chunk: bytes) -> None:
         try:
-            for line in splitter.feed(chunk):
+            for number, line in enumerate(splitter.feed(chunk), 1):
+                if number % LINES_PER_TURN == 0:
+                    await anyio.lowlevel.checkpoint()
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError:
@@ -217,7 +228,9 @@ class _Wire:
         log = logger.bind(server=self.server_id)
         splitter = LineSplitter(ERROR_LINE_LIMIT, cut=True)
         while chunk := await read(self.process.errors):
-            for line in splitter.feed(chunk):
+            for number, line in enumerate(splitter.feed(chunk), 1):
+                if number % LINES_PER_TURN == 0:
+                    await anyio.lowlevel.checkpoint()
                 log.debug("{} | {}", self.server_id, self.tail.add(line))
         if rest := splitter.take():
             log.debug("{} | {}", self.server_id, self.tail.add(rest))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Final, final
 
@@ -18,11 +19,12 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from mcp_pool.config import HttpServer
-from mcp_pool.transports.bodies import watch
-from mcp_pool.transports.exchange import Exchange, unreachable
+from mcp_pool.transports.bodies import EVENT_STREAM, WatchedStream, content_type, rebuilt
+from mcp_pool.transports.exchange import Exchange, forwarded, unreachable, was_unreachable
 from mcp_pool.transports.http_client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.link import Failure, Link, Loss, Outgoing, ReadTap, WriteTap
+from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
 from mcp_pool.transports.notices import Notices
+from mcp_pool.transports.taps import ReadTap, WriteTap
 
 SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"
@@ -30,6 +32,8 @@ CHECK_TIMEOUT: Final = 5.0
 """Seconds for a server to say whether it knows a session, and to take the word that it is over."""
 REJECTIONS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 """What servers answer to a session that they do not know."""
+NO_STREAM: Final = REJECTIONS | {HTTPStatus.METHOD_NOT_ALLOWED}
+"""What they answer when they have no stream of messages of their own."""
 STREAM_TRIES: Final = 2
 """Failures in a row after which the stream of the server's own messages is given up: so does the SDK."""
 
@@ -46,22 +50,22 @@ async def streamable_transport(
         link: Learns what happens on the wire.
         close_timeout: Seconds for the session to be ended.
     """
-    async with anyio.create_task_group() as background:
-        wire = _StreamableWire(link, spec.max_message_size, Notices(server_id, background, link))
-        client = ServerHttpClient(spec.url, wire, headers=spec.headers, auth=spec.auth, lender=spec.http_client)
-        async with (
-            client,
-            streamable_http_client(
-                spec.url, http_client=client, terminate_on_close=False, max_sse_event_size=spec.max_message_size
-            ) as (read, write),
-        ):
-            try:
-                yield ReadTap(read, link), WriteTap(Outbox(write), link)
-            finally:
-                # Here and not by the SDK, which would not do it for a dial that was cancelled.
-                with anyio.CancelScope(shield=True), anyio.move_on_after(min(close_timeout, CHECK_TIMEOUT)):
-                    await wire.end_session(client, spec.url)
-        background.cancel_scope.cancel()
+    notices = Notices(server_id, link)
+    wire = _StreamableWire(link, spec.max_message_size, notices)
+    async with (
+        ServerHttpClient(spec.url, wire, headers=spec.headers, auth=spec.auth, lender=spec.http_client) as client,
+        notices.posting(),  # within the client: it must not be closed while a notice is under way
+        streamable_http_client(spec.url, http_client=client, terminate_on_close=False, max_sse_event_size=None) as (
+            read,
+            write,
+        ),
+    ):
+        try:
+            yield ReadTap(read, link, hears=False), WriteTap(Outbox(write), link)
+        finally:
+            # Here and not by the SDK, which would not do it for a dial that was cancelled.
+            with anyio.CancelScope(shield=True), anyio.move_on_after(min(close_timeout, CHECK_TIMEOUT)):
+                await wire.end_session(client, spec.url)
 
 
 @final
@@ -79,13 +83,15 @@ class _StreamableWire:
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Send a request. One that carries a message raises no error: a failure is answered by an error response."""
         outgoing = current_message.get()
-        if request.method == "GET":
-            return await self._open_stream(request, forward, outgoing)
-        if request.method != "POST" or outgoing is None:
-            return await forward(request)
-        message = outgoing[0].message
+        message, record = (None, None) if outgoing is None else (outgoing.message.message, outgoing.record)
+        if request.method == "GET" and not isinstance(message, JSONRPCRequest):
+            return await self._open_own_stream(request, forward)
+        if request.method == "GET" and isinstance(message, JSONRPCRequest):
+            return await self._resume(request, forward, message, record)
+        if request.method != "POST" or message is None:
+            return await forwarded(request, forward)
         if isinstance(message, JSONRPCRequest):
-            return await self._ask(request, forward, outgoing)
+            return await self._ask(request, forward, message, record)
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/initialized":
             return await self.notices.post(request, forward)  # what follows must find the session ready
         return self.notices.post_behind(request, forward)
@@ -96,83 +102,115 @@ class _StreamableWire:
         if not self._session or (loss is not None and loss.unreachable):
             return
         try:
-            await client.delete(url, headers=self._session)
+            request = client.build_request("DELETE", url, headers=self._session)
+            response = await client.send(request, stream=True, follow_redirects=False)
+            await response.aclose()
         except Exception as error:  # noqa: BLE001  # the session expires by itself
-            self.notices.tell(f"its session could not be ended: {type(error).__name__}")
+            self.notices.tell(f"was not told that its session is over: {type(error).__name__}")
 
-    async def _ask(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing) -> httpx2.Response:
-        exchange = Exchange(request, self.link, outgoing[1], self.max_message_size)
-        request.extensions = {**request.extensions, "trace": exchange.trace}
-        if exchange.record is not None:
-            exchange.record.failure = None
+    async def _ask(
+        self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
+    ) -> httpx2.Response:
+        exchange = Exchange(request, message, self.link, record, self.max_message_size)
         try:
-            response = await forward(request)
-            if await self._has_lost_session(request, response.status_code, forward):
-                exchange.reject()
-                self._lose_session()
-            else:
-                self._note_session(request, response)
-            return await exchange.look(response)
+            return await exchange.patience.wait(partial(self._ask_with, exchange, forward))
         except Exception as error:  # noqa: BLE001  # it stays with this request
             return exchange.broke(error)
 
-    def _note_session(self, request: httpx2.Request, response: httpx2.Response) -> None:
-        if session := response.headers.get(SESSION_HEADER):
+    async def _ask_with(self, exchange: Exchange, forward: Forward) -> httpx2.Response:
+        response = await forwarded(exchange.request, forward)
+        try:
+            is_lost = await self._has_lost_session(exchange.request, response.status_code, forward)
+        except BaseException:
+            await response.aclose()
+            raise
+        if not is_lost:
+            self._note_session(exchange, response)
+            return await exchange.look(response)
+        await response.aclose()
+        exchange.reject()
+        self._lose_session()
+        return exchange.fail(Failure("no longer knows the session"))
+
+    async def _resume(
+        self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
+    ) -> httpx2.Response:
+        """Ask for the rest of an answer whose stream of events has ended too early; the SDK may try again."""
+        exchange = Exchange(request, message, self.link, record, self.max_message_size)
+        failure = Failure("ended its stream of events without an answer, and did not resume it")
+        try:
+            response = await exchange.patience.wait(partial(forwarded, request, forward))
+        except Exception as error:
+            exchange.fail(attrs.evolve(failure, cause=error))
+            raise
+        if response.is_success and content_type(response) == EVENT_STREAM:
+            return exchange.watched(response)
+        exchange.fail(failure)
+        return response
+
+    def _note_session(self, exchange: Exchange, response: httpx2.Response) -> None:
+        if exchange.asked.method == "initialize" and (session := response.headers.get(SESSION_HEADER)):
             self._session[SESSION_HEADER] = session
-        if self._session and (version := request.headers.get(VERSION_HEADER)):
+        if self._session and (version := exchange.request.headers.get(VERSION_HEADER)):
             self._session[VERSION_HEADER] = version
 
     async def _has_lost_session(self, request: httpx2.Request, status: int, forward: Forward) -> bool:
-        """Tell whether a server refused a request for its session: by 404, or by a 400 that a ping meets as well."""
+        """Tell whether a server refused a request for its session: then a ping is refused likewise.
+
+        Nobody has to ask after the 404 to a message, by which the specification says so. A server without a stream of
+        its own messages may answer 404 to whoever asks for one.
+        """
         if SESSION_HEADER not in request.headers or status not in REJECTIONS:
             return False
-        if status == HTTPStatus.NOT_FOUND:
+        if status == HTTPStatus.NOT_FOUND and request.method == "POST":
             return True
         headers = httpx2.Headers(request.headers)
-        headers.pop("content-length", None)
+        for of_the_body in ("content-length", "last-event-id"):
+            headers.pop(of_the_body, None)
+        headers["accept"] = f"application/json, {EVENT_STREAM}"
         ping = {"jsonrpc": "2.0", "id": "mcp_pool-ping", "method": "ping"}
-        again = httpx2.Request("POST", request.url, headers=headers, json=ping, extensions=request.extensions)
-        with anyio.move_on_after(CHECK_TIMEOUT):
-            answer = await forward(again)
-            await answer.aclose()
-            return answer.status_code in REJECTIONS
-        return False
+        extensions = {"timeout": request.extensions.get("timeout", {})}
+        again = httpx2.Request("POST", request.url, headers=headers, json=ping, extensions=extensions)
+        try:
+            with anyio.fail_after(CHECK_TIMEOUT):
+                answer = await forwarded(again, forward)
+                await answer.aclose()
+        except Exception as error:  # noqa: BLE001  # it does not say, and what it said to the request stands
+            self.notices.tell(f"did not say whether it knows the session: {type(error).__name__}")
+            return False
+        return answer.status_code in REJECTIONS
 
     def _lose_session(self) -> None:
         # Draining: calls that were rejected likewise are to learn it themselves, as they may be sent again.
-        self.link.lose(Loss("no longer knows the session", advice="It may have been restarted.", draining=True))
-
-    async def _open_stream(
-        self, request: httpx2.Request, forward: Forward, outgoing: Outgoing | None
-    ) -> httpx2.Response:
-        """Open a stream of events: the rest of an answer, or of what the server has to say of its own."""
-        if outgoing is None or not isinstance(outgoing[0].message, JSONRPCRequest):
-            return await self._open_own_stream(request, forward)
-        exchange = Exchange(request, self.link, outgoing[1], self.max_message_size)
-        try:
-            response = await forward(request)
-        except Exception as error:
-            exchange.fail(Failure("could not be asked for the rest of its answer", cause=error))
-            raise
-        if response.is_success and exchange.record is not None:
-            exchange.record.failure = None
-        return exchange.watched(response) if response.is_success else response
+        what, advice = "no longer knows the session", "It may have been restarted."
+        self.link.lose(Loss(what, advice=advice, draining=True, unreachable=True))
 
     async def _open_own_stream(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
+        """Open the stream of what the server has to say of its own. The SDK tries again when that fails."""
         try:
-            response = await forward(request)
+            response = await forwarded(request, forward)
         except Exception as error:
-            if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            if was_unreachable(request.url, error):
                 self.link.lose(unreachable(request.url, error))
             self._note_stream_end(error)
             raise
-        if response.status_code == HTTPStatus.NOT_FOUND and SESSION_HEADER in request.headers:
+        if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.link.hear()
+        if await self._has_lost_session(request, response.status_code, forward):
             self._lose_session()
-        elif response.is_error and response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:  # it has no such stream
-            self._note_stream_end(httpx2.HTTPStatusError("refused", request=request, response=response))
-        return watch(response, self.max_message_size, self._note_stream_end)
+        elif response.is_error and response.status_code not in NO_STREAM:
+            words = f"Its stream of messages was refused with HTTP status {response.status_code}."
+            self._note_stream_end(httpx2.HTTPStatusError(words, request=request, response=response))
+        elif response.is_success and content_type(response) == EVENT_STREAM:
+            stream = WatchedStream(
+                response, self.max_message_size, self._note_stream_end, lambda _message: self.link.hear()
+            )
+            return rebuilt(response, stream)
+        else:
+            self.notices.tell(f"has no stream of its own messages: it answered {response.status_code}")
+        return response
 
     def _note_stream_end(self, error: Exception | None) -> None:
         self._stream_failures = 0 if error is None else self._stream_failures + 1
-        if self._stream_failures >= STREAM_TRIES:
+        if self._stream_failures >= STREAM_TRIES and error is not None:
             self.link.lose(Loss("could not keep up the stream of its own messages", cause=error, draining=True))

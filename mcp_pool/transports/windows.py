@@ -15,7 +15,8 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.message import SessionMessage
 
 from mcp_pool.config import StdioServer
-from mcp_pool.transports.link import Link, Loss, Outgoing, ReadTap, WriteTap
+from mcp_pool.transports.link import Link, Loss
+from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 
 
 @asynccontextmanager
@@ -39,12 +40,12 @@ async def windows_transport(spec: StdioServer, link: Link) -> AsyncGenerator[tup
             to_client.close()
 
         async def pump_out() -> None:
-            async for message, record in outgoing:
-                if record is not None:
+            async for item in outgoing:
+                if (record := item.record) is not None:
                     if record.over or link.loss is not None:
                         continue  # its caller was told that it has not run
                     record.sent += 1
-                await write_stream.send(message)
+                await write_stream.send(item.message)
 
         with to_client, from_server, accepted, outgoing:
             group.start_soon(pump_in)

@@ -1,0 +1,317 @@
+"""The wire of a server over stdio: how its process is ended, and that nothing it does stops or fills this program."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from mcp.shared.message import SessionMessage
+from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
+
+from mcp_pool import ConfigError, ConnectionLost, MCPPool, StdioServer
+from mcp_pool.redaction import Redactor
+from mcp_pool.transports.link import Link
+from mcp_pool.transports.stdio import LINES_PER_TURN, TAIL_BYTES, stdio_transport
+from mcp_pool.transports.taps import Outgoing, WriteTap
+from servers import is_alive
+from support import eventually
+from support_stdio import NEVER, ROOM, program, recording_server, roles, server, text
+from support_steps import MOST, cancel_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+LONG = 60.0
+"""A `close_timeout` that a test would notice."""
+STAYS = """
+import os, pathlib, signal, sys, time
+
+def be_terminated(*_):
+    pathlib.Path(sys.argv[1]).write_text("terminated")
+    if sys.argv[2] == "0":
+        os._exit(0)
+
+signal.signal(signal.SIGTERM, be_terminated)
+os.write(2, b"ready\\n")
+while True:
+    time.sleep(1000)
+"""
+"""Ignores the end of its input, and with the second argument 1 the first signal too."""
+READS_NOTHING = "import time; time.sleep(1000)"
+
+
+def descriptors() -> int:
+    """How many this process has."""
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of ours has ended and waits to be reaped; ChildProcessError when there is no such child."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def transport(
+    spec: StdioServer, *, close_timeout: float = 5.0
+) -> tuple[Link, AbstractAsyncContextManager[tuple[Any, Any]]]:
+    """A wire without a client, and what is known of it."""
+    link = Link(tapped=True)
+    return link, stdio_transport("a", spec, link, Redactor.of([]), close_timeout)
+
+
+# How it is ended
+
+
+async def test_a_server_that_leaves_at_the_end_of_its_input_is_neither_signalled_nor_waited_for_longer(
+    tmp_path: Path,
+) -> None:
+    code = tmp_path / "code"
+    with anyio.fail_after(ROOM):
+        async with MCPPool({"a": recording_server(code, "--exit-code", "3", close_timeout=LONG)}):
+            pass
+    assert code.read_text().strip() == "3"
+
+
+async def test_a_server_may_take_its_time_to_leave(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    async with MCPPool({"a": recording_server(code, "--slow-exit", "0.3", "--exit-code", "3", close_timeout=30)}):
+        pass
+    assert code.read_text().strip() == "3"
+
+
+async def test_a_server_that_writes_more_than_a_pipe_holds_when_it_leaves_is_not_blocked(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    leaving = (
+        "import os, sys; sys.stdin.read(); os.write(1, b'x' * 10**6); os.write(2, b'x' * 10**6); "
+        "open(sys.argv[1], 'w').close()"
+    )
+    with anyio.fail_after(ROOM):
+        async with transport(program(leaving, str(done)), close_timeout=LONG)[1]:
+            pass
+    assert done.exists()
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_server_that_stays_is_terminated_and_at_last_killed(tmp_path: Path, *, stubborn: bool) -> None:
+    told = tmp_path / "told"
+    link, wire = transport(program(STAYS, str(told), str(int(stubborn))), close_timeout=0.3)
+    with anyio.fail_after(ROOM):
+        async with wire:
+            await eventually(lambda: link.last_words() == "ready")
+            pid = link.process_id
+            assert pid is not None
+    assert told.read_text() == "terminated"
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("leave", ["politely", "by a crash"])
+async def test_the_helpers_of_a_server_end_with_it(leave: str, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    async with MCPPool({"a": server("--helper", "--pid-file", str(pids), restart=NEVER)}) as pool:
+        await pool.wait_ready()
+        (helper,) = roles(pids, "helper")
+        assert is_alive(helper)
+        if leave == "by a crash":
+            with pytest.raises(ConnectionLost):
+                await pool.call_tool("a__crash")
+            await eventually(lambda: not is_alive(helper))
+    assert not is_alive(helper)
+
+
+async def test_a_stranger_that_holds_the_pipes_of_a_server_does_not_hold_up_its_end(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    options = ("--grandchild-holds-pipes", "--escaped", "--pid-file", str(pids))
+    with anyio.fail_after(ROOM):
+        async with MCPPool({"a": server(*options, close_timeout=LONG)}) as pool:
+            await pool.wait_ready()
+    (stranger,) = roles(pids, "grandchild")
+    os.kill(stranger, signal.SIGKILL)  # it left the group, and so the promise
+    await eventually(lambda: not is_alive(stranger))
+
+
+async def test_a_server_is_not_reaped_before_its_group_has_been_ended() -> None:
+    """Or its number could be another's by then, and a group of that number would be killed."""
+    link, wire = transport(program("import sys; sys.exit(3)"))
+    async with wire:
+        await eventually(lambda: link.loss)
+        pid = link.process_id
+        assert pid is not None
+        assert has_ended(pid)
+        assert link.loss is not None
+        assert link.loss.exit_status == 3
+    with pytest.raises(ChildProcessError):
+        has_ended(pid)
+
+
+# The end of a process where it cannot be seen as on Linux of today
+
+
+def forbid(*_: object) -> int:
+    raise PermissionError
+
+
+@pytest.mark.parametrize("trouble", [forbid, None])
+async def test_without_descriptors_for_processes_an_exit_is_seen_all_the_same(
+    trouble: Callable[..., int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        if trouble is None:
+            patched.delattr(os, "pidfd_open")
+        else:
+            patched.setattr(os, "pidfd_open", trouble)
+        async with MCPPool({"a": server(restart=NEVER)}) as pool:
+            with pytest.raises(ConnectionLost, match="exited with status 5"):
+                await pool.call_tool("a__crash", {"code": 5})
+
+
+def no_child(*_: object) -> None:
+    raise ChildProcessError
+
+
+@pytest.mark.parametrize("look", [no_child, lambda *_: None], ids=["no such child", "nothing to see"])
+async def test_a_status_that_cannot_be_looked_at_is_asked_of_the_system_in_the_old_way(
+    look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with MCPPool({"a": server(restart=NEVER)}) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "waitid", look)
+            with pytest.raises(ConnectionLost, match="exited with status 5"):
+                await pool.call_tool("a__crash", {"code": 5})
+
+
+# What it does to this program
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_a_flood_of_short_lines_gives_way_to_other_tasks(stream: str) -> None:
+    """A chunk of it holds tens of thousands of lines, and to look at all of them takes long."""
+    writing = "import sys; print(*range(20_000), '', sep='\\n', end='', file=getattr(sys, sys.argv[1]), flush=True); sys.stdin.read()"
+    link, wire = transport(program(writing, stream))
+    seen, steps = 0, list[int]()
+
+    def lines() -> int:
+        return link.noise if stream == "stdout" else int(link.last_words().rpartition("\n")[2] or -1) + 1
+
+    async with wire:
+        with anyio.fail_after(ROOM):
+            while seen < 20_000:
+                before, seen = seen, lines()
+                steps.append(seen - before)
+                await anyio.lowlevel.checkpoint()
+    assert max(steps) <= 5 * LINES_PER_TURN
+
+
+async def test_what_is_kept_of_standard_error_does_not_grow() -> None:
+    writing = "import sys; sys.stderr.write('x' * 10**6 + '\\n' * 10**4 + 'the end'); sys.exit(3)"
+    link, wire = transport(program(writing))
+    async with wire:
+        await eventually(lambda: link.loss)
+    assert link.loss is not None
+    assert link.loss.last_words.endswith("the end")
+    assert len(link.loss.last_words) <= TAIL_BYTES
+
+
+async def test_a_server_that_reads_nothing_holds_up_only_those_who_call_it() -> None:
+    link, wire = transport(program(READS_NOTHING), close_timeout=0.2)
+    message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x", params={"text": "x" * 10**6}))
+    async with wire as (_, writer):
+        with anyio.move_on_after(0.1) as scope:
+            for _ in range(3):
+                await writer.send(message)
+        assert scope.cancelled_caught
+        assert link.loss is None
+
+
+async def test_a_pipe_with_less_room_than_a_write_needs_is_written_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, tries = os.write, 0
+
+    def write_later(descriptor: int, data: Any) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise BlockingIOError
+        return write(descriptor, data)
+
+    async with MCPPool({"a": server()}) as pool:
+        await pool.wait_ready()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", write_later)
+            assert text(await pool.call_tool("a__echo", {"text": "there"})) == "there"
+        assert tries > 1
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", {"\ud800": 1}, b"\xff", 10**400, float("nan")], ids=ascii)
+async def test_an_argument_that_cannot_be_sent_harms_only_its_own_call(wrong: object) -> None:
+    async with MCPPool({"a": server()}) as pool:
+        with suppress(ConfigError, UnicodeError):
+            await pool.call_tool("a__echo", {"text": wrong})
+        assert text(await pool.call_tool("a__echo", {"text": "there"})) == "there"
+        assert pool.server("a").generation == 1
+
+
+async def test_an_error_for_the_server_that_cannot_be_sent_is_replaced_by_one_that_can() -> None:
+    link, wire = transport(program("import sys; sys.stderr.write(sys.stdin.readline()); sys.exit(3)"))
+    error = ErrorData(code=0, message="\ud800")
+    async with wire as (_, writer):
+        await writer.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=7, error=error)))
+        await eventually(lambda: link.loss)
+    assert link.loss is not None
+    assert '"id":7' in link.loss.last_words
+
+
+async def test_a_connection_whose_wire_takes_nothing_any_more_is_lost() -> None:
+    link, losses = Link(tapped=True), list[str]()
+    link.on_loss = lambda: losses.append(link.loss.what if link.loss is not None else "")
+    sender, receiver = anyio.create_memory_object_stream[Outgoing](0)
+    receiver.close()
+    async with WriteTap(sender, link) as writer:
+        with pytest.raises(anyio.BrokenResourceError):
+            await writer.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x")))
+    assert losses == ["takes no messages any more"]
+
+
+async def test_a_sink_of_the_log_that_raises_is_the_loss_of_the_connection_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever lets sinks raise gets their errors in the tasks that log, and the wire must not seem to stand then."""
+    async with MCPPool({"a": server(restart=NEVER, close_timeout=0.5)}) as pool:
+        await pool.wait_ready()
+        with monkeypatch.context() as patched:
+            patched.setattr("mcp_pool.transports.stdio.Tail.add", forbid)
+            with pytest.raises(ConnectionLost, match="PermissionError"):
+                await pool.call_tool("a__stderr", {"text": "words"})
+
+
+# Cancelled anywhere
+
+
+async def test_a_wire_that_is_cancelled_anywhere_leaves_nothing() -> None:
+    """That nothing is left behind, descriptors and processes, is looked at after every test."""
+
+    async def use() -> None:
+        _, wire = transport(program("import sys; sys.stdout.write(sys.stdin.readline())"), close_timeout=0.5)
+        async with wire as (reader, writer):
+            await writer.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x")))
+            await reader.receive()
+
+    before = descriptors()
+    for number in range(MOST):
+        reached = await cancel_at(number, [], use)
+        assert descriptors() == before
+        if not reached:
+            break
+
+
+async def test_a_process_that_a_cancelled_dial_has_started_is_ended(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    async with MCPPool(close_timeout=0.2) as pool, anyio.create_task_group() as group:
+        group.start_soon(pool.connect, "a", server("--never-answer", "--stubborn", "--pid-file", str(pids)))
+        await eventually(lambda: roles(pids, "server"))
+        group.cancel_scope.cancel()
+    assert not any(map(is_alive, roles(pids, "server")))
