@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mcp_pool import ConnectionStatus, MCPPool
 from support import eventually
+from support_http_world import http_world
 from support_programs import IDS, FakeWorld, Operation, Player, RealWorld, programs
 
 if TYPE_CHECKING:
@@ -106,6 +107,19 @@ def test_everything_agrees_after_every_step_of_any_program_with_real_servers(
             run(anyio_backend, run_program, program, RealWorld(Path(directory)))
 
     check()
+
+
+def test_everything_agrees_after_every_step_of_any_program_with_servers_behind_urls(
+    anyio_backend: tuple[str, dict[str, Any]],
+) -> None:
+    with http_world() as world:
+
+        @settings(ANY_TIME, max_examples=12)
+        @given(program=programs(tasks=4, length=6))
+        def check(program: list[list[Operation]]) -> None:
+            run(anyio_backend, run_program, program, world)
+
+        check()
 
 
 def test_a_block_that_is_left_in_the_middle_of_any_program_leaves_nothing(

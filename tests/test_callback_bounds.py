@@ -1,0 +1,217 @@
+"""Callbacks that hang, floods of what they are for, and callbacks that end what they are called by."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from mcp import MCPError
+
+from mcp_pool import CallTimeout, ClientCallbacks, ConnectionLost, ConnectionStatus, MCPPool, Ready
+from mcp_pool.callbacks import REQUESTS
+from support import eventually
+from support_callbacks import ANSWERS, TOOLS, WORDS, Listener, asking, each_question, on_each_wire, said
+from support_calls import Outcome
+
+if TYPE_CHECKING:
+    from loguru import Message
+
+    from mcp_pool.callbacks import CallbackDesk
+
+BOUND = 15.0
+"""Seconds in which what must end has ended, on a slow machine too."""
+
+
+class Hanging:
+    """A callback that hangs until it is released, and what became of its calls."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+        self.items: list[Any] = []
+        self.ended = 0
+        self.release = anyio.Event()
+
+    async def __call__(self, *arguments: Any) -> Any:
+        """Hang."""
+        self.items.append(arguments[-1])
+        try:
+            await self.release.wait()
+        finally:
+            self.ended += 1
+        return self.answer
+
+
+def desk_of(pool: MCPPool) -> CallbackDesk:
+    """The desk of the server `s`."""
+    state = pool.server("s").state
+    assert isinstance(state, Ready)
+    return state.connection.desk
+
+
+@each_question
+@on_each_wire
+async def test_a_callback_that_hangs_harms_only_what_waits_for_it(wire: str, kind: str) -> None:
+    hanging, asks = Hanging(), Outcome()
+    spec = asking(wire, callbacks=Listener().callbacks(**{kind: hanging}))
+    async with MCPPool({"s": spec, "other": asking(wire)}) as pool, anyio.create_task_group() as group:
+        group.start_soon(asks.of, pool.call_tool, f"s__{TOOLS[kind]}")
+        await eventually(lambda: hanging.items)
+        for other in TOOLS.keys() - {kind}:
+            assert WORDS[other] in await said(pool, TOOLS[other])
+        await said(pool, "capabilities", "other")
+        with pytest.raises(CallTimeout):
+            await pool.call_tool(f"s__{TOOLS[kind]}", timeout=0.1)
+        assert (len(hanging.items), asks.ended.is_set(), pool.server("s").generation) == (2, False, 1)
+        group.cancel_scope.cancel()
+    assert hanging.ended == 2
+
+
+@on_each_wire
+async def test_a_callback_for_notifications_that_hangs_holds_up_no_call(wire: str) -> None:
+    hanging = Hanging()
+    async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(message=hanging))}) as pool:
+        with anyio.fail_after(BOUND):
+            for _ in range(3):
+                await said(pool, "tell", arguments={"count": 5})
+            for kind, tool in TOOLS.items():
+                assert WORDS[kind] in await said(pool, tool)
+        assert len(hanging.items) == 1
+
+
+@on_each_wire
+@pytest.mark.parametrize("end", ["restart", "block"])
+async def test_callbacks_that_hang_are_ended_with_their_connection(wire: str, end: str) -> None:
+    asked, told, asks = Hanging(), Hanging(), Outcome()
+    callbacks = Listener().callbacks(elicitation=asked, logging=told)
+    async with anyio.create_task_group() as group:
+        with anyio.fail_after(BOUND):
+            async with MCPPool({"s": asking(wire, callbacks=callbacks)}) as pool:
+                await said(pool, "tell", arguments={"count": 3})
+                group.start_soon(asks.of, pool.call_tool, "s__person")
+                await eventually(lambda: asked.items and told.items)
+                if end == "restart":
+                    await pool.server("s").restart()
+                    await eventually(lambda: (asked.ended, told.ended) == (1, 1))
+    assert (asked.ended, told.ended) == (1, 1)
+    assert isinstance(asks.error, ConnectionLost)
+
+
+async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_ones_are_answered(
+    record_logs: list[Message],
+) -> None:
+    hanging, first = Hanging(ANSWERS["elicitation"]), Outcome()
+    spec = asking("legacy stdio", callbacks=Listener().callbacks(elicitation=hanging))
+    many = {"method": "elicitation/create", "count": REQUESTS + 8}
+    async with MCPPool({"s": spec}) as pool:
+        refused = json.loads(await said(pool, "ask", arguments={**many, "enough": 8}))
+        assert [answer["error"]["message"] for answer in refused] == [f"more than {REQUESTS} requests at once"] * 8
+        assert len(hanging.items) == REQUESTS
+        assert sum("requests were refused" in line for line in record_logs) == 1
+        async with anyio.create_task_group() as group:
+            roots = {"method": "roots/list", "count": 1}
+            group.start_soon(first.of, lambda: said(pool, "ask", arguments=roots))
+            await first.ended.wait()
+            assert json.loads(first.value)[0]["error"]["message"].startswith("more than")
+            hanging.release.set()
+        await eventually(lambda: hanging.ended == REQUESTS)
+        answers = json.loads(await said(pool, "ask", arguments={**many, "count": REQUESTS}))
+        assert answers == [{"action": "accept", "content": {"name": "Ann"}}] * REQUESTS
+        assert pool.server("s").generation == 1
+
+
+async def test_too_many_requests_in_one_answer_end_that_call_only() -> None:
+    hanging, one = Hanging(), Outcome()
+    spec = asking("modern stdio", callbacks=Listener().callbacks(elicitation=hanging))
+    async with MCPPool({"s": spec}) as pool:
+        many = {"method": "elicitation/create", "count": REQUESTS + 1}
+        await one.of(pool.call_tool, "s__ask", many)
+        assert isinstance(one.error, MCPError)
+        assert "requests at once" in str(one.error)
+        assert hanging.ended == len(hanging.items)
+        assert WORDS["sampling"] in await said(pool, "model")
+
+
+@pytest.mark.parametrize("wire", ["legacy stdio", "modern stdio", "modern in process"])
+async def test_a_flood_of_notifications_for_a_callback_that_hangs_keeps_memory_and_tasks_flat(
+    wire: str, record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest are dropped, the log says how many, and the newest arrive in order."""
+    hanging, batch, limit = Hanging(), 1000, 100
+    monkeypatch.setattr("mcp_pool.callbacks.QUEUE", limit)
+    async with MCPPool({"s": asking(wire, callbacks=ClientCallbacks(logging=hanging))}) as pool:
+
+        async def flood() -> tuple[int, int]:
+            await said(pool, "tell", arguments={"count": batch})
+            await eventually(lambda: desk_of(pool)._queue[-1].args[0].data == str(batch - 1))
+            await anyio.wait_all_tasks_blocked()
+            gc.collect()
+            return len(anyio.get_running_tasks()), len(gc.get_objects())
+
+        tasks, objects = await flood()
+        assert len(desk_of(pool)._queue) == limit
+        more_tasks, more_objects = await flood()
+        assert len(desk_of(pool)._queue) == limit
+        assert more_tasks <= tasks
+        assert more_objects - objects < limit  # each notification would be several
+        hanging.release.set()
+        await eventually(lambda: len(hanging.items) == 1 + limit)
+        kept = [int(item.data) for item in hanging.items]
+        assert kept == [0, *range(batch - limit, batch)]
+    told = [line for line in record_logs if "notifications were dropped" in line]
+    assert 1 <= len(told) <= 3
+    assert sum(int(re.search(r": (\d+) notifications", line)[1]) for line in told) == 2 * batch - 1 - limit  # type: ignore[index]
+
+
+async def test_a_callback_that_fails_again_and_again_does_not_fill_the_log(record_logs: list[Message]) -> None:
+    failed = list[int]()
+
+    async def fail(params: Any) -> None:
+        failed.append(params.data)
+        raise ValueError
+
+    async with MCPPool({"s": asking("legacy stdio", callbacks=ClientCallbacks(logging=fail))}) as pool:
+        await said(pool, "tell", arguments={"count": 500})
+        await eventually(lambda: len(failed) == 500)
+    assert 1 <= sum("a callback failed" in line for line in record_logs) <= 3
+
+
+@on_each_wire
+@pytest.mark.parametrize(
+    ("caller", "end"),
+    [
+        ("elicitation", "disconnect"),
+        ("elicitation", "close_all"),
+        ("message", "disconnect"),
+        ("message", "close_all"),
+        ("message", "cancel"),
+    ],
+)
+async def test_a_callback_that_ends_its_own_server_does_not_stop_the_ending(wire: str, caller: str, end: str) -> None:
+    begun = anyio.Event()
+
+    async def finish(*_: Any) -> Any:
+        begun.set()
+        if end == "disconnect":
+            await pool.disconnect("s", drain=0)
+        elif end == "close_all":
+            await pool.close_all()
+        else:
+            pool.cancel()
+        return ANSWERS["elicitation"]
+
+    call = Outcome()
+    async with anyio.create_task_group() as group:
+        with anyio.fail_after(BOUND):
+            async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(**{caller: finish}))}) as pool:
+                tool, arguments = ("person", {}) if caller == "elicitation" else ("tell", {"count": 3})
+                group.start_soon(call.of, pool.call_tool, f"s__{tool}", arguments)
+                await begun.wait()
+                await eventually(lambda: pool.get_status("s") is not ConnectionStatus.CONNECTED)
+                await eventually(lambda: not pool.servers)
+                await pool.connect("s", asking(wire))  # and the pool goes on
+                assert end != "cancel"
+    assert isinstance(call.error, ConnectionLost) or (caller == "message" and call.error is None)
