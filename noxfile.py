@@ -40,6 +40,10 @@ NODE_PACKAGES = {
 }
 
 
+# The session `soak`: plots of text, without dependencies.
+PLOTS = "plotille>=6,<7"
+
+
 def found_pythons() -> dict[str, str]:
     """Map each version found on PATH or under pyenv to its interpreter; each is started, for a pyenv shim may fail."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
@@ -59,9 +63,14 @@ def found_pythons() -> dict[str, str]:
 
 PYTHONS = found_pythons()
 OLDEST, NEWEST = next(iter(PYTHONS.values())), list(PYTHONS.values())[-1]
+# `.ci/run` runs the README's test command with the Python that runs nox, and the session `coverage` with the newest;
+# the wheel is tested with one that neither of them has tested, so that each Python runs the tests once.
+HERE_VERSION, NEWEST_VERSION = "{}.{}".format(*sys.version_info), list(PYTHONS)[-1]
+WHEEL_VERSION = next((each for each in PYTHONS if each not in (HERE_VERSION, NEWEST_VERSION)), HERE_VERSION)
+TESTED = {HERE_VERSION, NEWEST_VERSION, WHEEL_VERSION}
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def lint(session: nox.Session) -> None:
     """Rules and format."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
@@ -69,7 +78,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def types(session: nox.Session) -> None:
     """Mypy and pyright, both strict, and a wholly typed public API."""
     session.install("-e", ".[trio]", *nox.project.dependency_groups(PROJECT, "types"))
@@ -79,14 +88,17 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("python", [nox.param(path, id=version) for version, path in PYTHONS.items()])
+@nox.parametrize(
+    "python",
+    [nox.param(path, id=version, tags=[] if version in TESTED else ["ci"]) for version, path in PYTHONS.items()],
+)
 def tests(session: nox.Session) -> None:
     """All tests but `real`, on every Python that was found."""
     session.install("-e", ".[trio,test]")
     session.run("python", "-m", "pytest", *session.posargs)
 
 
-@nox.session(python=OLDEST, reuse_venv=False)
+@nox.session(python=OLDEST, reuse_venv=False, tags=["ci"])
 def lowest(session: nox.Session) -> None:
     """All tests but `real`, with the lowest versions that pyproject.toml allows."""
     ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
@@ -100,7 +112,7 @@ def lowest(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *session.posargs)
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=NEWEST, tags=["ci"])
 def coverage(session: nox.Session) -> None:
     """Every line and branch of the package."""
     if PYTHONS.get("3.11") == NEWEST:
@@ -112,14 +124,21 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
-@nox.session
+@nox.session(tags=["ci"])
+def import_cost(session: nox.Session) -> None:
+    """What `import mcp_pool` costs on top of `import mcp`."""
+    session.install("-e", ".")
+    session.run("python", "benchmarks/import_cost.py", *session.posargs)
+
+
+@nox.session(tags=["ci"])
 def examples(session: nox.Session) -> None:
     """The examples and the code blocks of the documents."""
     session.install("-e", ".[trio,test]")
     session.run("python", "-m", "pytest", "tests/test_examples.py", "tests/test_readme.py", *session.posargs)
 
 
-@nox.session(reuse_venv=False)
+@nox.session(python=PYTHONS[WHEEL_VERSION], reuse_venv=False, tags=["ci"])
 def wheel(session: nox.Session) -> None:
     """All tests but `real` against the built wheel, where there is no source tree to import from."""
     with tempfile.TemporaryDirectory() as name:
@@ -151,7 +170,7 @@ def entry_point(package: Path) -> str:
     return str(package / entry)
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def real(session: nox.Session) -> None:
     """Servers that nobody here wrote, from PyPI and npm."""
     session.install("-e", ".[trio,test]", *PYPI_SERVERS)
@@ -169,7 +188,7 @@ def real(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "real", "tests/real", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["ci"])
 def conformance(session: nox.Session) -> None:
     """What the official conformance suite asks of a client, in both eras."""
     machine = platform.system(), platform.machine()
@@ -183,3 +202,12 @@ def conformance(session: nox.Session) -> None:
     found.write_text(json.dumps([entry_point(modules / node), entry_point(modules / package)]))
     session.env["MCP_POOL_CONFORMANCE"] = str(found)
     session.run("python", "-m", "pytest", "-m", "real", "tests/conformance", *session.posargs)
+
+
+@nox.session(tags=["ci"])
+def soak(session: nox.Session) -> None:
+    """Dozens of servers, harmed at random while many tasks call them: two minutes, or as long as is said."""
+    if platform.system() != "Linux":
+        session.error("the soak looks into /proc")
+    session.install("-e", ".[trio,test]", PLOTS)
+    session.run("python", "-m", "soak", *session.posargs)

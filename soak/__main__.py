@@ -1,0 +1,110 @@
+"""The command line: each backend in a process of its own, one after the other, and one report of all.
+
+    python -m soak [--minutes N] [--seed S] [--backend NAME]
+
+Exit code 1 when anything was not as it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from soak.bounds import OVERTIME
+from soak.findings import Findings
+from soak.report import report
+from soak.run import soak
+
+BACKENDS: Final = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+SHORT: Final = 2 / 3
+"""Minutes on each backend when nothing is said: two in all, for CI."""
+RESULT: Final = "findings.pickle"
+
+
+def main() -> int:
+    """Run what the command line asks for, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=SHORT, help="on each backend (%(default).2g)")
+    parser.add_argument("--seed", type=int, default=random.getrandbits(32), help="repeats the choices of a run")
+    parser.add_argument("--backend", choices=[*BACKENDS], help="only this one")
+    parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="for ledgers, journals, logs and the report")
+    parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here is not None:
+        return one(options.backend, options.minutes, options.seed, options.here)
+    directory = options.keep or Path(tempfile.mkdtemp(prefix="soak-"))
+    backends = [options.backend] if options.backend else [*BACKENDS]
+    found = [findings for backend in backends if (findings := run(backend, options, directory / backend))]
+    failed = len(found) < len(backends) or any(findings.violations_in_all for findings in found)
+    if found:
+        only = f" --backend {options.backend}" if options.backend else ""
+        command = f"nox -s soak -- --minutes {options.minutes:.3g} --seed {options.seed}{only}"
+        text = report(command, found)
+        sys.stdout.write(f"\n{text}\n")
+        (directory / "report.md").write_text(f"{text}\n", encoding="utf-8")
+    if failed or options.keep:
+        sys.stdout.write(f"\nledgers, journals and logs: {directory}\n")
+    else:
+        shutil.rmtree(directory)
+    return int(failed)
+
+
+def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings | None:
+    """Run one backend in a process of its own; None when it failed or hung, which is told."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    command = [sys.executable, "-m", "soak", "--here", str(directory), "--backend", backend]
+    command += ["--minutes", str(options.minutes), "--seed", str(options.seed)]
+    errors = directory / "errors.log"
+    with errors.open("wb") as file, subprocess.Popen(command, stderr=file) as process:  # noqa: S603
+        try:
+            status = process.wait(options.minutes * 60 + OVERTIME)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # it tells where it hangs
+            status = process.wait()
+    if status or not (directory / RESULT).exists():
+        tail = errors.read_text(encoding="utf-8", errors="replace")[-4000:]
+        sys.stdout.write(f"{backend}: the run itself ended with status {status}\n{tail}\n")
+        return None
+    # Written by the process that has just ended.
+    findings: Findings = pickle.loads((directory / RESULT).read_bytes())  # noqa: S301
+    return findings
+
+
+def one(backend: str, minutes: float, seed: int, directory: Path) -> int:
+    """Run one backend in this process, and leave what was found in the directory."""
+    faulthandler.enable()
+    name, backend_options = BACKENDS[backend]
+    findings = anyio.run(
+        partial(soak, backend, minutes * 60, seed, directory, tell=partial(tell, backend)),
+        backend=name,
+        backend_options=backend_options,
+    )
+    (directory / RESULT).write_bytes(pickle.dumps(findings))
+    return 0
+
+
+def tell(backend: str, words: str) -> None:
+    """Say how far it has come."""
+    sys.stdout.write(f"{backend}: {words}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

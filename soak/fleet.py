@@ -1,0 +1,168 @@
+"""The servers of the soak: all wires, both eras, with and without leave to send calls again, harmed or left alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from mcp_pool import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
+from soak.bounds import MAX_IN_FLIGHT, MAX_MESSAGE_SIZE, QUIET_CALL_TIMEOUT, QUIET_HEALTH, RESENDS
+from soak.hosts import Host, hosts
+from soak.servers.sdk_tools import MarkedServer
+
+SERVERS = Path(__file__).with_name("servers")
+
+HOSTS: Final = (
+    ("raw-both-1", "by_http.py", ("--modern",)),
+    ("raw-both-2", "by_http.py", ("--modern", "--stream")),
+    ("raw-legacy-1", "by_http.py", ()),
+    ("raw-legacy-2", "by_http.py", ("--stream", "--event-ids")),
+    ("sdk-1", "by_sdk.py", ()),
+    ("sdk-2", "by_sdk.py", ()),
+    ("raw-quiet", "by_http.py", ("--modern",)),
+    ("sdk-quiet", "by_sdk.py", ()),
+)
+"""The processes behind a URL. What has "quiet" in its name is never harmed."""
+
+STDIO: Final = (
+    *((), ("--modern",)) * 4,
+    ("--helper",),
+    ("--modern", "--stubborn", "--helper"),
+    ("--slow-exit", "0.3"),
+    ("--modern", "--die-after-handshake", "20"),
+)
+"""The options of the servers over stdio that are harmed."""
+
+RESENDS_ALLOWED: Final = ((), ("safe",), "annotated")
+"""What `resend` may be: none, by name, by what the server says of the tool."""
+
+
+@attrs.define(eq=False)
+class Target:
+    """One server of the pool, and what is known of it outside of the pool."""
+
+    server_id: str
+    spec: ServerConfig
+    wire: str
+    """`stdio`, `http`, `sse` or `in process`."""
+    ledger: str
+    """The name of the ledger in which its calls appear."""
+    host: Host | None = None
+    """The process behind its URL."""
+    marked: MarkedServer | None = None
+    """The server itself, if it is in this program."""
+    busy: bool = False
+    """Whether a fault is being done to it."""
+    removals: int = 0
+    """How often it has begun to be removed from the pool or has come back: odd while it is away."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody harms it: then no call to it may fail."""
+        return "quiet" in self.server_id
+
+    @property
+    def behind(self) -> Host:
+        """The process behind its URL, which it must have."""
+        if self.host is None:
+            raise LookupError(f"{self.server_id} is not behind a URL")
+        return self.host
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is one of the servers that misbehave, and not the SDK's."""
+        return self.wire == "stdio" or (self.host is not None and self.host.raw)
+
+    def runs_allowed(self, tool: str) -> int:
+        """How often a call of a tool may run."""
+        resend = self.spec.resend
+        again = tool == "safe" if resend == "annotated" else any(fnmatchcase(tool, glob) for glob in resend)
+        return 1 + RESENDS * again
+
+
+def common(number: int, *, quiet: bool) -> dict[str, Any]:
+    """The fields of the specification of a server."""
+    if quiet:
+        own = {"call_timeout": QUIET_CALL_TIMEOUT, "max_call_time": QUIET_CALL_TIMEOUT, "health": QUIET_HEALTH}
+        return {**own, "max_message_size": MAX_MESSAGE_SIZE}
+    return {
+        "max_message_size": MAX_MESSAGE_SIZE,
+        "resend": RESENDS_ALLOWED[number % len(RESENDS_ALLOWED)],
+        "max_in_flight": MAX_IN_FLIGHT if number % 2 else None,
+    }
+
+
+def over_stdio(directory: Path, numbers: count[int]) -> list[Target]:
+    """The servers over stdio."""
+    found: list[Target] = []
+    for quiet, options in [*((False, options) for options in STDIO), (True, ()), (True, ("--modern",))]:
+        number = next(numbers)
+        era = "modern" if "--modern" in options else "legacy"
+        server_id = f"stdio-{'quiet-' if quiet else ''}{era}-{number}"
+        ledger = directory / f"{server_id}.ledger"
+        args = ["-I", "-S", str(SERVERS / "by_stdio.py"), str(ledger), *options]
+        spec = StdioServer(sys.executable, args, **common(number, quiet=quiet))
+        found.append(Target(server_id, spec, "stdio", ledger.name))
+    return found
+
+
+def over_http(host: Host, numbers: count[int]) -> list[Target]:
+    """The servers of one process behind a URL: both eras of streamable HTTP, if it has them, and SSE."""
+    found: list[Target] = []
+    eras = ("legacy", "sse") if "legacy" in host.name else ("legacy", "auto", "sse")
+    for era in eras:
+        number = next(numbers)
+        server_id = f"{host.name}-{'modern' if era == 'auto' else era}-{number}"
+        fields = common(number, quiet="quiet" in host.name)
+        spec: ServerConfig
+        if era == "sse":
+            spec = SseServer(f"{host.origin}/{server_id}/sse", **fields)
+        else:
+            spec = HttpServer(f"{host.origin}/{server_id}/mcp", mode=era, **fields)
+        found.append(Target(server_id, spec, "sse" if era == "sse" else "http", host.ledger.name, host))
+    return found
+
+
+def in_process(directory: Path, numbers: count[int], note: Callable[[Path, str], None]) -> list[Target]:
+    """The servers in this program."""
+    found: list[Target] = []
+    for quiet, era in ((False, "legacy"), (False, "auto"), (False, "legacy"), (False, "auto"), (True, "auto")):
+        number = next(numbers)
+        server_id = f"inner-{'quiet-' if quiet else ''}{'modern' if era == 'auto' else era}-{number}"
+        ledger = directory / f"{server_id}.ledger"
+        marked = MarkedServer(partial(note, ledger))
+        spec = InProcessServer(marked.server, mode=era, **common(number, quiet=quiet))
+        found.append(Target(server_id, spec, "in process", ledger.name, marked=marked))
+    return found
+
+
+def append(ledger: Path, ticket: str) -> None:
+    """Write a ticket down, and keep nothing open."""
+    descriptor = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.write(descriptor, ticket.encode() + b"\n")
+    os.close(descriptor)
+
+
+@asynccontextmanager
+async def fleet(directory: Path) -> AsyncGenerator[list[Target]]:
+    """Run the processes that servers are behind, and say what servers there are.
+
+    Args:
+        directory: For the ledgers.
+    """
+    async with hosts(directory, HOSTS) as behind:
+        numbers = count(1)
+        yield [
+            *over_stdio(directory, numbers),
+            *(target for host in behind for target in over_http(host, numbers)),
+            *in_process(directory, numbers, append),
+        ]

@@ -1,0 +1,147 @@
+"""Who looks on: logs, callbacks, and a listener to events."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import anyio
+import attrs
+from loguru import logger
+
+from mcp_pool import (
+    ClientCallbacks,
+    ConnectionStatus,
+    EventsMissed,
+    MCPPool,
+    PoolCleared,
+    ServerAdded,
+    ServerRemoved,
+    StatusChanged,
+)
+
+LOG_SIZE: Final = 20_000_000
+"""Bytes of a log, after which it begins anew: a soak of hours must not fill the disk."""
+MANNERS: Final = 4
+"""How many manners callbacks have; a server's number decides."""
+SLOW: Final = 0.05
+"""Seconds that a slow callback takes: a flood of thousands cannot be delivered."""
+
+
+class Log:
+    """Where logs go, and how much there is of each."""
+
+    def __init__(self, directory: Path) -> None:
+        self.counts: Counter[str] = Counter()
+        self.lost: list[str] = []
+        """Errors of the event loop itself, and of finalizers: exceptions that nobody took."""
+        logger.remove()
+        logger.add(directory / "pool.log", level="INFO", rotation=LOG_SIZE, retention=1, filter=self._count)
+        logger.enable("mcp_pool")
+        handler = RotatingFileHandler(directory / "other.log", maxBytes=LOG_SIZE, backupCount=1)
+        handler.addFilter(self._look)
+        logging.basicConfig(handlers=[handler], level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+        sys.unraisablehook = lambda unraisable: self.lost.append(f"{unraisable.err_msg}: {unraisable.exc_value!r}")
+
+    def _count(self, record: Any) -> bool:
+        self.counts[record["level"].name] += 1
+        return True
+
+    def _look(self, record: logging.LogRecord) -> bool:
+        if record.name == "asyncio" and record.levelno >= logging.ERROR:
+            self.lost.append(record.getMessage())
+        return True
+
+    def close(self) -> None:
+        """Close the files."""
+        logger.remove()
+        for handler in logging.getLogger().handlers[:]:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+class Callbacks:
+    """Callbacks of the pool: some take what comes, some are slow, some raise, some hang."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def of(self, server_id: str) -> ClientCallbacks:
+        """The callbacks of a server, by its number."""
+        manner = int(server_id.rpartition("-")[2]) % MANNERS
+
+        async def listen() -> None:
+            self.heard += 1
+            match manner:
+                case 1:
+                    await anyio.sleep(SLOW)
+                case 2:
+                    raise ValueError("this callback does not listen")
+                case 3:
+                    await anyio.sleep_forever()
+                case _:
+                    pass
+
+        async def take_log(params: object) -> None:  # noqa: ARG001 - the SDK's signature, as of those that follow
+            await listen()
+
+        async def take_any(message: object) -> None:  # noqa: ARG001
+            await listen()
+
+        async def roots(context: object) -> NoReturn:  # noqa: ARG001
+            await anyio.sleep(SLOW)
+            raise LookupError("there are no roots")
+
+        return ClientCallbacks(logging=take_log, message=take_any, list_roots=roots)
+
+
+@attrs.define
+class Listener:
+    """Follows events, and so knows how every server stands."""
+
+    pool: MCPPool
+    told: dict[str, ConnectionStatus] = attrs.Factory(dict)
+    events: int = 0
+
+    async def run(self) -> None:
+        """Listen for ever."""
+        async with self.pool.events() as events:
+            self.told = self._living()
+            async for event in events:
+                self.events += 1
+                match event:
+                    case ServerAdded(server_id):
+                        self.told[server_id] = ConnectionStatus.CONNECTING
+                    case StatusChanged(server_id, status):
+                        self.told[server_id] = status
+                    case ServerRemoved(server_id):
+                        self.told.pop(server_id, None)
+                    case PoolCleared():
+                        self.told.clear()
+                    case EventsMissed():
+                        self.told = self._living()
+                    case _:
+                        pass
+
+    def _living(self) -> dict[str, ConnectionStatus]:
+        return {server_id: server.status for server_id, server in self.pool.servers.items()}
+
+
+def disagreement(pool: MCPPool) -> str | None:
+    """Say where what the pool shows in one moment contradicts itself; None where it does not."""
+    statuses, snapshot = pool.get_all_statuses(), pool.snapshot()
+    connected = {server_id for server_id, status in statuses.items() if status is ConnectionStatus.CONNECTED}
+    if len(connected) != pool.connected_count or snapshot.connected != pool.connected_count:
+        counts = f"{pool.connected_count} by count, {snapshot.connected} by snapshot"
+        return f"{len(connected)} servers are connected, {counts}"
+    for server_id, server in snapshot.servers.items():
+        if server.status is not statuses[server_id]:
+            return f"{server_id} is {statuses[server_id]}, and {server.status} by snapshot"
+    for name, entry in pool.tools.items():
+        if entry.stale is (entry.server_id in connected):
+            return f"{name} is {'stale' if entry.stale else 'fresh'}, and {entry.server_id} {statuses[entry.server_id]}"
+    return None
