@@ -12,12 +12,15 @@ import httpx2
 from anyio.abc import TaskGroup
 from loguru import logger
 
+from mcp_pool.transports.bodies import read_whole
 from mcp_pool.transports.exchange import forwarded
 from mcp_pool.transports.http_client import Forward
 from mcp_pool.transports.link import Link
 
 NOTICE_TIMEOUT: Final = 5.0
 """Seconds for a server to take a notice."""
+WORDS_LIMIT: Final = 65536
+"""How much is read of what a server says to a notice, in bytes."""
 NOTICE_LIMIT: Final = 32
 """Notices under way at once. What comes on top of them is dropped: a server that takes none cannot be told."""
 
@@ -47,7 +50,7 @@ class Notices:
         try:
             with anyio.move_on_after(NOTICE_TIMEOUT):
                 response = await forwarded(request, forward)
-                await response.aclose()
+                await read_whole(response, WORDS_LIMIT)  # unread, it would cost a connection
                 if response.is_error:
                     self.tell(f"answered a notice with HTTP status {response.status_code}")
         except Exception as error:  # noqa: BLE001  # nobody waits for it

@@ -51,11 +51,12 @@ async def streamable_transport(
         close_timeout: Seconds for the session to be ended.
     """
     notices = Notices(server_id, link)
+    url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))  # the SDK logs it
     wire = _StreamableWire(link, spec.max_message_size, notices)
     async with (
         ServerHttpClient(spec.url, wire, headers=spec.headers, auth=spec.auth, lender=spec.http_client) as client,
         notices.posting(),  # within the client: it must not be closed while a notice is under way
-        streamable_http_client(spec.url, http_client=client, terminate_on_close=False, max_sse_event_size=None) as (
+        streamable_http_client(url, http_client=client, terminate_on_close=False, max_sse_event_size=None) as (
             read,
             write,
         ),
@@ -65,7 +66,7 @@ async def streamable_transport(
         finally:
             # Here and not by the SDK, which would not do it for a dial that was cancelled.
             with anyio.CancelScope(shield=True), anyio.move_on_after(min(close_timeout, CHECK_TIMEOUT)):
-                await wire.end_session(client, spec.url)
+                await wire.end_session(client, url)
 
 
 @final
