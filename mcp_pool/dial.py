@@ -17,7 +17,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_pool.callbacks import CallbackDesk
-from mcp_pool.config import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
+from mcp_pool.config import HttpServer, InProcessServer, ServerConfig, StdioServer
 from mcp_pool.connection import Connection
 from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatus, MCPPoolError, plain
 from mcp_pool.inventory import Inventory, take_inventory
@@ -168,7 +168,7 @@ def _client(dial: Dial) -> Client:
             from mcp_pool.transports.streamable import streamable_transport  # noqa: PLC0415
 
             target = streamable_transport(dial.server_id, spec, dial.link, close_timeout)
-        case SseServer():
+        case _:  # an SseServer is all that remains
             from mcp_pool.transports.sse import sse_transport  # noqa: PLC0415
 
             target, mode = sse_transport(spec, dial.link), "legacy"

@@ -7,6 +7,7 @@ an error harms nobody else.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, final
 
@@ -68,11 +69,12 @@ class Sink(Protocol):
         ...
 
 
-class _Tap:
+class _Tap(ABC):
     """What both taps share: a stream is an asynchronous context manager that closes itself."""
 
+    @abstractmethod
     async def aclose(self) -> None:
-        raise NotImplementedError
+        """Close the stream."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,0 +1,121 @@
+"""What can be seen only where two parts meet: connections that are over, streams that are gone, and failures behind others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCRequest
+
+from mcp_pool import DEFAULT, ConnectError, ConnectionLost, InProcessServer, MCPPool, Ready, StdioServer
+from mcp_pool.inventory import Inventory
+from mcp_pool.supervisor import Supervisor
+from mcp_pool.transports.http_client import Outbox
+from mcp_pool.transports.link import CallRecord, Link, Loss
+from mcp_pool.transports.stdio import _signal_name
+from mcp_pool.transports.taps import Outgoing
+from servers import misbehaving
+from servers.in_process import calculator
+
+if TYPE_CHECKING:
+    from loguru import Message
+
+    from mcp_pool.connection import Connection
+
+
+def standing(pool: MCPPool, server_id: str) -> Connection:
+    """The connection of a server."""
+    state = pool.server(server_id).state
+    assert isinstance(state, Ready)
+    return state.connection
+
+
+async def test_an_error_of_the_body_hides_one_of_the_connections_but_not_from_the_log(
+    monkeypatch: pytest.MonkeyPatch, record_logs: list[Message]
+) -> None:
+    run = Supervisor.run
+
+    async def break_down(supervisor: Supervisor) -> None:
+        await run(supervisor)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Supervisor, "run", break_down)
+    with pytest.raises(ValueError, match="of the body"):
+        async with MCPPool():
+            raise ValueError("of the body")
+    assert any("RuntimeError" in message for message in record_logs)
+
+
+async def test_a_connection_that_is_over_takes_no_call_and_says_so() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        connection = standing(pool, "s")
+        assert repr(connection) == "<Connection 's' generation 1, 0 calls, up>"
+        await pool.disconnect("s")
+        assert repr(connection) == "<Connection 's' generation 1, 0 calls, was disconnected>"
+        with pytest.raises(ConnectionLost) as caught:
+            await connection.call(pytest.fail, what="a call", timeout=DEFAULT, begun=anyio.current_time())
+        assert not caught.value.may_have_run
+
+
+async def test_an_error_that_comes_with_the_end_of_a_connection_is_its_end() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        connection = standing(pool, "s")
+
+        async def end_and_fail(_progress: Any) -> None:
+            connection.end("was ended")
+            raise MCPError(code=1, message="of nobody")
+
+        with pytest.raises(ConnectionLost, match="was ended"):
+            await connection.call(end_and_fail, what="a call", timeout=DEFAULT, begun=anyio.current_time())
+
+
+async def test_a_wire_that_goes_down_behind_the_listing_never_comes_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    links: list[Link] = []
+
+    def make(**options: Any) -> Link:
+        links.append(Link(**options))
+        return links[-1]
+
+    async def list_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
+        links[-1].lose(Loss("fell over"))
+        return Inventory()
+
+    monkeypatch.setattr("mcp_pool.dial.Link", make)
+    monkeypatch.setattr("mcp_pool.dial.take_inventory", list_and_lose)
+    async with MCPPool() as pool:
+        with pytest.raises(ConnectError, match="fell over"):
+            await pool.connect("s", InProcessServer(calculator()))
+
+
+class Gone:
+    """A stream that nobody reads any more."""
+
+    async def send(self, _item: SessionMessage, /) -> None:
+        raise anyio.BrokenResourceError
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("of_a_call", [True, False])
+async def test_a_message_that_nobody_took_was_not_sent(of_a_call: bool) -> None:
+    record = CallRecord(Link(tapped=True), anyio.CancelScope(), sent=0) if of_a_call else None
+    message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call"))
+    with pytest.raises(anyio.BrokenResourceError):
+        await Outbox(Gone()).send(Outgoing(message, b"{}", record))
+    assert record is None or record.sent == 0
+
+
+async def test_blank_lines_on_standard_output_are_no_noise() -> None:
+    command, arguments = misbehaving()
+    async with MCPPool() as pool:
+        await pool.connect("s", StdioServer("sh", ["-c", 'echo; exec "$@"', "sh", command, *arguments]))
+        assert standing(pool, "s").link.noise == 0
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert _signal_name(9) == "SIGKILL (9)"
+    assert _signal_name(200) == "signal 200"
