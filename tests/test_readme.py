@@ -61,3 +61,12 @@ def test_two_commands():
     assert len(commands) == 2
     assert [command for command in commands if "examples/quickstart.py" in command] == commands[:1]
     assert f"{commands[1]} || exit 1" in CI.read_text().splitlines()
+
+
+def test_each_test_that_the_table_of_failures_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "failures.md").read_text()))
+    there = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        there.update(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
+    assert named
+    assert named <= there, named - there
