@@ -148,6 +148,13 @@ class Connection:
         for clock in self._calls.values():
             clock.restart()
 
+    async def ask(self) -> None:
+        """Ask the server anything that every server of its era answers; raise whatever the SDK raises."""
+        if self.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+            await self.client.session.send_ping()
+        else:
+            await self.client.session.send_discover(self.protocol_version)
+
     async def idle(self) -> None:
         """Wait until no call runs."""
         while self._calls:
@@ -231,13 +238,13 @@ class Connection:
             return record.answer is not None and self.link.loss is None
         if self.link.loss is not None:
             return False
-        if error.code != CONNECTION_CLOSED or self.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS:
+        if error.code != CONNECTION_CLOSED:
             return True
         # In process there is no wire to look at, and a server's task can end before its connection is told. A client
-        # whose session has ended refuses a ping at once.
+        # whose session has ended refuses any question at once.
         with anyio.move_on_after(PING_TIMEOUT):
             try:
-                await self.client.session.send_ping()
+                await self.ask()
             except (MCPError, RuntimeError):
                 with anyio.move_on_after(BREAKDOWN_TIMEOUT):
                     await self.over.wait()

@@ -231,6 +231,16 @@ class PoolClosed(MCPPoolError, RuntimeError):
     """The pool is not open: its block has not been entered yet, is being left, or has ended."""
 
 
+def forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error that is kept, and of its causes: their frames hold whole connections."""
+    link: BaseException | None = error
+    seen = set[int]()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+
+
 def plain(error: BaseException) -> BaseException:
     """Take exception groups apart: the first leaf that is an error of its own, or else the first one.
 

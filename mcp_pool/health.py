@@ -10,7 +10,6 @@ import anyio
 import attrs
 from anyio.abc import TaskGroup
 from loguru import logger
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_pool.connection import Connection
 from mcp_pool.policies import HealthCheck
@@ -119,11 +118,7 @@ class Monitor:
 async def _question(connection: Connection) -> None:
     """Ask a server anything that every server of its era answers; an error is an answer, or none: the link knows."""
     try:
-        session = connection.client.session
-        if connection.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
-            await session.send_ping()
-        else:
-            await session.send_discover(connection.protocol_version)
+        await connection.ask()
     except Exception as error:  # noqa: BLE001  # it says nothing of the server, and must not end the monitor
         logger.bind(server=connection.server_id).debug(
             "Server {!r} was asked whether it is there: {}", connection.server_id, type(error).__name__

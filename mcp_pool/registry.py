@@ -17,7 +17,7 @@ import attrs
 
 from mcp_pool.config import ServerConfig
 from mcp_pool.connection import Connection
-from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.errors import ConnectError, ConnectionLost, forget_frames
 from mcp_pool.events import Broadcast, PoolCleared, ServerAdded, ServerRemoved, StatusChanged, ToolsChanged
 from mcp_pool.inventory import Inventory
 from mcp_pool.lifecycle import (
@@ -77,7 +77,8 @@ class Row:
 
     def __attrs_post_init__(self) -> None:
         self.state = Connecting(attempt=1, generation=0, since=anyio.current_time())
-        self.redactor = Redactor.of(self.spec.secrets())
+        # What the id itself says is no secret: it stands in every message.
+        self.redactor = Redactor.of(value for value in self.spec.secrets() if value not in self.server_id)
         most = self.spec.max_in_flight
         self.slots = None if most is None else anyio.Semaphore(most)
 
@@ -242,6 +243,8 @@ class Registry:
             del self._rows[row.server_id]
             failed = not isinstance(row.state, Closing)
             status = ConnectionStatus.ERROR if failed else ConnectionStatus.DISCONNECTED
+            if row.last_error is not None:
+                forget_frames(row.last_error)
             self.departed[row.server_id] = Departed(status, row.last_error)
             while len(self.departed) > DEPARTED_LIMIT:
                 self.departed.popitem(last=False)

@@ -69,8 +69,10 @@ END_BOUND: Final = CLOSE_TIMEOUT + ROOM
 """For the end of the block, however many servers are stubborn: they all end at once."""
 LEFTOVER_BOUND: Final = 10.0
 """In which what was ended is gone from the lists of the system: a leak stays for ever."""
-PROOF_TIMEOUT: Final = 20.0
-"""For one proof that a server is back."""
+PROOF_TIMEOUT: Final = 10.0
+"""For one call that proves that a server is back."""
+PROOF_BOUND: Final = 60.0
+"""For the whole proof of one server: all are proved at once, and one that a flood has filled is first read empty."""
 
 MEMORY_GROWTH: Final = 0.10
 """The fraction by which the median of resident memory in the last quarter may exceed that of the second quarter: caches

@@ -84,9 +84,9 @@ class Caller:
         except Exception as raised:  # noqa: BLE001 - whatever it is, it is judged
             error = raised
         except anyio.get_cancelled_exc_class():
-            self._note(target, call, ticket, None, None)
+            self._note(target, call, ticket, started, None)
             raise
-        self._note(target, call, ticket, result, error)
+        self._note(target, call, ticket, started, result or error)
         gone = target.removals != removals or bool(removals % 2) or pool is not None
         self._judge(target, call, what, result, error, gone=gone)
         self._time(target, call, what, anyio.current_time() - started, cancelled=scope.cancelled_caught)
@@ -104,20 +104,24 @@ class Caller:
         )
 
     def _note(
-        self, target: Target, call: Call, ticket: str, result: CallToolResult | None, error: Exception | None
+        self, target: Target, call: Call, ticket: str, started: float, outcome: CallToolResult | Exception | None
     ) -> None:
-        """Write down how a call ended."""
+        """Write down how a call ended: with a result, with an error, or, with neither, by cancellation."""
         del self.under_way[ticket]
         claim: Claim
-        if error is not None:
-            end, claim = f"{type(error).__name__}: {error}", claim_of(error)
-        elif result is not None:
-            end, claim = "answered", "ran"
-        else:
-            end, claim = "cancelled by its caller", "may have run"
-        self.ends[_kind(error, claim, end)] += 1
-        allowed = target.runs_allowed(call.tool)
-        self.journal.note(Entry(ticket, target.ledger, target.server_id, call.tool, allowed, claim, end))
+        match outcome:
+            case None:
+                kind, end, claim = "cancelled by its caller", "cancelled by its caller", "may have run"
+            case CallToolResult():
+                kind, end, claim = "answered", "answered", "ran"
+            case MCPError():
+                kind, end, claim = "MCPError, the server's own", f"MCPError: {outcome}", "ran"
+            case _:
+                claim, name = claim_of(outcome), type(outcome).__name__
+                kind, end = f"{name}, {claim}", f"{name}: {outcome}"
+        self.ends[kind] += 1
+        allowed, seconds = target.runs_allowed(call.tool), anyio.current_time() - started
+        self.journal.note(Entry(ticket, target.ledger, target.server_id, call.tool, allowed, claim, seconds, end))
 
     def _judge(
         self,
@@ -160,15 +164,6 @@ class Caller:
             self.slowest_quiet = max(self.slowest_quiet, beyond)
             if beyond > ROOM:
                 self.violations.add("delayed on a server that nobody harmed", f"{what} took {seconds:.1f} s")
-
-
-def _kind(error: Exception | None, claim: Claim, end: str) -> str:
-    """The row of the report that a call counts in."""
-    if error is None:
-        return end
-    if isinstance(error, MCPError):
-        return "MCPError, the server's own"
-    return f"{type(error).__name__}, {claim}"
 
 
 def _first_word(result: CallToolResult) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from mcp import MCPError
-
 from mcp_pool import (
     BadAnswer,
     CallTimeout,
@@ -26,8 +24,6 @@ def claim_of(error: Exception) -> Claim:
     """What an error says of whether the call ran."""
     if isinstance(error, ConnectionLost | CallTimeout):
         return "may have run" if error.may_have_run else "did not run"
-    if isinstance(error, MCPError):
-        return "ran"
     return "may have run" if isinstance(error, HttpStatus | BadAnswer) else "did not run"
 
 

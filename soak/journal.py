@@ -47,18 +47,28 @@ class Entry:
     """How often it may have run."""
     claim: Claim
     """What its caller was told."""
+    seconds: float
+    """How long it took."""
     end: str
     """How it ended, in words."""
 
     def __str__(self) -> str:
-        words = (self.ticket, self.ledger, self.server_id, self.tool, str(self.allowed), self.claim)
+        words = (
+            self.ticket,
+            self.ledger,
+            self.server_id,
+            self.tool,
+            str(self.allowed),
+            self.claim,
+            f"{self.seconds:.2f}",
+        )
         return "\t".join((*words, " ".join(self.end.split())))
 
     @classmethod
     def of(cls, line: str) -> Entry:
         """Read what has been written."""
-        ticket, ledger, server_id, tool, allowed, claim, end = line.rstrip("\n").split("\t")
-        return cls(ticket, ledger, server_id, tool, int(allowed), cast("Claim", claim), end)
+        ticket, ledger, server_id, tool, allowed, claim, seconds, end = line.rstrip("\n").split("\t")
+        return cls(ticket, ledger, server_id, tool, int(allowed), cast("Claim", claim), float(seconds), end)
 
 
 class Journal:

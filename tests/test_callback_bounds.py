@@ -107,7 +107,8 @@ async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_
     spec = asking("legacy stdio", callbacks=Listener().callbacks(elicitation=hanging))
     many = {"method": "elicitation/create", "count": REQUESTS + 8}
     async with MCPPool({"s": spec}) as pool:
-        refused = json.loads(await said(pool, "ask", arguments={**many, "enough": 8}))
+        with anyio.fail_after(BOUND):
+            refused = json.loads(await said(pool, "ask", arguments={**many, "enough": 8}))
         assert [answer["error"]["message"] for answer in refused] == [f"more than {REQUESTS} requests at once"] * 8
         assert len(hanging.items) == REQUESTS
         assert sum("requests were refused" in line for line in record_logs) == 1
@@ -128,7 +129,8 @@ async def test_too_many_requests_in_one_answer_end_that_call_only() -> None:
     spec = asking("modern stdio", callbacks=Listener().callbacks(elicitation=hanging))
     async with MCPPool({"s": spec}) as pool:
         many = {"method": "elicitation/create", "count": REQUESTS + 1}
-        await one.of(pool.call_tool, "s__ask", many)
+        with anyio.fail_after(BOUND):
+            await one.of(pool.call_tool, "s__ask", many)
         assert isinstance(one.error, MCPError)
         assert "requests at once" in str(one.error)
         assert hanging.ended == len(hanging.items)

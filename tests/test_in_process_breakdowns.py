@@ -72,6 +72,30 @@ async def test_a_server_whose_task_breaks_down_under_a_call_is_a_lost_connection
 
 
 @in_both_eras
+async def test_calls_that_meet_a_breakdown_at_any_moment_are_told_of_a_lost_connection(mode: str) -> None:
+    fragile = Fragile(mode=mode, restart=SOON)
+
+    async def call_until_lost(pool: MCPPool) -> None:
+        try:
+            while True:
+                await pool.call_tool("s__echo", {"text": "on"})
+        except ConnectionLost:
+            pass
+
+    async with MCPPool({"s": fragile.spec}) as pool:
+        for generation in (1, 2, 3):
+            await pool.wait_ready("s")
+            with anyio.move_on_after(BOUND):
+                async with anyio.create_task_group() as group:
+                    for _ in range(20):
+                        group.start_soon(call_until_lost, pool)
+                    await anyio.lowlevel.checkpoint()
+                    fragile.crashing.set()
+                    await eventually(lambda generation=generation: pool.server("s").generation > generation)
+                    group.cancel_scope.cancel()
+
+
+@in_both_eras
 async def test_what_broke_a_server_down_is_its_last_error_and_no_group(mode: str) -> None:
     fragile = Fragile(mode=mode, restart=SOON)
     async with MCPPool({"s": fragile.spec}) as pool:
