@@ -26,7 +26,7 @@ class Authorization(httpx2.Auth):
 
     def __init__(self, auth: httpx2.Auth) -> None:
         self._auth = auth
-        self.released = False
+        self.released: bool = False
         """Whether the request was handed over to be sent."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> Flow:

@@ -132,7 +132,7 @@ class ServerHttpClient(httpx2.AsyncClient):
         self._own = _Own()
         super().__init__(transport=self._own)
         if lender is not None:
-            self.max_redirects = lender.max_redirects
+            self.max_redirects: int = lender.max_redirects
             auth = lender.auth if auth is None else auth
         self._wire = wire
         self._given_headers = headers
