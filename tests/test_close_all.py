@@ -11,6 +11,7 @@ import pytest
 from mcp_pool import ConnectError, ConnectionLost, ConnectionStatus, InProcessServer, MCPPool, PoolCleared
 from servers.in_process import calculator, raising_lifespan
 from support import alive, eventually, scripted, started
+from support_calls import arrival
 from support_fake import FAKE, Life, fake_wire
 
 if TYPE_CHECKING:
@@ -184,16 +185,17 @@ async def test_close_all_by_a_caller_who_is_cancelled_already_ends_everything(tm
         await eventually(lambda: not alive(tmp_path / "pids"))
 
 
-async def test_calls_in_flight_are_lost_at_once_without_a_drain() -> None:
+async def test_calls_in_flight_are_lost_at_once_without_a_drain(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
     async with MCPPool() as pool, anyio.create_task_group() as group:
-        await pool.connect("one", scripted())
+        await pool.connect("one", scripted("--ledger", ledger))
 
         async def call() -> None:
             with pytest.raises(ConnectionLost):
                 await pool.call_tool("one__sleep", {"seconds": LONG})
 
         group.start_soon(call)
-        await eventually(lambda: pool.snapshot().calls_in_flight == 1)
+        await arrival(ledger, "sleep")  # one that was not sent yet has not run, and would wait for the next connection
         with anyio.fail_after(20):
             await pool.close_all()
 
@@ -214,16 +216,17 @@ async def test_calls_in_flight_may_finish_during_a_drain() -> None:
     assert [result.content[0].text for result in results] == ["slept 0.25 s"]
 
 
-async def test_a_later_close_all_does_not_wait_for_the_drain_of_an_earlier_one() -> None:
+async def test_a_later_close_all_does_not_wait_for_the_drain_of_an_earlier_one(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
     async with MCPPool() as pool, anyio.create_task_group() as group:
-        await pool.connect("one", scripted())
+        await pool.connect("one", scripted("--ledger", ledger))
 
         async def call() -> None:
             with pytest.raises(ConnectionLost):
                 await pool.call_tool("one__sleep", {"seconds": LONG})
 
         group.start_soon(call)
-        await eventually(lambda: pool.snapshot().calls_in_flight == 1)
+        await arrival(ledger, "sleep")
         group.start_soon(lambda: pool.close_all(drain=LONG))
         await eventually(lambda: not pool.servers)
         with anyio.fail_after(20):

@@ -56,6 +56,7 @@ def test_a_wrong_field_is_one_problem(field: str) -> None:
         (HttpServer("http://[::"), ["url"]),
         (HttpServer("ftp://host"), ["url"]),
         (SseServer("http://host", headers=WRONG), ["headers"]),
+        (SseServer("http://host", headers={"a name": "b", "Ä": "c"}), ["headers", "headers"]),
         (SseServer("http://host", auth=WRONG), ["auth"]),
         (InProcessServer(WRONG), ["server"]),
     ],

@@ -20,6 +20,7 @@ from mcp_pool import (
 )
 from servers.in_process import calculator
 from support import eventually, scripted, started
+from support_calls import arrival
 from support_fake import FAKE, Life, fake_wire
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ async def test_a_server_in_this_process_is_restarted_with_its_lifespan(mode: str
         assert not (await pool.call_tool("one__echo", {"text": "x"})).is_error
 
 
-async def test_calls_in_flight_are_lost_by_a_restart() -> None:
+async def test_calls_in_flight_are_lost_by_a_restart(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
     async with MCPPool() as pool, anyio.create_task_group() as group:
-        await pool.connect("one", scripted())
+        await pool.connect("one", scripted("--ledger", ledger))
 
         async def call() -> None:
             with pytest.raises(ConnectionLost, match="restarted") as caught:
@@ -78,7 +80,7 @@ async def test_calls_in_flight_are_lost_by_a_restart() -> None:
             assert caught.value.generation == 1
 
         group.start_soon(call)
-        await eventually(lambda: pool.snapshot().calls_in_flight == 1)
+        await arrival(ledger, "silent")
         await pool.server("one").restart()
 
 
