@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from mcp import MCPError
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
-from mcp_pool import CallTimeout, ClientCallbacks, ConnectionLost, ConnectionStatus, MCPPool, Ready
+from mcp_pool import CallTimeout, ClientCallbacks, ConnectionLost, ConnectionStatus, MCPPool, Parked, Ready
 from mcp_pool.callbacks import REQUESTS
+from mcp_pool.transports.link import UNTAKEN_ANSWERS, Link
+from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 from support import eventually
 from support_callbacks import ANSWERS, TOOLS, WORDS, Listener, asking, each_question, on_each_wire, said
 from support_calls import Outcome
+from support_stdio import NEVER, program
 
 if TYPE_CHECKING:
     from loguru import Message
@@ -24,6 +29,28 @@ if TYPE_CHECKING:
 
 BOUND = 15.0
 """Seconds in which what must end has ended, on a slow machine too."""
+
+
+QUESTIONS = """
+import json, sys
+def say(**message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+for line in sys.stdin:
+    message = json.loads(line)
+    method = message.get("method")
+    if method == "initialize":
+        info = {"name": "questions", "version": "1"}
+        say(id=message["id"], result={"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": info})
+    elif method == "notifications/initialized":
+        break
+    elif "id" in message:
+        say(id=message["id"], error={"code": -32601, "message": "no such method"})
+number = 0
+while True:
+    number += 1
+    say(id=f"q{number}", method="ping")
+"""
+"""Shakes hands, then asks for ever and reads nothing more."""
 
 
 class Hanging:
@@ -122,6 +149,51 @@ async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_
         answers = json.loads(await said(pool, "ask", arguments={**many, "count": REQUESTS}))
         assert answers == [{"action": "accept", "content": {"name": "Ann"}}] * REQUESTS
         assert pool.server("s").generation == 1
+
+
+async def test_a_server_that_asks_for_ever_and_takes_no_answer_is_lost_before_it_fills_the_memory() -> None:
+    async with MCPPool({"other": asking("legacy stdio")}) as pool:
+        tasks = len(anyio.get_running_tasks())
+        with anyio.fail_after(BOUND):
+            pool.add("s", program(QUESTIONS, restart=NEVER, close_timeout=0.5))
+            most = tasks
+            while not isinstance(pool.server("s").state, Parked):
+                most = max(most, len(anyio.get_running_tasks()))
+                await anyio.sleep(0.01)  # to look at all tasks more often would leave no time for them
+        assert "does not take the answers" in str(pool.server("s").last_error)
+        assert tasks < most < tasks + UNTAKEN_ANSWERS + 100
+        assert await said(pool, "capabilities", "other") == "{}"
+
+
+@pytest.mark.parametrize("settled", ["answered", "taken back"])
+async def test_questions_that_are_settled_do_not_count_and_one_id_used_again_counts_again(settled: str) -> None:
+    link = Link(tapped=True)
+    asks, to_client = anyio.create_memory_object_stream[SessionMessage | Exception](1)
+    to_server, answers = anyio.create_memory_object_stream[Outgoing](1)
+    with asks, to_client, to_server, answers:
+        reader, writer = ReadTap(to_client, link), WriteTap(to_server, link)
+
+        async def hear(message: JSONRPCMessage) -> None:
+            await asks.send(SessionMessage(message))
+            await reader.receive()
+
+        async def settle(request_id: int) -> None:
+            if settled == "answered":
+                answer = JSONRPCResponse(jsonrpc="2.0", id=request_id, result={})
+                await writer.send(SessionMessage(answer))
+                await answers.receive()
+            else:
+                taken_back = {"requestId": str(request_id), "reason": "no more"}
+                await hear(JSONRPCNotification(jsonrpc="2.0", method="notifications/cancelled", params=taken_back))
+
+        for _ in range(UNTAKEN_ANSWERS):
+            await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
+        await settle(7)
+        await settle(8)  # was never asked
+        await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
+        assert link.loss is None
+        await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
+        assert link.loss is not None
 
 
 async def test_too_many_requests_in_one_answer_end_that_call_only() -> None:

@@ -14,10 +14,13 @@ from typing import Final, final
 import anyio
 import attrs
 from mcp.shared.dispatcher import coerce_request_id
-from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
+from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 
 from mcp_pool.errors import Phase
 
+UNTAKEN_ANSWERS: Final = 1000
+"""Requests of a server that may wait for it to take their answers. The SDK holds a task for each of them."""
 _PHASES: Final[dict[str, Phase]] = {
     "server/discover": "discover",
     "initialize": "initialize",
@@ -118,6 +121,8 @@ class Link:
     """Returns the end of what the server wrote to standard error so far."""
     noise: int = attrs.field(default=0, init=False)
     """How many lines arrived that were no JSON-RPC messages."""
+    _asked: list[RequestId] = attrs.field(factory=list[RequestId], init=False, repr=False)
+    """What the server asks: the ids of its requests whose answers have not been handed over. It may use one twice."""
     _waiting: dict[RequestId, CallRecord] = attrs.field(factory=dict[RequestId, CallRecord], init=False, repr=False)
     """The calls by the id of the request that waits for an answer."""
 
@@ -158,6 +163,26 @@ class Link:
         """Note that an answer arrived."""
         if answer.id is not None and (record := self._waiting.pop(coerce_request_id(answer.id), None)):
             record.answer = answer
+
+    def note_question(self, message: JSONRPCMessage) -> None:
+        """Note that the server asks something, or takes a question back."""
+        if isinstance(message, JSONRPCRequest):
+            self._asked.append(coerce_request_id(message.id))
+            if len(self._asked) > UNTAKEN_ANSWERS:
+                # It would go on, and the tasks that hold its answers would use up all memory.
+                what = f"asked {len(self._asked)} things and does not take the answers"
+                self.lose(Loss(what, advice="This is a fault of the server."))
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self._forget_question(cancelled_request_id_from_params(message.params))
+
+    def note_reply(self, message: JSONRPCMessage) -> None:
+        """Note that an answer to the server was handed over."""
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            self._forget_question(message.id)
+
+    def _forget_question(self, request_id: RequestId | None) -> None:
+        if request_id is not None and (asked := coerce_request_id(request_id)) in self._asked:
+            self._asked.remove(asked)
 
     def forget(self, record: CallRecord) -> None:
         """Forget a call that has ended."""

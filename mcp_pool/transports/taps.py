@@ -100,8 +100,11 @@ class ReadTap(_Tap):
         item = await self._source.receive()
         if self.hears:
             self._link.hear()
-        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCResponse | JSONRPCError):
-            self._link.note_answer(item.message)
+        if isinstance(item, SessionMessage):
+            if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+                self._link.note_answer(item.message)
+            else:
+                self._link.note_question(item.message)
         return item
 
     async def aclose(self) -> None:
@@ -141,6 +144,7 @@ class WriteTap(_Tap):
         try:
             with anyio.move_on_after(_patience(item.message)):
                 await self._sink.send(Outgoing(item, body, record))
+                self._link.note_reply(item.message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             if self._link.on_loss is not None:
                 # Nobody will take a message any more: a connection that still seemed to stand would lose every call.
