@@ -17,7 +17,8 @@ from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 from mcp_pool import ConfigError, ConnectionLost, MCPPool, StdioServer
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.link import Link
-from mcp_pool.transports.stdio import LINES_PER_TURN, TAIL_BYTES, stdio_transport
+from mcp_pool.transports.standard_error import LOGGED_LINES, TAIL_BYTES, StandardError
+from mcp_pool.transports.stdio import LINES_PER_TURN, stdio_transport
 from mcp_pool.transports.taps import Outgoing, WriteTap
 from servers import is_alive
 from support import eventually
@@ -27,6 +28,8 @@ from support_steps import MOST, cancel_at
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+
+    from loguru import Message
 
 LONG = 60.0
 """A `close_timeout` that a test would notice."""
@@ -217,6 +220,32 @@ async def test_what_is_kept_of_standard_error_does_not_grow() -> None:
     assert len(link.loss.last_words) <= TAIL_BYTES
 
 
+async def test_a_flood_of_standard_error_does_not_fill_the_log_which_tells_how_much_it_left_out(
+    record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_pool.transports.standard_error.LOGGED_TIME", 3600.0)
+    writing = f"import sys; print(*range({LOGGED_LINES + 234}), sep='\\n', file=sys.stderr); sys.exit(3)"
+    link, wire = transport(program(writing))
+    async with wire:
+        await eventually(lambda: link.loss)
+    told = [message.record["message"] for message in record_logs if " | " in message]
+    assert told[-2:] == [f"a | {LOGGED_LINES - 1}", "a | (and 234 lines more within 3600.0 s)"]
+    assert len(told) == LOGGED_LINES + 1
+    assert link.loss is not None
+    assert link.loss.last_words.endswith(str(LOGGED_LINES + 233))
+
+
+async def test_what_a_server_writes_slowly_to_standard_error_is_logged_for_ever(
+    record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_pool.transports.standard_error.LOGGED_LINES", 1)
+    monkeypatch.setattr("mcp_pool.transports.standard_error.LOGGED_TIME", 0.0)
+    errors = StandardError("a", Redactor.of([]))
+    for number in range(3):
+        errors.add(str(number).encode())
+    assert [message.record["message"] for message in record_logs] == ["a | 0", "a | 1", "a | 2"]
+
+
 async def test_a_server_that_reads_nothing_holds_up_only_those_who_call_it() -> None:
     link, wire = transport(program(READS_NOTHING), close_timeout=0.2)
     message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x", params={"text": "x" * 10**6}))
@@ -283,7 +312,7 @@ async def test_a_sink_of_the_log_that_raises_is_the_loss_of_the_connection_at_on
     async with MCPPool({"a": server(restart=NEVER, close_timeout=0.5)}) as pool:
         await pool.wait_ready()
         with monkeypatch.context() as patched:
-            patched.setattr("mcp_pool.transports.stdio.Tail.add", forbid)
+            patched.setattr("mcp_pool.transports.standard_error.StandardError.add", forbid)
             with pytest.raises(ConnectionLost, match="PermissionError"):
                 await pool.call_tool("a__stderr", {"text": "words"})
 

@@ -11,6 +11,7 @@
 * `authorization`: the authorization of one request
 * `bodies`: bodies of HTTP responses, bounded and watched
 * `tls`: the TLS contexts that clients share
+* `standard_error`: what a server writes to standard error, kept and logged within bounds
 * `process`: a server's process, its three pipes, and the stages of ending it
 * `exit`: the end of a process, when and with which status
 * `lines`: bytes in, lines out

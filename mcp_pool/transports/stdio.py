@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, final
@@ -28,6 +27,7 @@ from mcp_pool.redaction import Redactor
 from mcp_pool.transports.lines import LineSplitter, LineTooLong
 from mcp_pool.transports.link import CallRecord, Link, Loss
 from mcp_pool.transports.process import ServerProcess, read, spawn
+from mcp_pool.transports.standard_error import ERROR_LINE_LIMIT, StandardError
 from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 
 LAST_WORDS_TIMEOUT: Final = 0.5
@@ -35,35 +35,6 @@ LAST_WORDS_TIMEOUT: Final = 0.5
 A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
 LINES_PER_TURN: Final = 100
 """Lines that are looked at before other tasks have a turn: a chunk may be nothing but ends of lines."""
-TAIL_BYTES: Final = 8192
-"""How much of standard error is kept."""
-ERROR_LINE_LIMIT: Final = 65536
-"""Bytes after which a line on standard error is cut: it is text for people, and must not be held without end."""
-
-
-@final
-@attrs.define(eq=False)
-class Tail:
-    """The last lines of a server's standard error, secrets removed, `TAIL_BYTES` at most."""
-
-    _redactor: Redactor
-    _lines: deque[str] = attrs.field(factory=deque[str], init=False)
-    _size: int = attrs.field(default=0, init=False)
-
-    def add(self, raw: bytes) -> str:
-        """Keep a line and return it as text. Secrets go first, because shortening could leave half of one."""
-        if len(raw) == ERROR_LINE_LIMIT:
-            raw = raw[: ERROR_LINE_LIMIT - self._redactor.reach]  # it was cut, perhaps within a secret
-        line = self._redactor.text(raw.decode("utf-8", "replace").rstrip("\r"))[-TAIL_BYTES:]
-        self._lines.append(line)
-        self._size += len(line) + 1
-        while self._size > TAIL_BYTES + 1:
-            self._size -= len(self._lines.popleft()) + 1
-        return line
-
-    def text(self) -> str:
-        """Return the lines as one text."""
-        return "\n".join(self._lines).strip()
 
 
 def stdio_transport(
@@ -91,7 +62,7 @@ async def _posix(
 ) -> AsyncGenerator[tuple[ReadTap, WriteTap]]:
     environment = get_default_environment() | dict(spec.env or {})
     with spawn([spec.command, *spec.args], env=environment, cwd=spec.cwd) as process:
-        wire = _Wire(server_id, spec.max_message_size, link, process, Tail(redactor))
+        wire = _Wire(server_id, spec.max_message_size, link, process, StandardError(server_id, redactor))
         async with anyio.create_task_group() as group:
             group.start_soon(wire.run)
             try:
@@ -112,7 +83,7 @@ class _Wire:
     max_message_size: int
     link: Link
     process: ServerProcess
-    tail: Tail
+    standard_error: StandardError
     scope: anyio.CancelScope = attrs.field(factory=lambda: anyio.CancelScope(shield=True), init=False)
     """Holds the tasks. Shielded: a cancelled dial must not stop them before the process has been ended, or nobody
     would drain the output of a server that wants to leave."""
@@ -136,7 +107,7 @@ class _Wire:
         self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](0)
         self.reader, self.writer = ReadTap(self._from_server, self.link), WriteTap(self._accepted, self.link)
         self.link.process_id = self.process.process.pid
-        self.link.last_words = self.tail.text
+        self.link.last_words = self.standard_error.text
 
     async def run(self) -> None:
         """Run the tasks until the scope is cancelled."""
@@ -225,15 +196,15 @@ class _Wire:
 
     async def _read_errors(self) -> None:
         """Keep the end of what the server writes to standard error, and log it line by line."""
-        log = logger.bind(server=self.server_id)
         splitter = LineSplitter(ERROR_LINE_LIMIT, cut=True)
         while chunk := await read(self.process.errors):
             for number, line in enumerate(splitter.feed(chunk), 1):
                 if number % LINES_PER_TURN == 0:
                     await anyio.lowlevel.checkpoint()
-                log.debug("{} | {}", self.server_id, self.tail.add(line))
+                self.standard_error.add(line)
         if rest := splitter.take():
-            log.debug("{} | {}", self.server_id, self.tail.add(rest))
+            self.standard_error.add(rest)
+        self.standard_error.tell_omitted()
         self._errors_ended.set()
 
     async def _watch(self) -> None:
@@ -250,7 +221,7 @@ class _Wire:
                 await self._output_ended.wait()
                 await self._errors_ended.wait()
         advice = "Run its command by hand to see more."
-        self.link.lose(Loss(self._what(), self.process.status, self.tail.text(), advice=advice))
+        self.link.lose(Loss(self._what(), self.process.status, self.standard_error.text(), advice=advice))
         self._to_client.close()
 
     def _what(self) -> str:
