@@ -112,7 +112,7 @@ async def test_methods_raise_at_once_in_a_thread_without_an_event_loop(method: s
         def elsewhere() -> None:
             outcome = METHODS[method](pool)
             if isinstance(outcome, Awaitable):
-                outcome.__await__().send(None)  # type: ignore[attr-defined]
+                outcome.__await__().send(None)
 
         with pytest.raises(RuntimeError, match="another event loop or thread"):
             await anyio.to_thread.run_sync(elsewhere)

@@ -21,7 +21,7 @@ async def outlast_cancellation(pool: MCPPool, tool: str, record: list[str]) -> N
     finally:
         with anyio.CancelScope(shield=True):
             result = await pool.call_tool(tool, {"text": "goodbye"}, timeout=SOON)
-            record.append(result.content[0].text)  # type: ignore[union-attr]
+            record.append(result.content[0].text)
 
 
 async def test_a_function_returns_its_value_out_of_the_block() -> None:

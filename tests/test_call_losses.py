@@ -31,7 +31,7 @@ def plain_chain(error: BaseException) -> list[BaseException]:
     while link is not None:
         assert not isinstance(link, BaseExceptionGroup)
         chain.append(link)
-        link = link.__cause__ or link.__context__  # type: ignore[assignment]
+        link = link.__cause__ or link.__context__
     return chain
 
 

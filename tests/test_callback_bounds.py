@@ -237,7 +237,7 @@ async def test_a_flood_of_notifications_for_a_callback_that_hangs_keeps_memory_a
         assert kept == [0, *range(batch - limit, batch)]
     told = [line for line in record_logs if "notifications were dropped" in line]
     assert 1 <= len(told) <= 3
-    assert sum(int(re.search(r": (\d+) notifications", line)[1]) for line in told) == 2 * batch - 1 - limit  # type: ignore[index]
+    assert sum(int(re.search(r": (\d+) notifications", line)[1]) for line in told) == 2 * batch - 1 - limit
 
 
 async def test_a_callback_that_fails_again_and_again_does_not_fill_the_log(record_logs: list[Message]) -> None:

@@ -180,7 +180,7 @@ async def test_a_servers_own_callbacks_stand_before_those_of_the_pool_which_are_
         lambda _: 0,
         lambda _: "",
         lambda _: {"sampling": print},
-        lambda _: ClientCallbacks(sampling="print"),  # type: ignore[arg-type]
+        lambda _: ClientCallbacks(sampling="print"),
         lambda _: anyio.lowlevel.checkpoint,
     ],
     ids=["raises", "zero", "empty", "mapping", "no function", "function"],
@@ -218,7 +218,7 @@ def test_callbacks_that_are_none_are_a_mistake() -> None:
     with pytest.raises(ConfigError, match="'s': callbacks must be ClientCallbacks"):
         MCPPool({"s": answering(callbacks=wrong)})
     with pytest.raises(ConfigError, match="MCPPool: callbacks must be a function"):
-        MCPPool(callbacks=ClientCallbacks())  # type: ignore[arg-type]
+        MCPPool(callbacks=ClientCallbacks())
 
 
 @pytest.mark.parametrize(

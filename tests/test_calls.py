@@ -191,7 +191,7 @@ async def test_a_tool_in_this_process_may_call_the_pool_itself(mode: str) -> Non
             echoed = await pool.call_tool("inner__echo", {"text": "echoed"})
             summed = await pool.call_tool("maths__add", {"a": 1, "b": 2})
             nested = await pool.call_tool("outer__ask_all", {"depth": depth - 1})
-            texts = (content.text for result in (echoed, summed, nested) for content in result.content[:1])  # type: ignore[union-attr]
+            texts = (content.text for result in (echoed, summed, nested) for content in result.content[:1])
             return " ".join(texts)
 
         await pool.connect("outer", InProcessServer(outer, mode=mode))

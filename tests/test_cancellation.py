@@ -38,7 +38,7 @@ async def is_in_use(pool: MCPPool, server_id: str) -> None:
     """Fail unless a server is connected and answers."""
     assert pool.get_status(server_id) is ConnectionStatus.CONNECTED
     result = await pool.server(server_id).call_tool("echo", {"text": "here"})
-    assert result.content[0].text == "here"  # type: ignore[union-attr]
+    assert result.content[0].text == "here"
 
 
 @each_kind

@@ -92,7 +92,7 @@ async def test_in_process_too_a_request_that_cannot_be_made_is_a_wrong_argument(
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         for arguments in ({1: 2}, [1]):
             with pytest.raises(ConfigError, match="arguments"):
-                await pool.call_tool("s__add", anything if arguments is None else arguments)  # type: ignore[arg-type]
+                await pool.call_tool("s__add", anything if arguments is None else arguments)
 
 
 @pytest.mark.parametrize("name", [1, None, [], b"s__echo"], ids=repr)

@@ -77,7 +77,7 @@ async def test_connecting_what_is_connected_with_another_config_is_an_error_and_
         assert (caught.value.server_id, caught.value.field) == ("one", "config")
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
         assert pool.server("one").generation == 1
-        assert (await pool.call_tool("one__pid")).content[0].text == str(*started(tmp_path / "pids"))  # type: ignore[union-attr]
+        assert (await pool.call_tool("one__pid")).content[0].text == str(*started(tmp_path / "pids"))
 
 
 async def test_another_config_for_what_is_being_connected_is_an_error_and_disturbs_nothing(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ async def test_what_was_added_keeps_trying_under_its_restart_policy(monkeypatch:
     async with MCPPool(restart=RestartPolicy(initial_delay=0.01)) as pool:
         pool.add("one", FAKE)
         await pool.wait_ready("one", timeout=20)
-        assert pool.server("one").state.attempt == 4  # type: ignore[union-attr]
+        assert pool.server("one").state.attempt == 4
 
 
 async def test_adding_a_living_id_with_an_equal_config_does_nothing() -> None:

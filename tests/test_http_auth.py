@@ -205,7 +205,7 @@ class Person:
 
     def provider(self, url: str) -> OAuthClientProvider:
         """The SDK's provider for a server."""
-        metadata = OAuthClientMetadata(redirect_uris=[CALLBACK], client_name="tests")  # type: ignore[list-item]
+        metadata = OAuthClientMetadata(redirect_uris=[CALLBACK], client_name="tests")
         return OAuthClientProvider(url, metadata, self, self.visit, self.come_back)
 
 

@@ -150,7 +150,7 @@ def test_a_mistake_in_a_url_says_what_is_wrong_with_it() -> None:
         ("http://[::1", "must be a valid URL"),
     ]:
         with pytest.raises(ConfigError, match=words):
-            MCPPool({"search": HttpServer(url)})  # type: ignore[arg-type]
+            MCPPool({"search": HttpServer(url)})
 
 
 @pytest.mark.parametrize("url", RIGHT_URLS)

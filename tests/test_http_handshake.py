@@ -132,7 +132,7 @@ async def test_trouble_in_the_handshake_is_told_and_backed_off_from_and_never_ta
             pool.add("s", behind_url(server))
             await connected(pool, 1)
             assert pool.snapshot().servers["s"].attempt == 3
-            assert pool.server("s").info.protocol_version == (MODERN if era else LEGACY)  # type: ignore[union-attr]
+            assert pool.server("s").info.protocol_version == (MODERN if era else LEGACY)
             await pool.disconnect("s")
         assert not era or not arrived(ledger, "initialize")
 
@@ -174,7 +174,7 @@ async def test_a_server_that_does_not_know_the_question_of_the_modern_era_is_gre
     ledger = tmp_path / "ledger"
     rule = fault("status", status, on="server/discover")
     async with raw_server(ledger=ledger, faults=[rule]) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
-        assert pool.server("s").info.protocol_version == LEGACY  # type: ignore[union-attr]
+        assert pool.server("s").info.protocol_version == LEGACY
         assert words(await pool.call_tool("s__echo", {"text": "greetings"})) == "greetings"
 
 
@@ -212,12 +212,12 @@ async def test_the_older_era_is_remembered_until_a_handshake_fails(tmp_path: Pat
 async def test_a_server_that_has_learnt_the_modern_era_is_found_to_speak_it(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool:
-        assert pool.server("s").info.protocol_version == LEGACY  # type: ignore[union-attr]
+        assert pool.server("s").info.protocol_version == LEGACY
         await server.order(options={"modern": True}, faults=[fault("status", 500, on="initialize", times=1)])
         with pytest.raises(ConnectError):
             await pool.server("s").restart()
         await connected(pool, 2)
-        assert pool.server("s").info.protocol_version == MODERN  # type: ignore[union-attr]
+        assert pool.server("s").info.protocol_version == MODERN
 
 
 async def test_a_modern_server_stays_modern(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ async def test_a_modern_server_stays_modern(tmp_path: Path) -> None:
         with pytest.raises(ConnectError):
             await pool.server("s").restart()
         await connected(pool, 3)
-        assert {handle.info.protocol_version for handle in pool.servers.values()} == {MODERN}  # type: ignore[union-attr]
+        assert {handle.info.protocol_version for handle in pool.servers.values()} == {MODERN}
         assert not arrived(ledger, "initialize")
         assert {line["headers"]["mcp-protocol-version"] for line in arrived(ledger)} == {MODERN}
 
@@ -245,4 +245,4 @@ async def test_servers_of_both_eras_stand_beside_each_other(tmp_path: Path) -> N
         for name, version in (("modern", MODERN), ("legacy", LEGACY)):
             await pool.server(name).restart()
             assert words(await pool.call_tool(f"{name}__echo", {"text": name})) == name
-            assert pool.server(name).info.protocol_version == version  # type: ignore[union-attr]
+            assert pool.server(name).info.protocol_version == version

@@ -280,7 +280,7 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 async def test_an_odd_answer_ends_its_call_at_once(kind: str) -> None:
     answer: Callable[[dict[str, Any], httpx2.Request], httpx2.Response]
-    answer, error = ODD[kind]  # type: ignore[assignment]
+    answer, error = ODD[kind]
     async with invented(answer) as lent:
         spec = HttpServer("http://nowhere.invalid/old", http_client=lent, max_message_size=LIMIT)
         async with MCPPool({"s": spec}) as pool:

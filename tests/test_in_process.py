@@ -124,7 +124,7 @@ async def test_a_lifespan_that_raises_at_the_end_does_not_keep_a_call_from_knowi
         yield
         raise ValueError("no goodbye")
 
-    waiting.server._lowlevel_server.lifespan = lifespan  # type: ignore[assignment]
+    waiting.server._lowlevel_server.lifespan = lifespan
     async with MCPPool({"s": waiting.spec}) as pool:
         async with anyio.create_task_group() as group:
             group.start_soon(call.of, pool.call_tool, "s__wait")

@@ -133,7 +133,7 @@ async def test_no_other_move_can_be_made(before: type[State], after: type[State]
 @pytest.mark.parametrize("state", STATES)
 def test_a_state_is_a_value_that_cannot_be_changed(state: type[State]) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        STATES[state].generation = 2  # type: ignore[misc]
+        STATES[state].generation = 2
 
 
 @pytest.mark.parametrize("state", [Ready, BackingOff, Parked])

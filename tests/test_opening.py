@@ -247,7 +247,7 @@ def test_a_wrong_server_is_an_error_before_anything_starts() -> None:
         MCPPool({"good": FAKE, "bad": StdioServer("")})
     assert (caught.value.server_id, caught.value.field) == ("bad", "command")
     with pytest.raises(ConfigError) as caught:
-        MCPPool([FAKE])  # type: ignore[arg-type]
+        MCPPool([FAKE])
     assert caught.value.field == "servers"
 
 

@@ -38,7 +38,7 @@ async def test_restart_makes_a_new_connection_and_waits_until_it_stands(tmp_path
         assert pool.server("one").generation == 2
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
         first, second = started(tmp_path / "pids")
-        assert (await pool.call_tool("one__pid")).content[0].text == str(second) != str(first)  # type: ignore[union-attr]
+        assert (await pool.call_tool("one__pid")).content[0].text == str(second) != str(first)
 
 
 async def test_the_old_process_has_gone_before_the_new_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ from mcp_pool import (
     ServerUnavailable,
 )
 from servers import read_lines
+from servers.bookshelf import bookshelf
 from servers.in_process import calculator, raising_lifespan
-from servers.library import library
 from support_calls import ERAS, answering, with_ledger, words
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def test_a_refresh_that_fails_leaves_the_old_listing() -> None:
 
 @in_both_eras
 async def test_a_handle_gets_prompts(mode: str) -> None:
-    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+    async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         (message,) = (await pool.server("s").get_prompt("greet", {"name": "Ada"})).messages
         assert isinstance(message.content, TextContent)
         assert message.content.text == "Say hello to Ada."
@@ -111,7 +111,7 @@ async def test_a_handle_gets_prompts(mode: str) -> None:
 
 @in_both_eras
 async def test_resources_are_read_by_the_handle_and_by_the_pool(mode: str) -> None:
-    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+    async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         for result in (
             await pool.server("s").read_resource("shelf://ada"),
             await pool.read_resource("s", "shelf://ada"),
@@ -124,7 +124,7 @@ async def test_resources_are_read_by_the_handle_and_by_the_pool(mode: str) -> No
 @in_both_eras
 async def test_completions_are_asked_for_by_the_handle_and_by_the_pool(mode: str) -> None:
     ref, argument = PromptReference(type="ref/prompt", name="greet"), {"name": "name", "value": "A"}
-    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+    async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         plain = await pool.server("s").complete(ref, argument)
         assert plain.completion.values == ["Anna"]
         informed = await pool.complete("s", ref, argument, {"house": "Byron"})
@@ -133,7 +133,7 @@ async def test_completions_are_asked_for_by_the_handle_and_by_the_pool(mode: str
 
 @in_both_eras
 async def test_what_the_server_refuses_passes_from_every_method(mode: str) -> None:
-    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+    async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         server = pool.server("s")
         with pytest.raises(MCPError):
             await server.get_prompt("unknown")
@@ -146,7 +146,7 @@ async def test_a_timeout_bounds_every_method() -> None:
     async def never(*_: Any) -> Any:
         await anyio.sleep_forever()
 
-    inner = library()
+    inner = bookshelf()
     for method, params in (
         ("prompts/get", GetPromptRequestParams),
         ("resources/read", ReadResourceRequestParams),
@@ -168,7 +168,7 @@ async def test_a_timeout_bounds_every_method() -> None:
 @pytest.mark.parametrize("arguments", [["name"], {1: "x"}, "name"], ids=["list", "number as key", "string"])
 async def test_wrong_arguments_are_refused_by_every_method(arguments: Any) -> None:
     ref = PromptReference(type="ref/prompt", name="greet")
-    async with MCPPool({"s": InProcessServer(library())}) as pool:
+    async with MCPPool({"s": InProcessServer(bookshelf())}) as pool:
         server = pool.server("s")
         with pytest.raises(ConfigError, match="'s': arguments"):
             await server.get_prompt("greet", arguments)

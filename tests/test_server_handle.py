@@ -23,8 +23,8 @@ from mcp_pool import (
     ServerUnavailable,
     UnknownServer,
 )
+from servers.bookshelf import bookshelf
 from servers.in_process import calculator, raising_lifespan
-from servers.library import library
 from support import eventually
 from support_calls import answering, arrival, with_ledger, words
 
@@ -91,10 +91,10 @@ async def test_the_last_error_stays_when_the_server_has_come_back() -> None:
 
 @in_both_eras
 async def test_a_handle_tells_what_the_server_says_of_itself(mode: str) -> None:
-    async with MCPPool({"s": InProcessServer(library(), mode=mode)}) as pool:
+    async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         info = pool.server("s").info
         assert info is not None
-        assert (info.name, info.version, info.instructions) == ("library", "2.0", "Ask quietly.")
+        assert (info.name, info.version, info.instructions) == ("bookshelf", "2.0", "Ask quietly.")
         assert info.capabilities.tools is not None
         assert info.protocol_version == ("2025-11-25" if mode == "legacy" else "2026-07-28")
 

@@ -137,11 +137,11 @@ async def test_a_snapshot_is_frozen_and_does_not_change() -> None:
         assert set(snapshot.servers) == {"one"}
         assert snapshot.servers["one"].status is ConnectionStatus.CONNECTED
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            snapshot.time = 0.0  # type: ignore[misc]
+            snapshot.time = 0.0
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            snapshot.servers["one"].attempt = 5  # type: ignore[misc]
+            snapshot.servers["one"].attempt = 5
         with pytest.raises(TypeError):
-            snapshot.servers["two"] = snapshot.servers["one"]  # type: ignore[index]
+            snapshot.servers["two"] = snapshot.servers["one"]
 
 
 async def test_before_and_after_the_block_a_snapshot_is_empty() -> None:

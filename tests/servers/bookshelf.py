@@ -14,9 +14,9 @@ from mcp_types import (
 )
 
 
-def library() -> MCPServer[Any]:
+def bookshelf() -> MCPServer[Any]:
     """A server with a prompt, resources and completions."""
-    server = MCPServer[Any]("library", version="2.0", instructions="Ask quietly.", log_level="WARNING")
+    server = MCPServer[Any]("bookshelf", version="2.0", instructions="Ask quietly.", log_level="WARNING")
 
     @server.prompt()
     def greet(name: str) -> str:
