@@ -111,13 +111,14 @@ async def _call_until_run(row: Row, request: Request[_T], patience: Patience) ->
         patience.end()
         begun = anyio.current_time() if begun is None else begun
         try:
-            return await connection.call(
-                partial(request.send, connection.client),
-                what=request.what,
-                timeout=request.timeout,
-                begun=begun,
-                note_progress=request.note_progress,
-            )
+            with row.in_flight():
+                return await connection.call(
+                    partial(request.send, connection.client),
+                    what=request.what,
+                    timeout=request.timeout,
+                    begun=begun,
+                    note_progress=request.note_progress,
+                )
         except CallTimeout as error:
             failure = error
             break

@@ -103,11 +103,6 @@ class Connection:
         return f"<Connection {self.server_id!r} generation {self.generation}, {len(self._calls)} calls, {state}>"
 
     @property
-    def calls_in_flight(self) -> int:
-        """How many calls run now."""
-        return len(self._calls)
-
-    @property
     def is_draining(self) -> bool:
         """Whether it takes no more calls, while those that run may still be answered."""
         return self.link.loss is not None and self.link.loss.draining

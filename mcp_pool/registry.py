@@ -72,6 +72,8 @@ class Row:
     """One for each call that may run at once; None: no bound."""
     queue: set[anyio.CancelScope] = attrs.field(factory=set[anyio.CancelScope], init=False, repr=False)
     """Calls that wait for a slot: in vain, once the server is parked or leaves."""
+    calls_in_flight: int = attrs.field(default=0, init=False, repr=False)
+    """Calls that a connection has taken and that have not ended, those of an earlier connection included."""
     _joined: int = attrs.field(default=0, init=False, repr=False)
     _changed: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
 
@@ -164,6 +166,21 @@ class Row:
                 self.refuse()  # at once, so that a `connect` right after this one begins anew
                 self.scope.cancel()
 
+    @contextmanager
+    def in_flight(self) -> Generator[None]:
+        """Count a call while a connection has it."""
+        self.calls_in_flight += 1
+        try:
+            yield
+        finally:
+            self.calls_in_flight -= 1
+            if not self.calls_in_flight:
+                self._notify()
+
+    async def idle(self) -> None:
+        """Wait until no call is in flight."""
+        await self.until(lambda: not self.calls_in_flight)
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition on this row holds."""
         while not condition():
@@ -183,7 +200,7 @@ class Row:
             next_try=state.retry_at if isinstance(state, BackingOff) else None,
             protocol_version=connection.protocol_version if connection is not None else None,
             process_id=connection.link.process_id if connection is not None else None,
-            calls_in_flight=connection.calls_in_flight if connection is not None else 0,
+            calls_in_flight=self.calls_in_flight,
             calls_done=self.calls.done,
             calls_failed=self.calls.failed,
             restarts=max(0, state.generation - 1),

@@ -131,8 +131,7 @@ class Supervisor:
         try:
             with anyio.move_on_after(drain):
                 for row in tuple(old.registry.rows.values()) if drain else ():
-                    if row.connection is not None:
-                        await row.connection.idle()
+                    await row.idle()
         finally:
             old.end()
         for generation in ending:
@@ -180,9 +179,8 @@ class Supervisor:
             return False
         row.refuse()
         try:
-            if row.connection is not None:
-                with anyio.move_on_after(drain):
-                    await row.connection.idle()
+            with anyio.move_on_after(drain):
+                await row.idle()
         finally:
             row.scope.cancel()
         await row.ended.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,7 +26,7 @@ from servers.tcp_proxy import tcp_proxy
 from support import eventually
 from support_calls import ERAS, Outcome, words
 from support_http import arrival, arrived, fault, given_up, ran, raw_server
-from support_http_calls import behind_url, connected, hides_its_secrets, in_flight
+from support_http_calls import BOUND, behind_url, connected, hides_its_secrets, in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -180,6 +181,33 @@ async def test_a_lost_session_lets_calls_that_were_taken_finish(tmp_path: Path) 
             assert words(await pool.call_tool("s__echo", {"text": "again"})) == "again"
             assert pool.server("s").generation == 2
         assert (ran(ledger, "hold"), ran(ledger, "echo")) == (5, 1)
+
+
+@pytest.mark.parametrize("drained", ["disconnect", "close_all"])
+async def test_calls_on_the_connection_before_the_present_one_are_drained_too(drained: str, tmp_path: Path) -> None:
+    ledger, held, ended = tmp_path / "ledger", Outcome(), Outcome()
+    async with (
+        raw_server(ledger=ledger) as server,
+        MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool,
+        MCPPool({"s": HttpServer(server.url)}) as other,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(held.of, pool.call_tool, "s__hold", {"key": "a"})
+        await arrival(ledger, tool="hold")
+        await server.misbehave(fault("status", 404, on="tools/call:echo", times=1))
+        assert words(await pool.call_tool("s__echo", {"text": "again"})) == "again"
+        assert (pool.server("s").generation, pool.snapshot().calls_in_flight) == (2, 1)
+        drain = (
+            partial(pool.disconnect, "s", drain=30) if drained == "disconnect" else partial(pool.close_all, drain=30)
+        )
+        group.start_soon(ended.of, drain)
+        await eventually(lambda: pool.get_status("s") is not ConnectionStatus.CONNECTED)
+        await anyio.wait_all_tasks_blocked()
+        assert not ended.ended.is_set()
+        await other.call_tool("s__release", {"key": "a"})
+        with anyio.fail_after(BOUND):
+            await ended.ended.wait()
+        assert words(held.value) == "a"
 
 
 async def test_without_time_to_wait_a_call_on_a_lost_session_says_that_it_did_not_run(tmp_path: Path) -> None:
