@@ -2,25 +2,98 @@
 
 import json
 import os
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import attrs
 import pytest
 
-from mcp_pool import StdioServer
+from mcp_pool import HttpServer, SseServer, StdioServer
+from servers.http_wire import listening
+
+PATIENCE = 60.0
+"""Seconds for a program to listen: its first start after an installation reads a cold disk."""
+
+Spec = HttpServer | SseServer | StdioServer
 
 
-@pytest.fixture
-def real_servers(tmp_path) -> dict[str, StdioServer]:
-    """Map `time`, `git`, `everything`, `filesystem` and `memory` to specifications; their files are in `tmp_path`."""
+@attrs.define(eq=False)
+class Program:
+    """A server that listens on a port, in a process that is the test's and not the pool's.
+
+    Nothing here is async: as long as it starts, the event loop stands still, and the pool notices nothing.
+    """
+
+    command: list[str]
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it on its port, and try to connect until it listens."""
+        variables = {**os.environ, "PORT": str(self.port)}
+        # What it writes is the test's, where pytest shows it.
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, env=variables)
+        deadline = time.monotonic() + PATIENCE
+        while not self.listens():
+            assert self.process.poll() is None, f"{self.command} ended with {self.process.returncode}"
+            assert time.monotonic() < deadline, f"{self.command} does not listen"
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """Kill its process, as an operator or the system would, and wait for its end."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="session")
+def installed() -> dict[str, dict[str, object]]:
+    """Map `time`, `git`, `everything`, `filesystem` and `memory` to their commands and arguments."""
     where = os.environ.get("MCP_POOL_REAL")
     if where is None:
         pytest.fail("these tests need servers that `nox -s real` installs")
+    return json.loads(Path(where).read_text())
+
+
+@pytest.fixture
+def programs(installed) -> Iterator[dict[str, Program]]:
+    """Map `everything-http` and `everything-sse` to processes that listen."""
+    everything = [installed["everything"]["command"], *installed["everything"]["args"]]
+    running = {}
+    with ExitStack() as ends:
+        for server_id, wire in {"everything-http": "streamableHttp", "everything-sse": "sse"}.items():
+            with listening(listen=False) as free:
+                program = running[server_id] = Program([*everything, wire], free.getsockname()[1])
+            ends.callback(program.kill)
+            program.start()
+        yield running
+
+
+@pytest.fixture
+def real_servers(installed, programs, tmp_path) -> dict[str, Spec]:
+    """Map all of them to specifications; their files are in `tmp_path`."""
     subprocess.run(["git", "init", "-q", str(tmp_path / "repository")], check=True)
     (tmp_path / "hello.txt").write_text("hello")
     arguments = {"filesystem": [str(tmp_path)]}
     variables = {"memory": {"MEMORY_FILE_PATH": str(tmp_path / "memory.json")}}
     return {
-        name: StdioServer(server["command"], server["args"] + arguments.get(name, []), env=variables.get(name))
-        for name, server in json.loads(Path(where).read_text()).items()
+        **{
+            name: StdioServer(server["command"], server["args"] + arguments.get(name, []), env=variables.get(name))
+            for name, server in installed.items()
+        },
+        "everything-http": HttpServer(f"http://127.0.0.1:{programs['everything-http'].port}/mcp"),
+        "everything-sse": SseServer(f"http://127.0.0.1:{programs['everything-sse'].port}/sse"),
     }

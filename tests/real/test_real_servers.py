@@ -22,6 +22,8 @@ def calls(directory: Path) -> dict[str, tuple[str, dict[str, object], str]]:
         "time": ("time__get_current_time", {"timezone": "UTC"}, "UTC"),
         "git": ("git__git_status", {"repo_path": str(directory / "repository")}, "branch"),
         "everything": ("everything__echo", {"message": "hello"}, "hello"),
+        "everything-http": ("everything-http__echo", {"message": "hello"}, "hello"),
+        "everything-sse": ("everything-sse__echo", {"message": "hello"}, "hello"),
         "filesystem": ("filesystem__read_text_file", {"path": str(directory / "hello.txt")}, "hello"),
         "memory": ("memory__read_graph", {}, "entities"),
     }
@@ -36,6 +38,11 @@ async def assert_answers(pool: MCPPool, directory: Path, *but: str):
             assert expected in str(result.content), (name, result)
 
 
+def generations(pool: MCPPool) -> dict[str, int]:
+    """Map each server to the number of its connection."""
+    return {server_id: server.generation for server_id, server in pool.servers.items()}
+
+
 def kill(pool: MCPPool, *server_ids: str):
     """Kill the processes of these servers, as an operator or the system would."""
     for server_id in server_ids:
@@ -44,32 +51,32 @@ def kill(pool: MCPPool, *server_ids: str):
         os.kill(process_id, signal.SIGKILL)
 
 
-async def test_five_real_servers_live_in_one_pool_and_one_that_is_killed_comes_back(real_servers, tmp_path):
+async def test_real_servers_on_all_wires_live_in_one_pool_and_one_that_is_killed_comes_back(real_servers, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         await assert_answers(pool, tmp_path)
         kill(pool, "everything")
         await eventually(lambda: pool.get_status("everything") is not ConnectionStatus.CONNECTED)
-        assert pool.connected_count == 4
+        assert pool.connected_count == len(real_servers) - 1
         assert "SIGKILL" in str(pool.server("everything").last_error)
         await assert_answers(pool, tmp_path, "everything")
         await pool.wait_ready(timeout=PATIENCE)
         await assert_answers(pool, tmp_path)
-        assert pool.server("everything").generation == 2
-        assert [pool.server(name).generation for name in ("time", "git", "filesystem", "memory")] == [1] * 4
+        assert generations(pool) == dict.fromkeys(real_servers, 1) | {"everything": 2}
 
 
 class Operation:
-    """A long call of `everything` that reports its progress."""
+    """A long call of `everything`, on one of its wires, that reports its progress."""
 
-    def __init__(self, pool: MCPPool) -> None:
+    def __init__(self, pool: MCPPool, server_id: str = "everything") -> None:
         self.pool = pool
+        self.server_id = server_id
         self.steps: list[float] = []
         self.began = anyio.Event()
 
     async def call(self, *, seconds: int):
         return await self.pool.call_tool(
-            "everything__trigger-long-running-operation",
+            f"{self.server_id}__trigger-long-running-operation",
             {"duration": seconds, "steps": seconds * 4},
             timeout=PATIENCE,
             progress=self.note,
@@ -117,10 +124,57 @@ async def test_a_call_that_a_real_server_dies_under_tells_how_it_died(real_serve
         await assert_answers(pool, tmp_path)
 
 
-async def test_real_servers_that_are_killed_all_at_once_come_back(real_servers, tmp_path):
+async def test_real_servers_that_are_killed_all_at_once_come_back(real_servers, programs, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
-        kill(pool, *real_servers)
+        kill(pool, *(real_servers.keys() - programs.keys()))
+        for program in programs.values():
+            program.kill()
         await eventually(lambda: all(server.last_error for server in pool.servers.values()))
+        for program in programs.values():
+            program.start()
         await assert_answers(pool, tmp_path)  # each call waits for its server
-        assert {name: server.generation for name, server in pool.servers.items()} == dict.fromkeys(real_servers, 2)
+        assert generations(pool) == dict.fromkeys(real_servers, 2)
+
+
+async def test_a_server_that_was_killed_and_listens_again_on_its_port_answers_the_next_call(
+    real_servers, programs, tmp_path
+):
+    async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
+        await pool.wait_ready(timeout=PATIENCE)
+        programs["everything-http"].kill()
+        programs["everything-http"].start()
+        # The pool could not notice: it is the answer 400 that tells it that the session is lost.
+        assert pool.get_status("everything-http") is ConnectionStatus.CONNECTED
+        await assert_answers(pool, tmp_path)
+        assert "no longer knows the session" in str(pool.server("everything-http").last_error)
+        assert generations(pool) == dict.fromkeys(real_servers, 1) | {"everything-http": 2}
+
+
+@pytest.mark.parametrize("server_id", ["everything-http", "everything-sse"])
+async def test_a_server_that_dies_under_a_call_and_listens_again_later_is_found_on_its_port(
+    real_servers, programs, tmp_path, server_id
+):
+    async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
+        await pool.wait_ready(timeout=PATIENCE)
+        operation, other = Operation(pool, server_id), Operation(pool)
+
+        async def be_lost():
+            with pytest.raises(ConnectionLost) as lost:
+                await operation.call(seconds=60)
+            assert lost.value.may_have_run
+
+        async def outlast():
+            assert "completed" in str((await other.call(seconds=2)).content)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(be_lost)
+            group.start_soon(outlast)
+            await operation.began.wait()
+            await other.began.wait()
+            programs[server_id].kill()
+        await eventually(lambda: pool.get_status(server_id) is not ConnectionStatus.CONNECTED)
+        await assert_answers(pool, tmp_path, server_id)
+        programs[server_id].start()
+        await assert_answers(pool, tmp_path)  # the call waits for its server
+        assert generations(pool) == dict.fromkeys(real_servers, 1) | {server_id: 2}
