@@ -233,7 +233,7 @@ class Connection:
             return record.answer is not None and self.link.loss is None
         if self.link.loss is not None:
             return False
-        if error.code != CONNECTION_CLOSED:
+        if (error.code, error.message) != (CONNECTION_CLOSED, "Connection closed"):
             return True
         # In process there is no wire to look at, and a server's task can end before its connection is told. A client
         # whose session has ended refuses any question at once.
@@ -241,11 +241,13 @@ class Connection:
             try:
                 await self.ask()
             except (MCPError, RuntimeError):
-                with anyio.move_on_after(BREAKDOWN_TIMEOUT):
-                    await self.over.wait()
-                self.link.lose(Loss("stopped answering"))
-                return False
-        return True
+                pass
+            else:
+                return True
+        with anyio.move_on_after(BREAKDOWN_TIMEOUT):
+            await self.over.wait()
+        self.link.lose(Loss("stopped answering"))
+        return False
 
 
 def _is_answered(record: CallRecord) -> bool:

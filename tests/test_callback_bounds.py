@@ -91,10 +91,10 @@ async def test_a_callback_that_hangs_harms_only_what_waits_for_it(wire: str, kin
             assert WORDS[other] in await said(pool, TOOLS[other])
         await said(pool, "capabilities", "other")
         with pytest.raises(CallTimeout):
-            await pool.call_tool(f"s__{TOOLS[kind]}", timeout=0.1)
-        assert (len(hanging.items), asks.ended.is_set(), pool.server("s").generation) == (2, False, 1)
+            await pool.call_tool(f"s__{TOOLS[kind]}", timeout=0.1)  # whether it has reached the callback by then or not
+        assert (asks.ended.is_set(), pool.server("s").generation) == (False, 1)
         group.cancel_scope.cancel()
-    assert hanging.ended == 2
+    assert hanging.ended == len(hanging.items)
 
 
 @on_each_wire

@@ -18,7 +18,7 @@ from mcp_pool import ConfigError, ConnectionLost, MCPPool, StdioServer
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.link import Link
 from mcp_pool.transports.standard_error import LOGGED_LINES, TAIL_BYTES, StandardError
-from mcp_pool.transports.stdio import LINES_PER_TURN, stdio_transport
+from mcp_pool.transports.stdio import LINES_PER_TURN, OUTGOING, stdio_transport
 from mcp_pool.transports.taps import Outgoing, WriteTap
 from servers import is_alive
 from support import eventually
@@ -248,10 +248,10 @@ async def test_what_a_server_writes_slowly_to_standard_error_is_logged_for_ever(
 
 async def test_a_server_that_reads_nothing_holds_up_only_those_who_call_it() -> None:
     link, wire = transport(program(READS_NOTHING), close_timeout=0.2)
-    message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x", params={"text": "x" * 10**6}))
+    message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x", params={"text": "x" * 10**5}))
     async with wire as (_, writer):
         with anyio.move_on_after(0.1) as scope:
-            for _ in range(3):
+            for _ in range(OUTGOING + 3):
                 await writer.send(message)
         assert scope.cancelled_caught
         assert link.loss is None

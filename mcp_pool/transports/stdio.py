@@ -33,6 +33,8 @@ from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 LAST_WORDS_TIMEOUT: Final = 0.5
 """Seconds between the first sign of the end and its declaration, for the exit status and the last words to arrive.
 A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
+OUTGOING: Final = 64
+"""Messages that may wait for the writer. A notice that a call was cancelled must not be lost for being one of many."""
 LINES_PER_TURN: Final = 100
 """Lines that are looked at before other tasks have a turn: a chunk may be nothing but ends of lines."""
 
@@ -104,7 +106,7 @@ class _Wire:
 
     def __attrs_post_init__(self) -> None:
         self._to_client, self._from_server = anyio.create_memory_object_stream[SessionMessage](0)
-        self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](0)
+        self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](OUTGOING)
         self.reader, self.writer = ReadTap(self._from_server, self.link), WriteTap(self._accepted, self.link)
         self.link.process_id = self.process.process.pid
         self.link.last_words = self.standard_error.text
