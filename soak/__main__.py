@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import os
 import pickle
 import random
 import shutil
@@ -22,10 +23,11 @@ from typing import Final
 
 import anyio
 
+from soak import leftovers
 from soak.bounds import OVERTIME
 from soak.findings import Findings
 from soak.report import report
-from soak.run import soak
+from soak.run import Order, soak
 
 BACKENDS: Final = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -50,14 +52,15 @@ def main() -> int:
         return one(options.backend, options.minutes, options.seed, options.here)
     directory = options.keep or Path(tempfile.mkdtemp(prefix="soak-"))
     backends = [options.backend] if options.backend else [*BACKENDS]
-    found = [findings for backend in backends if (findings := run(backend, options, directory / backend))]
-    failed = len(found) < len(backends) or any(findings.violations_in_all for findings in found)
-    if found:
-        only = f" --backend {options.backend}" if options.backend else ""
-        command = f"nox -s soak -- --minutes {options.minutes:.3g} --seed {options.seed}{only}"
-        text = report(command, found)
-        sys.stdout.write(f"\n{text}\n")
-        (directory / "report.md").write_text(f"{text}\n", encoding="utf-8")
+    ended = [run(backend, options, directory / backend) for backend in backends]
+    found = [each for each in ended if isinstance(each, Findings)]
+    broken = [each for each in ended if isinstance(each, str)]
+    failed = bool(broken) or any(findings.violations.texts for findings in found)
+    only = f" --backend {options.backend}" if options.backend else ""
+    command = f"nox -s soak -- --minutes {options.minutes:.3g} --seed {options.seed}{only}"
+    text = report(command, found, broken)
+    sys.stdout.write(f"\n{text}\n")
+    (directory / "report.md").write_text(f"{text}\n", encoding="utf-8")
     if failed or options.keep:
         sys.stdout.write(f"\nledgers, journals and logs: {directory}\n")
     else:
@@ -65,14 +68,16 @@ def main() -> int:
     return int(failed)
 
 
-def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings | None:
-    """Run one backend in a process of its own; None when it failed or hung, which is told."""
+def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings | str:
+    """Run one backend in a process of its own; say so when it failed or hung."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     command = [sys.executable, "-m", "soak", "--here", str(directory), "--backend", backend]
     command += ["--minutes", str(options.minutes), "--seed", str(options.seed)]
     errors = directory / "errors.log"
-    with errors.open("wb") as file, subprocess.Popen(command, stderr=file) as process:  # noqa: S603
+    mark = leftovers.new_mark()
+    environment = {**os.environ, leftovers.MARK: mark}
+    with errors.open("wb") as file, subprocess.Popen(command, stderr=file, env=environment) as process:  # noqa: S603
         try:
             status = process.wait(options.minutes * 60 + OVERTIME)
         except subprocess.TimeoutExpired:
@@ -80,8 +85,9 @@ def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings 
             status = process.wait()
     if status or not (directory / RESULT).exists():
         tail = errors.read_text(encoding="utf-8", errors="replace")[-4000:]
-        sys.stdout.write(f"{backend}: the run itself ended with status {status}\n{tail}\n")
-        return None
+        sys.stdout.write(f"{tail}\n")
+        leftovers.kill(mark)
+        return f"{backend}: the run itself ended with status {status}"
     # Written by the process that has just ended.
     findings: Findings = pickle.loads((directory / RESULT).read_bytes())  # noqa: S301
     return findings
@@ -91,11 +97,9 @@ def one(backend: str, minutes: float, seed: int, directory: Path) -> int:
     """Run one backend in this process, and leave what was found in the directory."""
     faulthandler.enable()
     name, backend_options = BACKENDS[backend]
-    findings = anyio.run(
-        partial(soak, backend, minutes * 60, seed, directory, tell=partial(tell, backend)),
-        backend=name,
-        backend_options=backend_options,
-    )
+    said = partial(tell, backend)
+    order = Order(backend=backend, seconds=minutes * 60, seed=seed, directory=directory, tell=said)
+    findings = anyio.run(soak, order, backend=name, backend_options=backend_options)
     (directory / RESULT).write_bytes(pickle.dumps(findings))
     return 0
 

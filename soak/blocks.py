@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -13,7 +13,7 @@ from mcp_pool import MCPPool
 from soak import bounds
 from soak.callers import chosen
 from soak.faults import World
-from soak.fleet import Target
+from soak.fleet import Target, pool_of
 
 SIZE: Final = 4
 """Servers in one of these pools."""
@@ -33,14 +33,16 @@ class Leaving(Exception):
     """What a block is left by."""
 
 
-async def opening(world: World, seed: str) -> None:
-    """Open one block after another, for ever."""
+async def opening(world: World, seed: str, until: Callable[[], bool]) -> None:
+    """Open one block after another, until told to end."""
     chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-    while True:
+    while not until():
         await anyio.sleep(chance.expovariate(1 / bounds.PAUSE))
-        targets = chance.sample([target for target in world.targets if not target.quiet], SIZE)
+        targets = chance.sample(world.harmed, SIZE)
         block = Block(world, targets, chance.choice(WAYS), chance)
+        world.under_way["block"] = f"a block left {block.way}"
         await block.run()
+        del world.under_way["block"]
         world.blocks[block.way] += 1
 
 
@@ -60,17 +62,7 @@ class Block:
     async def run(self) -> None:
         """Open it, use it, leave it, and see that nothing else comes out of it."""
         leaving = Leaving(self.way)
-        pool = MCPPool(
-            {target.server_id: target.spec for target in self.targets},
-            connect_timeout=bounds.CONNECT_TIMEOUT,
-            open_timeout=bounds.WAIT_TIMEOUT,
-            wait_timeout=bounds.WAIT_TIMEOUT,
-            call_timeout=bounds.CALL_TIMEOUT,
-            max_call_time=bounds.MAX_CALL_TIME,
-            close_timeout=bounds.CLOSE_TIMEOUT,
-            restart=bounds.RESTART,
-            health=bounds.HEALTH,
-        )
+        pool = pool_of(self.targets, open_timeout=bounds.WAIT_TIMEOUT)
         if self.way == "while it opens":
             self.scope.deadline = anyio.current_time() + self.chance.random()
         with self.scope:

@@ -67,6 +67,8 @@ MANAGE_BOUND: Final = 3 * CLOSE_TIMEOUT + 2 * CONNECT_TIMEOUT + ROOM
 is dialled, perhaps behind a dial that is just failing."""
 END_BOUND: Final = CLOSE_TIMEOUT + ROOM
 """For the end of the block, however many servers are stubborn: they all end at once."""
+PAST_BOUND: Final = CALL_BOUND + LONGEST_PAUSE
+"""For what is under way at the end of the time: a pause, then a call, a fault, or a block with its calls."""
 LEFTOVER_BOUND: Final = 10.0
 """In which what was ended is gone from the lists of the system: a leak stays for ever."""
 PROOF_TIMEOUT: Final = 10.0
@@ -82,10 +84,12 @@ MEMORY_GROWTH_BYTES: Final = 20 * 1024 * 1024
 
 SAMPLE_INTERVAL: Final = 0.5
 """Between two looks at memory, descriptors and tasks."""
-STANDING_LOOKS: Final = 7
-"""Looks at the tasks of a pool in which nothing happens; an odd number, so that one of them is the median."""
-TASKS_ROOM: Final = 10
-"""Tasks that may be there at the end, before the block is left, on top of those at the start: servers that are asked
+STANDING_LOOKS: Final = 9
+"""Looks at a pool in which nothing happens; an odd number, so that one of them is the median."""
+STANDING_INTERVAL: Final = 1.0
+"""Between two of them: together three times as long as an idle connection is kept."""
+STANDING_ROOM: Final = {"tasks": 10, "descriptors": 20}
+"""What may be there at the end, before the block is left, on top of what was there at the start: servers that are asked
 whether they are there, and the streams that a server had just refused at the start."""
 VIOLATIONS_SHOWN: Final = 30
 """How many are told in full: when a promise breaks, it often breaks a thousand times."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from mcp import MCPError
+from mcp_types import CallToolResult
+
 from mcp_pool import (
     BadAnswer,
     CallTimeout,
@@ -16,15 +19,27 @@ from soak.journal import Claim
 SPEAKING_FOR_THEMSELVES = ("was disconnected", "max_in_flight=", "is connecting")
 """Reasons of `ServerUnavailable` that need no other error behind them."""
 
+NO_SESSION = "No valid session ID"
+"""How a server that has forgotten the session answers, if not by 404. It stands as the server's own error where the
+server, spoilt meanwhile, could not be asked whether it knows the session."""
+
 NO_REASON = "stopped answering"
 """What is said where nothing is known; then at least a cause has to be there."""
 
 
-def claim_of(error: Exception) -> Claim:
-    """What an error says of whether the call ran."""
-    if isinstance(error, ConnectionLost | CallTimeout):
-        return "may have run" if error.may_have_run else "did not run"
-    return "may have run" if isinstance(error, HttpStatus | BadAnswer) else "did not run"
+def claim_of(outcome: CallToolResult | Exception | None) -> Claim:
+    """What the end of a call says of whether it ran; None: its caller was cancelled."""
+    match outcome:
+        case CallToolResult():
+            return "ran"
+        case MCPError():
+            return "did not run" if NO_SESSION in str(outcome) else "ran"
+        case ConnectionLost() | CallTimeout():
+            return "may have run" if outcome.may_have_run else "did not run"
+        case None | HttpStatus() | BadAnswer():
+            return "may have run"
+        case _:
+            return "did not run"
 
 
 def complaint(error: Exception, server_id: str, *, gone: bool) -> str | None:

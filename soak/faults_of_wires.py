@@ -8,16 +8,16 @@ from typing import Any, Final
 import anyio
 
 from soak.bounds import MAX_MESSAGE_SIZE
-from soak.faults import FAULTS, World, behind_url, fault
+from soak.faults import Fault, Harm, World, behind_url
 from soak.fleet import Target
 from support_http import fault as rule
-
-__all__ = ["FAULTS"]
 
 LONGEST_TROUBLE: Final = 4.0
 """How long a wire stays spoilt: some calls outlast it, and some do not."""
 DELAY: Final = 0.7
 """Seconds before a slow wire carries anything; well under every bound."""
+TRUNCATED: Final = 800
+"""Bytes of an answer at the most before it breaks off."""
 
 
 def on_raw(target: Target) -> bool:
@@ -25,54 +25,31 @@ def on_raw(target: Target) -> bool:
     return target.host is not None and target.host.raw
 
 
-async def spoilt(target: Target, deed: str, value: Any = None, *, seconds: float = 0.0) -> None:
-    """Do something to the connections of a server for some time, and mend it."""
+async def spoilt(target: Target, deed: str, value: Any = None, *, seconds: float) -> None:
+    """Do something to the connections of a process, and mend it after some time."""
     await target.behind.spoil(deed, value)
     await anyio.sleep(seconds)
-    await target.behind.mend()
+    await target.behind.spoil("mend")
 
 
-@fault("connections cut", 5, behind_url)
-async def cut(_world: World, target: Target, _chance: random.Random) -> None:
-    """Close them from both sides."""
-    await spoilt(target, "cut")
+def spoiling(deed: str, longest: float = 0.0) -> Harm:
+    """Do what needs no further word to the connections of a process, for some time or for a moment."""
+
+    async def spoil(_world: World, target: Target, chance: random.Random) -> None:
+        await spoilt(target, deed, seconds=longest * chance.random())
+
+    return spoil
 
 
-@fault("connections reset", 5, behind_url)
-async def reset(_world: World, target: Target, _chance: random.Random) -> None:
-    """Reset them from both sides."""
-    await spoilt(target, "reset")
-
-
-@fault("connections half closed", 2, behind_url)
-async def half_closed(_world: World, target: Target, _chance: random.Random) -> None:
-    """Let the server seem to have said all."""
-    await spoilt(target, "half_close")
-
-
-@fault("connections stalled, and flowing again", 4, behind_url)
-async def stalled(_world: World, target: Target, chance: random.Random) -> None:
-    """Let nothing pass for some time, and then what has been kept."""
-    await spoilt(target, "stall", seconds=LONGEST_TROUBLE * chance.random())
-
-
-@fault("connections refused, and welcome again", 4, behind_url)
-async def refused(_world: World, target: Target, chance: random.Random) -> None:
-    """Let nobody in for some time."""
-    await spoilt(target, "refuse", seconds=LONGEST_TROUBLE * chance.random())
-
-
-@fault("connections slowed", 4, behind_url)
 async def slowed(_world: World, target: Target, chance: random.Random) -> None:
-    """Let new ones wait before they carry anything."""
+    """Let new connections wait before they carry anything."""
     await spoilt(target, "slow", DELAY * chance.random(), seconds=LONGEST_TROUBLE * chance.random())
 
 
-@fault("connections cut in the middle of an answer", 4, behind_url)
 async def truncated(_world: World, target: Target, chance: random.Random) -> None:
-    """Let the next one break off after some bytes."""
-    await target.behind.spoil("cut")
-    await spoilt(target, "truncate", chance.randrange(1, 800), seconds=chance.random())
+    """Let the next connection break off after some bytes."""
+    await target.behind.spoil("truncate", chance.randrange(1, TRUNCATED))
+    await spoilt(target, "cut", seconds=chance.random())
 
 
 WAYS: Final[tuple[tuple[str, Any, bool], ...]] = (
@@ -105,23 +82,20 @@ WAYS: Final[tuple[tuple[str, Any, bool], ...]] = (
 
 ON: Final = ("tools/call", "tools/call", "tools/call", "POST", "GET", "handshake", "tools/list", "ping")
 """The requests that are answered so."""
-
-
 RULES: Final = 3
 """How many ways of answering wrongly are in force at once."""
 LONGEST_RULE: Final = 10
 """How many requests meet a rule at the most: a server that is never right shows less than one that is at times."""
 
 
-@fault("answers spoilt", 16, on_raw)
 async def misbehaved(_world: World, target: Target, chance: random.Random) -> None:
     """Let some kinds of requests be answered wrongly for some time."""
     rules = [random_rule(chance) for _ in range(RULES)]
-    await target.behind.misbehave(faults=rules)
+    await target.behind.process.order(faults=rules)
     if any(each["on"] == "handshake" for each in rules):
-        await target.behind.misbehave(drop="reset", forget=True)
+        await target.behind.process.order(drop="reset", forget=True)
     await anyio.sleep(LONGEST_TROUBLE * chance.random())
-    await target.behind.misbehave(faults=[])
+    await target.behind.process.order(faults=[])
 
 
 def random_rule(chance: random.Random) -> dict[str, Any]:
@@ -131,13 +105,25 @@ def random_rule(chance: random.Random) -> dict[str, Any]:
     return rule(do, value, on=chance.choice(ON), times=chance.randint(1, LONGEST_RULE), after=after)
 
 
-@fault("sessions forgotten", 4, on_raw)
 async def forgotten(_world: World, target: Target, chance: random.Random) -> None:
     """Let it forget all sessions, and say so in one of two ways."""
-    await target.behind.misbehave(forget=True, options={"unknown_session": chance.choice((404, 400))})
+    await target.behind.process.order(forget=True, options={"unknown_session": chance.choice((404, 400))})
 
 
-@fault("streams of the server's own messages ended", 4, on_raw)
 async def streams_ended(_world: World, target: Target, chance: random.Random) -> None:
     """End the streams on which it speaks without being asked."""
-    await target.behind.misbehave(streams=chance.choice(("end", "cut", "reset")))
+    await target.behind.process.order(streams=chance.choice(("end", "cut", "reset")))
+
+
+FAULTS: Final = (
+    Fault("connections cut", 5, behind_url, spoiling("cut")),
+    Fault("connections reset", 5, behind_url, spoiling("reset")),
+    Fault("connections half closed", 2, behind_url, spoiling("half_close")),
+    Fault("connections stalled, and flowing again", 4, behind_url, spoiling("stall", LONGEST_TROUBLE)),
+    Fault("connections refused, and welcome again", 4, behind_url, spoiling("refuse", LONGEST_TROUBLE)),
+    Fault("connections slowed", 4, behind_url, slowed),
+    Fault("connections cut in the middle of an answer", 4, behind_url, truncated),
+    Fault("answers spoilt", 16, on_raw, misbehaved),
+    Fault("sessions forgotten", 4, on_raw, forgotten),
+    Fault("streams of the server's own messages ended", 4, on_raw, streams_ended),
+)

@@ -6,7 +6,22 @@ from collections import Counter
 
 import attrs
 
+from soak.bounds import VIOLATIONS_SHOWN
 from soak.measure import Sample
+
+
+@attrs.define
+class Violations:
+    """What must not be, counted by its kind, and the first of each in full."""
+
+    counts: Counter[str] = attrs.Factory(Counter)
+    texts: list[str] = attrs.Factory(list)
+
+    def add(self, kind: str, text: str) -> None:
+        """Note one."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= VIOLATIONS_SHOWN:
+            self.texts.append(f"{kind}: {text}")
 
 
 @attrs.define(kw_only=True)
@@ -24,14 +39,9 @@ class Findings:
     """How the blocks of further pools were left."""
     ledgers: dict[str, int] = attrs.Factory(dict)
     """What came out of comparing the journal with the ledgers."""
-    restarts: int
-    """Connections after the first, of all servers that were there at the end."""
-    logged: Counter[str]
+    logged: Counter[str] = attrs.Factory(Counter)
     """What the pool logged, by level."""
-    notifications: int
-    """Notifications that callbacks were given."""
     figures: dict[str, float]
     """Single figures, by their names."""
     samples: list[Sample]
-    violations: list[str]
-    violations_in_all: int = 0
+    violations: Violations

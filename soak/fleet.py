@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import attrs
 
-from mcp_pool import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
-from soak.bounds import MAX_IN_FLIGHT, MAX_MESSAGE_SIZE, QUIET_CALL_TIMEOUT, QUIET_HEALTH, RESENDS
+from mcp_pool import ClientCallbacks, HttpServer, InProcessServer, MCPPool, ServerConfig, SseServer, StdioServer
+from soak import bounds
 from soak.hosts import Host, hosts
 from soak.servers.sdk_tools import MarkedServer
 
@@ -60,8 +60,6 @@ class Target:
     """The process behind its URL."""
     marked: MarkedServer | None = None
     """The server itself, if it is in this program."""
-    busy: bool = False
-    """Whether a fault is being done to it."""
     removals: int = 0
     """How often it has begun to be removed from the pool or has come back: odd while it is away."""
 
@@ -86,18 +84,36 @@ class Target:
         """How often a call of a tool may run."""
         resend = self.spec.resend
         again = tool == "safe" if resend == "annotated" else any(fnmatchcase(tool, glob) for glob in resend)
-        return 1 + RESENDS * again
+        return 1 + bounds.RESENDS * again
+
+
+def pool_of(
+    targets: Sequence[Target], *, open_timeout: float, callbacks: Callable[[str], ClientCallbacks] | None = None
+) -> MCPPool:
+    """A pool of servers, in which every bound is short."""
+    return MCPPool(
+        {target.server_id: target.spec for target in targets},
+        connect_timeout=bounds.CONNECT_TIMEOUT,
+        open_timeout=open_timeout,
+        wait_timeout=bounds.WAIT_TIMEOUT,
+        call_timeout=bounds.CALL_TIMEOUT,
+        max_call_time=bounds.MAX_CALL_TIME,
+        close_timeout=bounds.CLOSE_TIMEOUT,
+        restart=bounds.RESTART,
+        health=bounds.HEALTH,
+        callbacks=callbacks,
+    )
 
 
 def common(number: int, *, quiet: bool) -> dict[str, Any]:
     """The fields of the specification of a server."""
     if quiet:
-        own = {"call_timeout": QUIET_CALL_TIMEOUT, "max_call_time": QUIET_CALL_TIMEOUT, "health": QUIET_HEALTH}
-        return {**own, "max_message_size": MAX_MESSAGE_SIZE}
+        own = {"call_timeout": bounds.QUIET_CALL_TIMEOUT, "health": bounds.QUIET_HEALTH}
+        return {**own, "max_call_time": bounds.QUIET_CALL_TIMEOUT, "max_message_size": bounds.MAX_MESSAGE_SIZE}
     return {
-        "max_message_size": MAX_MESSAGE_SIZE,
+        "max_message_size": bounds.MAX_MESSAGE_SIZE,
         "resend": RESENDS_ALLOWED[number % len(RESENDS_ALLOWED)],
-        "max_in_flight": MAX_IN_FLIGHT if number % 2 else None,
+        "max_in_flight": bounds.MAX_IN_FLIGHT if number % 2 else None,
     }
 
 

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import attrs
 
 from support_http import ServerProcess, running
@@ -29,10 +28,6 @@ class Host:
     proxies: Proxies
     number: int
     """Of its proxy."""
-    is_stopped: bool = False
-    """Whether its process has been stopped by a signal."""
-    harmed: bool = False
-    """Whether its wires or its manners have been spoilt."""
 
     @property
     def origin(self) -> str:
@@ -43,47 +38,7 @@ class Host:
 
     async def spoil(self, deed: str, value: Any = None) -> None:
         """Do something to the connections; see `servers/proxies.py`."""
-        self.harmed = True
         await self.proxies.process.order(proxy=self.number, do=deed, value=value)
-
-    async def misbehave(self, **orders: Any) -> None:
-        """Give orders to `http_raw.py`, unless it does not run."""
-        self.harmed = True
-        if self.process.process is not None:
-            await self.process.order(**orders)
-
-    async def kill(self) -> None:
-        """Kill it."""
-        self.is_stopped = False
-        await self.process.kill()
-
-    async def start(self) -> None:
-        """Start it again on its port. Shielded: a start that is cut in two is neither."""
-        with anyio.CancelScope(shield=True):
-            await self.process.start()
-
-    def stop(self) -> None:
-        """Stop the process as it is."""
-        self.is_stopped = True
-        self.process.pause()
-
-    def go_on(self) -> None:
-        """Let it go on."""
-        if self.is_stopped:
-            self.is_stopped = False
-            self.process.resume()
-
-    async def mend(self) -> None:
-        """Let it run, flow and behave."""
-        self.go_on()
-        if self.process.process is None:
-            await self.start()
-        if self.harmed:
-            self.harmed = False
-            await self.spoil("mend")
-            if self.raw:
-                await self.misbehave(faults=[], options={"unknown_session": 404})
-            self.harmed = False
 
 
 @attrs.define(eq=False)

@@ -11,26 +11,12 @@ from typing import Final, Literal, cast
 
 import attrs
 
-from soak.bounds import VIOLATIONS_SHOWN
+from soak.findings import Violations
 
 Claim = Literal["ran", "did not run", "may have run"]
 """What the caller was told of its call."""
 
 JOURNAL: Final = "calls.tsv"
-
-
-@attrs.define
-class Violations:
-    """What must not be, counted by its kind, and the first of each in full."""
-
-    counts: Counter[str] = attrs.Factory(Counter)
-    texts: list[str] = attrs.Factory(list)
-
-    def add(self, kind: str, text: str) -> None:
-        """Note one."""
-        self.counts[kind] += 1
-        if self.counts[kind] <= VIOLATIONS_SHOWN:
-            self.texts.append(f"{kind}: {text}")
 
 
 @attrs.frozen

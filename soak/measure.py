@@ -1,22 +1,16 @@
-"""What the run takes of the system: memory, descriptors, tasks, processes; and what of it is left."""
+"""What the run takes of the system over time: memory, descriptors, tasks."""
 
 from __future__ import annotations
 
-import gc
-import os
-import re
 import statistics
-import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import attrs
 
 from mcp_pool import MCPPool
-from soak.bounds import LEFTOVER_BOUND, MEMORY_GROWTH, MEMORY_GROWTH_BYTES, SAMPLE_INTERVAL, STANDING_LOOKS
+from soak.bounds import MEMORY_GROWTH, MEMORY_GROWTH_BYTES, SAMPLE_INTERVAL, STANDING_INTERVAL, STANDING_LOOKS
 
 PROC = Path("/proc")
 MEBIBYTE = 1024 * 1024
@@ -76,13 +70,13 @@ def descriptors() -> int:
     return sum(1 for _ in (PROC / "self/fd").iterdir()) - 1  # without that of this listing
 
 
-async def standing() -> int:
-    """How many tasks there are while nothing happens: the median of some looks, as some come and go all the time."""
-    looks: list[int] = []
+async def standing() -> dict[str, int]:
+    """What there is while nothing happens: the medians of some looks, as some of it comes and goes all the time."""
+    looks: list[dict[str, int]] = []
     for _ in range(STANDING_LOOKS):
-        await anyio.sleep(SAMPLE_INTERVAL)
-        looks.append(len(anyio.get_running_tasks()))
-    return int(statistics.median(looks))
+        await anyio.sleep(STANDING_INTERVAL)
+        looks.append({"tasks": len(anyio.get_running_tasks()), "descriptors": descriptors()})
+    return {what: int(statistics.median(look[what] for look in looks)) for what in looks[0]}
 
 
 def resident() -> int:
@@ -107,46 +101,3 @@ def growth(samples: Sequence[Sample]) -> str | None:
         f"the median of resident memory was {second / MEBIBYTE:.1f} MiB in the second quarter and {last / MEBIBYTE:.1f}"
         f" MiB in the last; {allowed / MEBIBYTE:.1f} MiB more would do"
     )
-
-
-def marked() -> str:
-    """Mark all processes to come: `TERM` is among the few variables that every server gets and hands on."""
-    os.environ["TERM"] = mark = f"dumb-{uuid.uuid4().hex}"
-    return mark
-
-
-def present(mark: str) -> Counter[str]:
-    """What there is now: this loop's tasks, this process's descriptors and children, who bears the mark, our objects.
-
-    Numbers are left out: each task, socket and process has one of its own.
-    """
-    found = Counter(f"task {re.sub(r'[0-9]+', 'N', task.name or '')}" for task in anyio.get_running_tasks())
-    for link in (PROC / "self/fd").iterdir():
-        with suppress(FileNotFoundError):  # that of the listing itself
-            found[f"descriptor {re.sub(r'[0-9]+', 'N', str(link.readlink()))}"] += 1
-    for directory in PROC.glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or somebody else's
-            parent = int((directory / "stat").read_text(errors="replace").rpartition(") ")[2].split()[1])
-            if int(directory.name) == os.getpid():
-                continue
-            if parent == os.getpid() or mark.encode() in (directory / "environ").read_bytes():
-                command = (directory / "cmdline").read_text(errors="replace").replace("\0", " ")
-                found[f"process {re.sub(r'[0-9]+', 'N', command) or 'not waited for'}"] += 1
-    return found
-
-
-def objects() -> Counter[str]:
-    """How many objects of the package's classes there are, by class."""
-    for _ in range(3):  # what finalizers let go is found by the next round
-        gc.collect()
-    kinds = (type(thing) for thing in gc.get_objects())
-    # The module of a class may be anything.
-    return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).partition(".")[0] == "mcp_pool")
-
-
-async def left(before: Counter[str], mark: str) -> Counter[str]:
-    """What is there now and was not before, after some patience."""
-    with anyio.move_on_after(LEFTOVER_BOUND):
-        while present(mark) - before:  # noqa: ASYNC110 - no event tells of processes that are not our children
-            await anyio.sleep(0.1)
-    return present(mark) - before

@@ -1,161 +1,137 @@
-"""One run on one backend: start, let things happen, mend, prove, close, and judge."""
+"""One run on one backend: start, let things happen, prove that all is well, close, and judge what is left."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 import anyio
+import attrs
 
-from mcp_pool import InProcessServer, MCPPool, MCPPoolError
-from soak import bounds, measure
+from mcp_pool import InProcessServer, MCPPool
+from soak import bounds, faults_by_hand, faults_of_calls, faults_of_servers, faults_of_wires, leftovers, measure
 from soak.blocks import opening
-from soak.callers import Call, Caller, crowd
+from soak.callers import crowd
+from soak.calls import Caller
 from soak.faults import World, trouble
-from soak.faults_of_wires import FAULTS
-from soak.findings import Findings
-from soak.fleet import Target, fleet, over_stdio
-from soak.journal import Journal, Violations, judged
+from soak.findings import Findings, Violations
+from soak.fleet import fleet, over_stdio, pool_of
+from soak.journal import Journal, judged
+from soak.logs import Log
+from soak.proof import prove
 from soak.servers.sdk_tools import MarkedServer
-from soak.witnesses import Callbacks, Listener, Log, disagreement
+from soak.witnesses import Callbacks, Listener, disagreement
 
-PROOFS: Final = 3
-"""How often each server has to answer at the end."""
-LEAST_SLOTS: Final = 2
-"""Calls at once that a server without `max_in_flight` has to take at the end."""
+FAULTS: Final = (
+    *faults_of_servers.FAULTS,
+    *faults_of_wires.FAULTS,
+    *faults_of_calls.FAULTS,
+    *faults_by_hand.FAULTS,
+)
 
 
-async def soak(backend: str, seconds: float, seed: int, directory: Path, tell: Callable[[str], None]) -> Findings:
-    """Run on this event loop.
+@attrs.frozen(kw_only=True)
+class Order:
+    """What a run is asked for."""
 
-    Args:
-        backend: Its name, for the report.
-        seconds: How long things are let happen.
-        seed: Decides what is chosen.
-        directory: For ledgers, journal and logs.
-        tell: Told how far it has come.
-    """
-    mark, log, violations = measure.marked(), Log(directory), Violations()
-    await _warm_up(directory)
-    before, objects = measure.present(mark), measure.objects()
-    findings = await _observed(
-        backend=backend,
-        seconds=seconds,
-        seed=seed,
-        directory=directory,
-        violations=violations,
-        mark=mark,
-        log=log,
-        tell=tell,
-    )
-    for what, number in (await measure.left(before, mark)).items():
+    backend: str
+    """Its name, for the report."""
+    seconds: float
+    """How long things are let happen."""
+    seed: int
+    """Decides what is chosen."""
+    directory: Path
+    """For ledgers, journal and logs."""
+    tell: Callable[[str], None]
+    """Told how far it has come."""
+
+
+async def soak(order: Order) -> Findings:
+    """Run on this event loop."""
+    log, violations = Log(order.directory), Violations()
+    await _warm_up(order.directory)
+    before, objects = leftovers.present(), leftovers.objects()
+    findings = await _observed(order, violations)
+    for what, number in (await leftovers.left(before)).items():
         violations.add("left behind", f"{number} x {what}")
-    for what, number in (measure.objects() - objects).items():
+    for what, number in (leftovers.objects() - objects).items():
         violations.add("objects of the package left behind", f"{number} x {what}")
     for text in log.lost:
         violations.add("an exception that nobody took", text)
     if grown := measure.growth(findings.samples):
         violations.add("memory has grown", grown)
     log.close()
-    findings.ledgers = judged(directory, violations)
-    findings.violations, findings.violations_in_all = violations.texts, violations.counts.total()
+    findings.logged = log.counts
+    findings.ledgers = judged(order.directory, violations)
     return findings
 
 
-async def _observed(
-    *,
-    backend: str,
-    seconds: float,
-    seed: int,
-    directory: Path,
-    violations: Violations,
-    mark: str,
-    log: Log,
-    tell: Callable[[str], None],
-) -> Findings:
+async def _observed(order: Order, violations: Violations) -> Findings:
     """Run, and say what was seen; of what ran, nothing is kept."""
-    journal, callbacks = Journal(directory), Callbacks()
-    async with fleet(directory) as targets:
-        pool = MCPPool(
-            {target.server_id: target.spec for target in targets},
-            connect_timeout=bounds.CONNECT_TIMEOUT,
-            open_timeout=bounds.OPEN_TIMEOUT,
-            wait_timeout=bounds.WAIT_TIMEOUT,
-            call_timeout=bounds.CALL_TIMEOUT,
-            max_call_time=bounds.MAX_CALL_TIME,
-            close_timeout=bounds.CLOSE_TIMEOUT,
-            restart=bounds.RESTART,
-            health=bounds.HEALTH,
-            callbacks=callbacks.of,
-        )
-        caller = Caller(pool, journal, violations)
-        world, listener = World(pool, targets, caller, violations), Listener(pool)
+    journal, callbacks = Journal(order.directory), Callbacks()
+    async with fleet(order.directory) as targets:
+        pool = pool_of(targets, open_timeout=bounds.OPEN_TIMEOUT, callbacks=callbacks.of)
+        world = World(pool, targets, Caller(pool, journal, violations), violations)
+        listener = Listener(pool)
 
         def look() -> None:
             if wrong := disagreement(pool):
                 violations.add("disagreement", wrong)
 
         sampler = measure.Sampler(pool, look)
-        before = measure.present(mark)
-        async with _ending(violations) as ended, pool, anyio.create_task_group() as group:
+        before = leftovers.present()
+        async with pool, anyio.create_task_group() as group:
             group.start_soon(listener.run)
             await pool.wait_ready(timeout=bounds.READY_BOUND)
-            tell(f"{len(targets)} servers are connected")
-            tasks = await measure.standing()
-            await _let_happen(world, sampler, seconds, seed)
-            tell(f"{sum(caller.ends.values())} calls and {sum(world.counts.values())} faults have been")
-            await _mend(world)
-            await _prove(world)
-            tell(f"{pool.connected_count} of {len(targets)} servers are back")
-            tasks_after = await measure.standing()
-            if tasks_after > tasks + bounds.TASKS_ROOM:
-                violations.add("tasks have grown", f"there were {tasks} at the start, and {tasks_after} at the end")
-            if listener.told != pool.get_all_statuses():
+            order.tell(f"{len(targets)} servers are connected")
+            at_start = await measure.standing()
+            await _let_happen(world, sampler, order)
+            order.tell(f"{world.caller.ends.total()} calls and {world.faults.total()} faults have been")
+            await prove(world)
+            order.tell(f"{pool.connected_count} of {len(targets)} servers are back")
+            at_end = await measure.standing()
+            for what, room in bounds.STANDING_ROOM.items():
+                if at_end[what] > at_start[what] + room:
+                    words = f"there were {at_start[what]} at the start, and {at_end[what]} at the end"
+                    violations.add(f"{what} have grown", words)
+            look()
+            if not await listener.agrees():
                 violations.add("disagreement", "what the events told is not what the pool shows")
             restarts = pool.snapshot().restarts
             group.cancel_scope.cancel()
-            ended.append(anyio.current_time())
-        for what, number in (await measure.left(before, mark)).items():
+            leaving_at = anyio.current_time()
+        end = anyio.current_time() - leaving_at
+        if end > bounds.END_BOUND:
+            violations.add("took too long", f"the end of the block took {end:.1f} s")
+        for what, number in (await leftovers.left(before)).items():
             violations.add("left behind by the block", f"{number} x {what}")
     journal.close()
     return Findings(
-        backend=backend,
+        backend=order.backend,
         servers=dict(Counter(target.wire for target in targets)),
-        seconds=seconds,
-        faults=world.counts,
-        ends=caller.ends,
+        seconds=order.seconds,
+        faults=world.faults,
+        ends=world.caller.ends,
         blocks=world.blocks,
-        restarts=restarts,
-        logged=log.counts,
-        notifications=callbacks.heard,
         figures={
-            "most calls under way": caller.most,
-            "reports of progress": caller.progressed,
+            "connections made anew": restarts,
+            "notifications delivered": callbacks.heard,
+            "reports of progress": world.caller.progressed,
             "events": listener.events,
-            "slowest call, s beyond its work": round(caller.slowest, 2),
-            "the same on servers left alone, s": round(caller.slowest_quiet, 2),
-            "end of the block, s": round(ended[1] - ended[0], 2),
-            "tasks at the start, nothing happening": tasks,
-            "tasks at the end, nothing happening": tasks_after,
+            "most calls under way": world.caller.most,
+            "slowest call, s beyond its work": round(world.caller.slowest, 2),
+            "the same on servers left alone, s": round(world.caller.slowest_quiet, 2),
+            "end of the block, s": round(end, 2),
+            **{f"{what} at the start, nothing happening": number for what, number in at_start.items()},
+            **{f"{what} at the end, nothing happening": number for what, number in at_end.items()},
         },
         samples=sampler.samples,
-        violations=[],
+        violations=violations,
     )
-
-
-@asynccontextmanager
-async def _ending(violations: Violations) -> AsyncGenerator[list[float]]:
-    """Measure how long the end of what is within takes; its beginning is to be put into the list."""
-    times: list[float] = []
-    yield times
-    times.append(anyio.current_time())
-    if times[1] - times[0] > bounds.END_BOUND:
-        violations.add("took too long", f"the end of the block took {times[1] - times[0]:.1f} s")
 
 
 async def _warm_up(directory: Path) -> None:
@@ -173,76 +149,26 @@ async def _warm_up(directory: Path) -> None:
             group.start_soon(pool.server(server_id).call_tool, "work", {"ticket": "0"})
 
 
-async def _let_happen(world: World, sampler: measure.Sampler, seconds: float, seed: int) -> None:
-    """Let callers call, servers be harmed and blocks be left, for so long; then wait for the calls under way."""
-    ends_at = anyio.current_time() + seconds
-    done = anyio.Event()
+async def _let_happen(world: World, sampler: measure.Sampler, order: Order) -> None:
+    """Let callers call, servers be harmed and blocks be left, for so long; then wait until all of it has ended."""
+    ends_at = anyio.current_time() + order.seconds
 
-    async def calling() -> None:
-        await crowd(world.caller, world.targets, seed, lambda: anyio.current_time() >= ends_at)
-        done.set()
+    def until() -> bool:
+        return anyio.current_time() >= ends_at
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(sampler.run)
-        group.start_soon(trouble, world, FAULTS, seed)
-        group.start_soon(opening, world, f"{seed}-blocks")
-        group.start_soon(calling)
-        with anyio.CancelScope(deadline=ends_at + bounds.CALL_BOUND + bounds.LONGEST_PAUSE):
-            await done.wait()
-        if not done.is_set():
-            for what in world.caller.under_way.values():
-                world.violations.add("never ended", what)
-        group.cancel_scope.cancel()
+    async def give_up(happening: anyio.CancelScope) -> None:
+        await anyio.sleep_until(ends_at + bounds.PAST_BOUND)
+        for what in (*world.caller.under_way.values(), *world.under_way.values()):
+            world.violations.add("never ended", str(what))
+        happening.cancel()
 
-
-async def _mend(world: World) -> None:
-    """Let every process run, every wire flow, and wait until every server is connected."""
-    for target in world.targets:
-        if target.host is not None:
-            await target.host.mend()
-    for pid in tuple(world.stopped):
-        for target in world.targets:
-            world.let_go_on(target, pid)
-    try:
-        await world.pool.wait_ready(timeout=bounds.READY_BOUND)
-    except MCPPoolError as error:
-        world.violations.add("not back", str(error))
-
-
-async def _prove(world: World) -> None:
-    """Let every server answer, and show that all of its slots are to be had at once."""
-    async with anyio.create_task_group() as group:
-        for target in world.targets:
-            group.start_soon(_proved, world, target)
-
-
-async def _proved(world: World, target: Target) -> None:
-    attempts = count(1)
-    with anyio.move_on_after(bounds.PROOF_BOUND) as bound:
-        # What a flood has left in a pipe may still end a connection, and one server dies of its own accord.
-        while not await _is_well(world, target, next(attempts)):  # noqa: ASYNC110 - each look is a round of calls
-            await anyio.sleep(bounds.PAUSE)
-    if bound.cancelled_caught:
-        world.violations.add(
-            "not back", f"{target.server_id} does not answer, or not as many calls at once as it should"
-        )
-
-
-async def _is_well(world: World, target: Target, attempt: int) -> bool:
-    """Tell whether a server answers some calls one after the other, and then as many at once as it has slots."""
-    for _ in range(PROOFS):
-        if not await world.caller.call(target, Call(tool="work", timeout=bounds.PROOF_TIMEOUT, may_fail=True)):
-            return False
-    slots = target.spec.max_in_flight or LEAST_SLOTS
-    answered: list[bool] = []
-    # Each of them is answered when all of them are there.
-    arguments = {"party": f"{target.server_id}-{attempt}", "count": slots}
-    call = Call(tool="gather", arguments=arguments, timeout=bounds.PROOF_TIMEOUT, may_fail=True)
-
-    async def gather() -> None:
-        answered.append(await world.caller.call(target, call))
-
-    async with anyio.create_task_group() as group:
-        for _ in range(slots):
-            group.start_soon(gather)
-    return all(answered)
+    async with anyio.create_task_group() as watching:
+        watching.start_soon(sampler.run)
+        async with anyio.create_task_group() as happening:
+            watching.start_soon(give_up, happening.cancel_scope)
+            happening.start_soon(crowd, world.caller, world.targets, order.seed, until)
+            happening.start_soon(trouble, world, FAULTS, f"{order.seed}-fault", until)
+            happening.start_soon(opening, world, f"{order.seed}-block", until)
+        watching.cancel_scope.cancel()
+    if not world.faults or not world.caller.ends["answered"]:
+        world.violations.add("nothing happened", "there was no fault, or no answer")

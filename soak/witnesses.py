@@ -1,17 +1,12 @@
-"""Who looks on: logs, callbacks, and a listener to events."""
+"""Who looks on: callbacks, a listener to events, and a look at whether what the pool shows agrees with itself."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections import Counter
-from logging.handlers import RotatingFileHandler
-from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import anyio
+import anyio.lowlevel
 import attrs
-from loguru import logger
 
 from mcp_pool import (
     ClientCallbacks,
@@ -24,44 +19,12 @@ from mcp_pool import (
     StatusChanged,
 )
 
-LOG_SIZE: Final = 20_000_000
-"""Bytes of a log, after which it begins anew: a soak of hours must not fill the disk."""
 MANNERS: Final = 4
 """How many manners callbacks have; a server's number decides."""
+PATIENCE: Final = 1.0
+"""Seconds in which events have told all."""
 SLOW: Final = 0.05
 """Seconds that a slow callback takes: a flood of thousands cannot be delivered."""
-
-
-class Log:
-    """Where logs go, and how much there is of each."""
-
-    def __init__(self, directory: Path) -> None:
-        self.counts: Counter[str] = Counter()
-        self.lost: list[str] = []
-        """Errors of the event loop itself, and of finalizers: exceptions that nobody took."""
-        logger.remove()
-        logger.add(directory / "pool.log", level="INFO", rotation=LOG_SIZE, retention=1, filter=self._count)
-        logger.enable("mcp_pool")
-        handler = RotatingFileHandler(directory / "other.log", maxBytes=LOG_SIZE, backupCount=1)
-        handler.addFilter(self._look)
-        logging.basicConfig(handlers=[handler], level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-        sys.unraisablehook = lambda unraisable: self.lost.append(f"{unraisable.err_msg}: {unraisable.exc_value!r}")
-
-    def _count(self, record: Any) -> bool:
-        self.counts[record["level"].name] += 1
-        return True
-
-    def _look(self, record: logging.LogRecord) -> bool:
-        if record.name == "asyncio" and record.levelno >= logging.ERROR:
-            self.lost.append(record.getMessage())
-        return True
-
-    def close(self) -> None:
-        """Close the files."""
-        logger.remove()
-        for handler in logging.getLogger().handlers[:]:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
 
 
 class Callbacks:
@@ -126,6 +89,13 @@ class Listener:
                         self.told = self._living()
                     case _:
                         pass
+
+    async def agrees(self) -> bool:
+        """Tell whether what was told is what the pool shows, if not now then in a moment: a server may just change."""
+        with anyio.move_on_after(PATIENCE):
+            while self.told != self.pool.get_all_statuses():
+                await anyio.lowlevel.checkpoint()
+        return self.told == self.pool.get_all_statuses()
 
     def _living(self) -> dict[str, ConnectionStatus]:
         return {server_id: server.status for server_id, server in self.pool.servers.items()}
