@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import suppress
@@ -12,16 +13,17 @@ import anyio
 import anyio.lowlevel
 import pytest
 from mcp.shared.message import SessionMessage
-from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
+from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
-from mcp_pool import ConfigError, ConnectionLost, MCPPool, StdioServer
+from mcp_pool import ConfigError, ConnectionLost, MCPPool, Ready, StdioServer
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.link import Link
 from mcp_pool.transports.standard_error import LOGGED_LINES, TAIL_BYTES, StandardError
-from mcp_pool.transports.stdio import LINES_PER_TURN, OUTGOING, stdio_transport
-from mcp_pool.transports.taps import Outgoing, WriteTap
+from mcp_pool.transports.stdio import INCOMING, LINES_PER_TURN, OUTGOING, stdio_transport
+from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 from servers import is_alive
 from support import eventually
+from support_calls import Outcome
 from support_stdio import NEVER, ROOM, program, recording_server, roles, server, text
 from support_steps import MOST, cancel_at
 
@@ -210,6 +212,66 @@ async def test_a_flood_of_short_lines_gives_way_to_other_tasks(stream: str) -> N
     assert max(steps) <= 5 * LINES_PER_TURN
 
 
+async def test_messages_of_a_flood_are_taken_many_at_a_time_and_give_way_to_other_tasks() -> None:
+    """One in each turn of the event loop would be so slow that what came from a server long ago seemed to come now."""
+    note = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
+    writing = "import sys; print('\\n'.join([sys.argv[1]] * 2000), flush=True); sys.stdin.read()"
+    taken, steps, turns = 0, list[int](), 0
+    _, wire = transport(program(writing, note))
+
+    async def take(reader: Any) -> None:
+        nonlocal taken
+        async for _ in reader:
+            taken += 1
+
+    async with wire as (reader, _), anyio.create_task_group() as group:
+        group.start_soon(take, reader)
+        before = 0
+        with anyio.fail_after(ROOM):
+            while taken < 2000:
+                await anyio.lowlevel.checkpoint()
+                turns += taken > before
+                steps.append(taken - before)
+                before = taken
+        group.cancel_scope.cancel()
+    assert max(steps) <= 3 * INCOMING
+    assert turns <= 2000 / 4
+
+
+async def test_an_answer_that_arrived_before_the_death_of_its_server_is_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether the SDK has taken it by then or not."""
+    receive = ReadTap.receive
+
+    async def slowly(tap: ReadTap) -> Any:
+        item = await receive(tap)
+        if (
+            isinstance(item, SessionMessage)
+            and isinstance(item.message, JSONRPCResponse)
+            and "content" in item.message.result
+        ):
+            await lost.wait()
+        return item
+
+    lost = anyio.Event()
+    async with MCPPool({"a": server(restart=NEVER, close_timeout=ROOM)}) as pool, anyio.create_task_group() as group:
+        first, second = Outcome(), Outcome()
+        await pool.wait_ready()
+        monkeypatch.setattr(ReadTap, "receive", slowly)
+        await pool.call_tool("a__pid")  # its answer comes by the `receive` that is under way
+        for number, call in enumerate((first, second)):  # the answer to the second stays behind that to the first
+            group.start_soon(call.of, pool.call_tool, "a__echo", {"text": str(number)})
+        state = pool.server("a").state
+        assert isinstance(state, Ready)
+        calls = state.connection._calls
+        await eventually(lambda: len(calls) == 2 and all(record.answer for record in calls))
+        with pytest.raises(ConnectionLost):
+            await pool.call_tool("a__crash", {"code": 5})
+        lost.set()
+    assert (text(first.value), text(second.value)) == ("0", "1")
+
+
 async def test_what_is_kept_of_standard_error_does_not_grow() -> None:
     writing = "import sys; sys.stderr.write('x' * 10**6 + '\\n' * 10**4 + 'the end'); sys.exit(3)"
     link, wire = transport(program(writing))
@@ -309,12 +371,18 @@ async def test_a_sink_of_the_log_that_raises_is_the_loss_of_the_connection_at_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever lets sinks raise gets their errors in the tasks that log, and the wire must not seem to stand then."""
-    async with MCPPool({"a": server(restart=NEVER, close_timeout=0.5)}) as pool:
+    waiting = Outcome()
+    async with MCPPool({"a": server(restart=NEVER, close_timeout=0.5)}) as pool, anyio.create_task_group() as group:
         await pool.wait_ready()
+        group.start_soon(waiting.of, pool.call_tool, "a__silent")
         with monkeypatch.context() as patched:
             patched.setattr("mcp_pool.transports.standard_error.StandardError.add", forbid)
-            with pytest.raises(ConnectionLost, match="PermissionError"):
+            with suppress(ConnectionLost):  # its own answer may come first
                 await pool.call_tool("a__stderr", {"text": "words"})
+            with anyio.fail_after(ROOM):
+                await waiting.ended.wait()
+    assert isinstance(waiting.error, ConnectionLost)
+    assert "PermissionError" in str(waiting.error)
 
 
 # Cancelled anywhere

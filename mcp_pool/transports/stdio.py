@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Final, final
 
 import anyio
@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from loguru import logger
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
 
 from mcp_pool.config import StdioServer
 from mcp_pool.errors import plain
@@ -33,6 +33,9 @@ from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 LAST_WORDS_TIMEOUT: Final = 0.5
 """Seconds between the first sign of the end and its declaration, for the exit status and the last words to arrive.
 A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
+INCOMING: Final = 32
+"""Messages that the SDK may take in one turn of the event loop. One at a time, those of a flood would be taken, and
+pass for signs of life, long after the server has been stopped."""
 OUTGOING: Final = 64
 """Messages that may wait for the writer. A notice that a call was cancelled must not be lost for being one of many."""
 LINES_PER_TURN: Final = 100
@@ -78,6 +81,27 @@ async def _posix(
 
 @final
 @attrs.define(eq=False)
+class _Incoming:
+    """Where the SDK takes the server's messages from, several in one turn of the event loop."""
+
+    _stream: MemoryObjectReceiveStream[SessionMessage]
+    _taken: int = attrs.field(default=0, init=False)
+
+    async def receive(self) -> SessionMessage:
+        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
+        self._taken += 1
+        if self._taken % INCOMING:
+            with suppress(anyio.WouldBlock):
+                return self._stream.receive_nowait()
+        return await self._stream.receive()
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._stream.aclose()
+
+
+@final
+@attrs.define(eq=False)
 class _Wire:
     """The tasks of one connection and the streams between them and the SDK."""
 
@@ -105,9 +129,10 @@ class _Wire:
     """Whether the server closed its standard input."""
 
     def __attrs_post_init__(self) -> None:
-        self._to_client, self._from_server = anyio.create_memory_object_stream[SessionMessage](0)
+        self._to_client, self._from_server = anyio.create_memory_object_stream[SessionMessage](INCOMING)
         self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](OUTGOING)
-        self.reader, self.writer = ReadTap(self._from_server, self.link), WriteTap(self._accepted, self.link)
+        self.reader = ReadTap(_Incoming(self._from_server), self.link)
+        self.writer = WriteTap(self._accepted, self.link)
         self.link.process_id = self.process.process.pid
         self.link.last_words = self.standard_error.text
 
@@ -180,12 +205,21 @@ class _Wire:
                 except ValueError:
                     self._note_noise(line)
                 else:
-                    await self._to_client.send(SessionMessage(message))
+                    await self._hand_over(message)
         except LineTooLong:
             self._too_long = True
             self._dying.set()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the SDK has stopped reading; the rest is drained so that the server can leave
+
+    async def _hand_over(self, message: JSONRPCMessage) -> None:
+        try:
+            self._to_client.send_nowait(SessionMessage(message))
+        except anyio.WouldBlock:
+            await self._to_client.send(SessionMessage(message))
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            # The SDK takes it a moment later. If the server dies before, it is the answer all the same.
+            self.link.note_answer(message)
 
     def _note_noise(self, line: bytes) -> None:
         if line.strip():
