@@ -24,7 +24,7 @@ from mcp_pool.checks import (
     url_problems,
 )
 from mcp_pool.errors import ConfigError
-from mcp_pool.redaction import secrets_of_basic_auth, secrets_of_url
+from mcp_pool.redaction import secrets_of_basic_auth, secrets_of_header, secrets_of_url
 from mcp_pool.settings import Limits, Settings, resolve
 from mcp_pool.specification import ServerSpec, as_strings, as_tuple, callback_problems
 
@@ -37,7 +37,7 @@ class StdioServer(ServerSpec):
     command: str
     """The program to run; found along PATH."""
     args: Sequence[str] = attrs.field(default=(), converter=as_tuple)
-    """Its arguments. Never shown."""
+    """Its arguments. The pool does not show them; a server may print them, so that a secret belongs into `env`."""
     env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings)
     """Environment variables, merged over the SDK's short list of safe ones (not over `os.environ`). Never shown."""
     cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
@@ -98,9 +98,8 @@ class UrlServer(ServerSpec):
 
     def secrets(self) -> Iterable[str]:
         """See `ServerSpec.secrets`."""
-        for value in (self.headers or {}).values():
-            yield value
-            yield value.rpartition(" ")[2]  # the credentials without their scheme, "Bearer" or "Basic"
+        for name, value in (self.headers or {}).items():
+            yield from secrets_of_header(name, value)
         yield from secrets_of_url(self.url)
         if isinstance(self.auth, httpx2.BasicAuth):
             yield from secrets_of_basic_auth(self.auth)

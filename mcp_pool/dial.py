@@ -63,7 +63,10 @@ class Dial:
     """When it must be done, on the event loop's clock."""
     link: Link = attrs.field(
         init=False,
-        default=attrs.Factory(lambda self: Link(tapped=not isinstance(self.spec, InProcessServer)), takes_self=True),
+        default=attrs.Factory(
+            lambda self: Link(tapped=not isinstance(self.spec, InProcessServer), keep_secret=self.redactor.learn),
+            takes_self=True,
+        ),
     )
     """What is known of the wire."""
     desk: CallbackDesk = attrs.field(
@@ -93,6 +96,13 @@ async def hold_connection(
     connection: Connection | None = None
     failure: BaseException | None = None
     dialing = anyio.CancelScope(deadline=dial.deadline)
+
+    def give_up() -> None:
+        if not dialing.cancel_called:
+            dialing.deadline = math.inf  # not the time is up: there is no one to wait for
+            dialing.cancel()
+
+    link.on_early_loss = give_up
     try:
         with anyio.CancelScope() as scope, dialing:
             await anyio.lowlevel.checkpoint_if_cancelled()  # starting a process is shielded: do not begin in vain
@@ -103,6 +113,7 @@ async def hold_connection(
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 if link.loss is None:
                     dialing.deadline = math.inf
+                    link.on_early_loss = None
                     scope.shield = True
                     modern = client.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
                     link.speaks_up = not (modern and isinstance(dial.spec, HttpServer))
@@ -127,7 +138,7 @@ async def hold_connection(
         if connection is not None:
             connection.end("broke down")
     if connection is None:
-        raise _explain(dial, failure, timed_out=dialing.cancelled_caught)
+        raise _explain(dial, failure, timed_out=dialing.cancelled_caught and dialing.deadline < math.inf)
 
 
 async def _outlast(connection: Connection, scope: anyio.CancelScope) -> None:
@@ -171,7 +182,7 @@ def _client(dial: Dial) -> Client:
         case _:  # an SseServer is all that remains
             from mcp_pool.transports.sse import sse_transport  # noqa: PLC0415
 
-            target, mode = sse_transport(spec, dial.link), "legacy"
+            target, mode = sse_transport(dial.server_id, spec, dial.link), "legacy"
     return Client(target, mode=mode, **dial.desk.client_arguments(), **spec.client_options)
 
 
@@ -204,6 +215,11 @@ def _explain(dial: Dial, failure: BaseException | None, *, timed_out: bool) -> C
         kind = ConnectTimeout
         what = f"did not finish {request} within connect_timeout={dial.limits.connect_timeout} s"
         advice = "See what it waits for, or raise connect_timeout."
+        if link.phase == "discover" and dial.mode == "auto":
+            advice += ' A server of the older era that does not answer this question wants mode="legacy".'
+    elif (wrong := next(dial.spec.problems(), None)) is not None:
+        # It was right when it was given to the pool; a borrowed client has been closed since.
+        what, advice, needs_person = f"cannot be dialled any more: {' '.join(wrong)}", "Add it anew.", True
     elif (loss := link.loss or (refused(link.failure) if link.failure is not None else None)) is not None:
         what = f"{loss.what} during {request}"
         advice = loss.advice

@@ -13,10 +13,13 @@ import httpx2
 from pydantic import ValidationError
 
 from mcp_pool.checks import origin
+from mcp_pool.errors import HttpStatus
 
 MASK: Final = "***"
 SHORTEST_SECRET: Final = 6
 """Shorter values are left alone: masking every "1" or "on" would make any text unreadable and hide nothing."""
+LEARNED: Final = 16
+"""Headers that were sent and that are masked: the newest, as a flow may make a new one for each request."""
 
 
 @final
@@ -25,23 +28,52 @@ class RedactedError(Exception):
 
 
 @final
-@attrs.frozen
+@attrs.define(eq=False)
 class Redactor:
     """Replaces the secret values of one server in texts and in chains of exceptions."""
 
-    _secrets: tuple[str, ...] = attrs.field(repr=False)
+    _configured: tuple[str, ...] = attrs.field(repr=False)
+    _known: str = attrs.field(default="", repr=False)
+    """A text that is shown anyway, so that nothing in it is a secret."""
+    _learned: dict[str, tuple[str, ...]] = attrs.field(factory=dict[str, tuple[str, ...]], init=False, repr=False)
+    """The values of headers that were sent, the newest last, with what of each must not be shown."""
+    _secrets: tuple[str, ...] = attrs.field(init=False, repr=False)
     """Longest first, so that a secret that contains another one is masked whole."""
 
+    def __attrs_post_init__(self) -> None:
+        self._sort()
+
     @classmethod
-    def of(cls, values: Iterable[str]) -> Redactor:
+    def of(cls, values: Iterable[str], *, known: str = "") -> Redactor:
         """Make one from configured values, of which those shorter than six characters are left out.
 
         Each line of a value counts as well: what a server writes is looked at line by line.
+
+        Args:
+            values: The secrets.
+            known: A text that is shown anyway.
         """
         whole = tuple(values)
-        lines = (line.strip() for value in whole for line in value.splitlines())
-        secrets = {secret for secret in (*whole, *lines) if len(secret) >= SHORTEST_SECRET}
-        return cls(tuple(sorted(secrets, key=lambda secret: (-len(secret), secret))))
+        return cls((*whole, *(line.strip() for value in whole for line in value.splitlines())), known)
+
+    def learn(self, name: str, value: str) -> None:
+        """Mask from now on what of a header must not be shown that a request was sent with: only then is it known.
+
+        Args:
+            name: The header's name.
+            value: Its value. Of these the newest few are remembered.
+        """
+        parts = self._learned.pop(value, None)
+        self._learned[value] = tuple(secrets_of_header(name, value)) if parts is None else parts
+        if parts is None:
+            if len(self._learned) > LEARNED:
+                del self._learned[next(iter(self._learned))]
+            self._sort()
+
+    def _sort(self) -> None:
+        values = (*self._configured, *(part for parts in self._learned.values() for part in parts))
+        secrets = {value for value in values if len(value) >= SHORTEST_SECRET and value not in self._known}
+        self._secrets = tuple(sorted(secrets, key=lambda secret: (-len(secret), secret)))
 
     @property
     def reach(self) -> int:
@@ -58,13 +90,18 @@ class Redactor:
         """Return `error`, or a stand-in without a chain when its text or a cause's text holds a secret.
 
         For an error of the HTTP client, a copy: it names its request, and does so anew for as long as it is under way.
+        One that tells of a status shows the whole URL, and holds the request by way of its response: only the status
+        is kept of it.
         """
         error = _copy(error) if isinstance(error, httpx2.RequestError) else error
+        error = _status(error) if isinstance(error, httpx2.HTTPStatusError) else error
         link, seen = error, set[int]()
         while link is not None and id(link) not in seen:
             seen.add(id(link))
             if isinstance(link, httpx2.HTTPError):
                 _forget_request(link)
+            if isinstance(below := link.__cause__ or link.__context__, httpx2.HTTPStatusError):
+                link.__cause__, link.__context__ = _status(below), None
             shown = f"{link!s} {link!r}"
             if isinstance(link, ValidationError):
                 shown += str(link.errors())  # its text shows the input shortened, which would hide half of a secret
@@ -78,6 +115,13 @@ class Redactor:
 
 def _copy(error: httpx2.RequestError) -> httpx2.RequestError:
     twin = copy.copy(error)
+    twin.__cause__ = error.__cause__ or error.__context__
+    return twin.with_traceback(error.__traceback__)
+
+
+def _status(error: httpx2.HTTPStatusError) -> HttpStatus:
+    status = error.response.status_code
+    twin = HttpStatus(f"An HTTP request was answered with status {status}.", status=status)
     twin.__cause__ = error.__cause__ or error.__context__
     return twin.with_traceback(error.__traceback__)
 
@@ -104,9 +148,19 @@ def secrets_of_url(url: str) -> Iterator[str]:
     yield from (value for _, value in parsed.params.multi_items())
 
 
+def secrets_of_header(name: str, value: str) -> Iterator[str]:
+    """Yield what of a header must not be shown: its value, and the parts of it that are secrets of their own."""
+    scheme, _, credentials = value.partition(" ")
+    yield from (value, credentials, value.rpartition(" ")[2])  # without "Bearer" or "Basic"
+    if scheme.lower() == "basic":
+        with suppress(ValueError):  # it is none
+            user, _, password = b64decode(credentials).decode(errors="replace").partition(":")
+            yield from (user, password)
+    if name.lower() == "cookie":
+        yield from (cookie.partition("=")[2].strip().strip('"') for cookie in value.split(";"))
+
+
 def secrets_of_basic_auth(auth: httpx2.BasicAuth) -> Iterator[str]:
     """Yield the user's name, the password, and both as they are sent."""
     request = next(auth.auth_flow(httpx2.Request("GET", "http://nowhere.invalid")))
-    encoded = request.headers["authorization"].rpartition(" ")[2]
-    user, _, password = b64decode(encoded).decode(errors="replace").partition(":")
-    yield from (encoded, user, password)
+    yield from secrets_of_header("authorization", request.headers["authorization"])

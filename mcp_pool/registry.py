@@ -7,7 +7,7 @@ legal moves only; who waits for something waits for a condition to hold, never f
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Final, final
@@ -80,7 +80,7 @@ class Row:
     def __attrs_post_init__(self) -> None:
         self.state = Connecting(attempt=1, generation=0, since=anyio.current_time())
         # What the id itself says is no secret: it stands in every message.
-        self.redactor = Redactor.of(value for value in self.spec.secrets() if value not in self.server_id)
+        self.redactor = Redactor.of(self.spec.secrets(), known=self.server_id)
         most = self.spec.max_in_flight
         self.slots = None if most is None else anyio.Semaphore(most)
 
@@ -153,6 +153,14 @@ class Row:
                     connection=self.connection,
                 )
             )
+
+    def predecessors(self) -> Iterator[Row]:
+        """Return the earlier rows of the same id that have not ended, the newest first."""
+        older = self.predecessor
+        while older is not None:
+            if not older.ended.is_set():
+                yield older
+            older = older.predecessor
 
     @contextmanager
     def joined(self) -> Generator[None]:

@@ -10,6 +10,8 @@ import pytest
 
 from mcp_pool import ConnectionLost, HttpServer, MCPPool, RestartPolicy, SseServer
 from mcp_pool.transports import http_client
+from mcp_pool.transports.link import Link
+from support import eventually
 from support_calls import Outcome, words
 from support_http import arrival, arrived, fault, ran, raw_server
 
@@ -147,7 +149,38 @@ async def test_what_a_silent_transport_may_have_sent_is_not_sent_again(
             await pool.call_tool(f"s__{tool}")
         assert caught.value.may_have_run
         assert isinstance(caught.value.cause, httpx2.ReadError)
+        await eventually(lambda: ran(ledger, tool))  # over SSE, the server runs it when it has said that it has it
     assert ran(ledger, tool) == 1
+
+
+async def test_a_request_that_is_cancelled_in_a_borrowed_client_may_have_been_sent() -> None:
+    told, handled = list[str](), anyio.Event()
+
+    async def trace(event: str, _info: object) -> None:
+        told.append(event)
+
+    async def handle(_request: httpx2.Request) -> httpx2.Response:
+        handled.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    class Through:
+        link = Link(tapped=True)
+
+        async def send(self, request: httpx2.Request, forward: http_client.Forward) -> httpx2.Response:
+            request.extensions = {**request.extensions, "trace": trace}
+            return await forward(request)
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(handle)) as lent:
+        url = "http://host.test/"
+        async with (
+            http_client.ServerHttpClient(url, Through(), headers=None, auth=None, lender=lent) as client,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(client.get, url)
+            await handled.wait()
+            group.cancel_scope.cancel()
+    assert told == ["lender.send_request_headers.started"]
 
 
 async def test_what_a_borrowed_client_could_not_connect_for_has_not_run(tmp_path: Path) -> None:

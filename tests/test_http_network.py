@@ -11,6 +11,7 @@ import pytest
 from mcp_pool import ConnectError, HttpServer, MCPPool, RestartPolicy, SseServer
 from mcp_pool.transports import http_client
 from mcp_pool.transports import tls as contexts
+from mcp_pool.transports.link import Link
 from servers.forward_proxy import forward_proxy
 from support_calls import words
 from support_http import raw_server, refused_port, tls
@@ -113,6 +114,8 @@ async def test_a_client_that_is_led_from_http_to_https_trusts_whom_the_environme
     made: list[ssl.SSLContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Through:
+        link = Link(tapped=True)
+
         async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
             return await forward(request)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import traceback
 
+import httpx2
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from mcp import MCPError
 
-from mcp_pool.redaction import RedactedError, Redactor
+from mcp_pool import HttpStatus
+from mcp_pool.redaction import LEARNED, RedactedError, Redactor
 
 SECRET = "correct horse"
 
@@ -122,3 +124,78 @@ def test_a_chain_of_errors_that_bites_its_tail_is_followed_once() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert Redactor.of([SECRET]).error(one) is one
+
+
+def refusal(cause: BaseException | None = None) -> BaseException:
+    """What a response raises for its status. It shows the URL, and holds the request twice."""
+    request = httpx2.Request("POST", "http://host.test/messages?session_id=1", headers={"Authorization": SECRET})
+    try:
+        httpx2.Response(503, request=request).raise_for_status()
+    except httpx2.HTTPStatusError as error:
+        return raised(error, cause=cause)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "depth"),
+    [
+        pytest.param(refusal(), 0, id="itself"),
+        pytest.param(raised(ValueError("outer"), cause=refusal()), 1, id="as a cause"),
+        pytest.param(during(refusal(), ValueError("outer")), 1, id="as a context"),
+        pytest.param(refusal(refusal()), 0, id="twice"),
+    ],
+)
+def test_of_an_error_that_tells_of_a_status_only_the_status_is_kept(error: BaseException, depth: int) -> None:
+    link = Redactor.of([]).error(error)
+    assert "session_id" not in shown(link)
+    assert link is not None
+    for _ in range(depth):
+        assert link is error
+        assert link.__context__ is None
+        assert link.__cause__ is not None
+        link = link.__cause__
+    while link is not None:
+        assert isinstance(link, HttpStatus)
+        assert link.status == 503
+        link = link.__cause__
+
+
+def test_the_causes_of_an_error_that_tells_of_a_status_are_kept() -> None:
+    cause = OSError("inner")
+    error = Redactor.of([]).error(refusal(cause))
+    assert error is not None
+    assert error.__cause__ is cause
+
+
+def test_what_is_known_anyway_is_no_secret() -> None:
+    redactor = Redactor.of(["search", "secret-1"], known="my search server")
+    redactor.learn("authorization", "Bearer server")
+    assert redactor.text("search secret-1 server Bearer server") == "search *** server ***"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secrets"),
+    [
+        ("authorization", "Bearer tulip-1", ["Bearer tulip-1", "tulip-1"]),
+        ("proxy-authorization", "Basic YWxpY2UtMTp3b25kZXI=", ["YWxpY2UtMTp3b25kZXI=", "alice-1", "wonder"]),
+        ("authorization", "Basic no-base-64!", ["no-base-64!"]),
+        ("cookie", 'id=tulip-1; other="rose-22"', ['id=tulip-1; other="rose-22"', "tulip-1", "rose-22"]),
+        ("mcp-session-id", "tulip-1", ["tulip-1"]),
+    ],
+)
+def test_what_of_a_header_is_a_secret_is_learned(name: str, value: str, secrets: list[str]) -> None:
+    redactor = Redactor.of(["configured"])
+    redactor.learn(name, value)
+    for secret in (*secrets, "configured"):
+        assert redactor.text(f"so: {secret}!") == "so: ***!"
+    assert redactor.text("Bearer Basic") == "Bearer Basic"
+
+
+def test_of_the_headers_that_were_learned_the_newest_are_remembered() -> None:
+    redactor = Redactor.of(["configured"])
+    redactor.learn("authorization", "Bearer first-1")
+    redactor.learn("cookie", "each=always-1")
+    for number in range(1000, 1000 + LEARNED):
+        redactor.learn("authorization", f"Bearer token-{number}")
+        redactor.learn("cookie", "each=always-1")
+    assert redactor.text("first-1 token-1000 token-1001 always-1 configured") == "first-1 token-1000 *** *** ***"

@@ -7,6 +7,7 @@ stands in `send`: there it catches what a transport below could not, authorizati
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, final
@@ -16,6 +17,8 @@ import httpx2
 from mcp.shared.message import SessionMessage
 
 from mcp_pool.transports.authorization import Authorization
+from mcp_pool.transports.bodies import rebuilt
+from mcp_pool.transports.link import Link
 from mcp_pool.transports.taps import Outgoing
 from mcp_pool.transports.tls import trusting, trusting_nobody
 
@@ -26,6 +29,8 @@ IDLE_EXPIRY: Final = 3.0
 a request that meets a connection being closed is lost."""
 IDLE_CONNECTIONS: Final = 20
 """Idle connections that are kept for the next calls."""
+CREDENTIALS: Final = ("authorization", "proxy-authorization", "cookie", "mcp-session-id")
+"""Headers whose values must not be shown, wherever they come from."""
 
 current_message: Final[ContextVar[Outgoing | None]] = ContextVar("mcp_pool_current_message", default=None)
 """The message that is being sent, with the record of its call. The SDK's transports send in the writer's context."""
@@ -36,6 +41,11 @@ Forward: TypeAlias = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 
 class Wire(Protocol):
     """Knows what each request is for, and what its failure means."""
+
+    @property
+    def link(self) -> Link:
+        """What is known of the wire."""
+        ...
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Forward a request, in the place of the client's own `send`."""
@@ -173,17 +183,50 @@ class ServerHttpClient(httpx2.AsyncClient):
             options["auth"] = authorization = Authorization(self._given_auth)
         trace = request.extensions.get("trace", _ignore)
         try:
-            return await client.send(request, **options)
+            response = await client.send(request, **options)
         except httpx2.LocalProtocolError:
             pass  # its text shows the header that is wrong
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             raise
-        except Exception:
-            if self._lender is not None and (authorization is None or authorization.released):
-                # Its transport may tell nothing of what it sends, so that only a failure to connect proves anything.
-                await trace("lender.send_request_headers.started", {})
+        except BaseException as error:
+            if authorization is None or authorization.released:
+                if self._lender is not None:
+                    # Its transport may tell nothing of what it sends, so that only a failure to connect proves
+                    # anything: a request that was cancelled may have run as well.
+                    await trace("lender.send_request_headers.started", {})
+                if isinstance(error, httpx2.HTTPStatusError) and (refusal := _refusal(error, request)) is not None:
+                    return refusal
             raise
+        else:
+            self._keep_secret(response.request.headers)
+            return response
+        finally:
+            self._keep_secret(request.headers)
         raise httpx2.LocalProtocolError("The request is not valid HTTP: see headers and auth", request=request)
+
+    def _keep_secret(self, headers: httpx2.Headers) -> None:
+        """Have the credentials masked that a request was sent with: who gave them may be a flow, a hook or a lender."""
+        for name in CREDENTIALS:
+            if name in headers:
+                self._wire.link.keep_secret(name, headers[name])
+
+
+def _refusal(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.Response | None:
+    """Return the server's response where a hook or a flow has only raised for its status: the wire knows what it means.
+
+    Args:
+        error: What was raised. It may tell of another server, whose status means nothing here.
+        request: What was sent.
+    """
+    response, body = error.response, b""
+    with suppress(RuntimeError):  # made by hand, for no request; or the body was closed before anybody read it
+        asked = response.request
+        if response.is_success or (asked.method, asked.url) != (request.method, request.url):
+            return None
+        with suppress(httpx2.ResponseNotRead):
+            body = response.content
+        return rebuilt(response, body)
+    return None
 
 
 def _basic(url: httpx2.URL) -> httpx2.Auth | None:

@@ -17,7 +17,7 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 
-from mcp_pool.errors import Phase
+from mcp_pool.errors import HttpStatus, Phase
 
 UNTAKEN_ANSWERS: Final = 1000
 """Requests of a server that may wait for it to take their answers. The SDK holds a task for each of them."""
@@ -67,7 +67,7 @@ class Failure:
 @final
 @attrs.define(eq=False)
 class CallRecord:
-    """What the wire knows of one call. Exists while the call does."""
+    """What the wire knows of one call, or of one question of the pool's own. Exists while the call does."""
 
     link: Link
     """The wire that the call runs on."""
@@ -81,10 +81,19 @@ class CallRecord:
     """What the server answered to the latest request."""
     failure: Failure | None = None
     """Why there is no answer of the server, where the wire knows; then `answer` is none of the server's."""
+    is_call: bool = True
+    """Whether a caller waits for it. Where a question of the pool's own fails there is nothing more to ask."""
     over: bool = False
     """Whether the call has ended. What has not been handed over by then must never be: its caller was told so."""
     on_over: Callable[[], None] | None = None
     """Called once, synchronously, when the call has ended, for a wire that would wait for the answer still."""
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the server refused the call unread, and with it the connection, by an HTTP status."""
+        loss = self.link.loss
+        handed_over = self.request_id is not None
+        return handed_over and not self.sent and loss is not None and isinstance(loss.cause, HttpStatus)
 
 
 current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_current_call", default=None)
@@ -98,10 +107,14 @@ class Link:
 
     tapped: bool
     """Whether the wire has taps, so that records and phases are known."""
+    keep_secret: Callable[[str, str], None] = attrs.field(default=lambda _name, _value: None, repr=False)
+    """Called with the name and the value of each header that gives credentials, so that they are never shown."""
     loss: Loss | None = attrs.field(default=None, init=False)
     """Why the wire is down; None while it is up."""
     on_loss: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
     """Called once, synchronously, when the wire goes down: state must not lag behind knowledge."""
+    on_early_loss: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
+    """Called instead when it goes down before the connection stands: there is nothing to be waited for any more."""
     speaks_up: bool = attrs.field(default=True, init=False)
     """Whether something is to be heard from a server that is there, at least when it is asked. Not so where each
     request travels alone: there, silence means nothing until one has failed."""
@@ -130,8 +143,9 @@ class Link:
         """Declare the wire down. Only the first declaration counts."""
         if self.loss is None:
             self.loss = loss
-            if self.on_loss is not None:
-                self.on_loss()
+            tell = self.on_loss or self.on_early_loss
+            if tell is not None:
+                tell()
 
     @property
     def established(self) -> bool:

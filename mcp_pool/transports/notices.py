@@ -11,56 +11,88 @@ import attrs
 import httpx2
 from anyio.abc import TaskGroup
 from loguru import logger
+from mcp_types import JSONRPCError, JSONRPCResponse
 
+from mcp_pool.callbacks import Trouble
 from mcp_pool.transports.bodies import read_whole
 from mcp_pool.transports.exchange import forwarded
-from mcp_pool.transports.http_client import Forward
-from mcp_pool.transports.link import Link
+from mcp_pool.transports.http_client import Forward, current_message
+from mcp_pool.transports.link import UNTAKEN_ANSWERS, Link, Loss
 
 NOTICE_TIMEOUT: Final = 5.0
 """Seconds for a server to take a notice."""
 WORDS_LIMIT: Final = 65536
 """How much is read of what a server says to a notice, in bytes."""
 NOTICE_LIMIT: Final = 32
-"""Notices under way at once. What comes on top of them is dropped: a server that takes none cannot be told."""
+"""Notices under way at once, and as many answers to the server's own requests. A notice on top of them is dropped: a
+server that takes none cannot be told. An answer waits for its turn: there the server waits for it."""
 
 
 @final
 @attrs.define(eq=False)
 class Notices:
-    """Posts notices of one connection. The SDK would post them one by one, and all calls behind the slowest."""
+    """Posts notices and answers of one connection. The SDK would post them singly, and all calls behind the slowest."""
 
     server_id: str
     """For the log."""
     link: Link
     """The wire."""
-    _background: TaskGroup | None = attrs.field(default=None, init=False)
+    _background: TaskGroup = attrs.field(init=False)
     """Where those are posted that nothing has to wait for."""
     _under_way: int = attrs.field(default=0, init=False)
+    """Notices that are being posted."""
+    _answers: int = attrs.field(default=0, init=False)
+    """Answers that are being posted or wait for their turn."""
+    _turns: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(NOTICE_LIMIT), init=False, repr=False)
+    """One for each answer that may be posted at once."""
+    _dropping: Trouble = attrs.field(
+        factory=lambda: Trouble("Server {!r}: {} notices were not sent, as it does not take those before them"),
+        init=False,
+    )
+    _untaken: Trouble = attrs.field(
+        factory=lambda: Trouble("Server {!r} did not take {} notices and answers in time"), init=False
+    )
 
     @asynccontextmanager
     async def posting(self) -> AsyncGenerator[None]:
         """Hold the tasks that post in the background; they end with the block."""
-        async with anyio.create_task_group() as self._background:
-            yield
-            self._background.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as self._background:
+                yield
+                self._background.cancel_scope.cancel()
+        finally:
+            for trouble in (self._dropping, self._untaken):
+                trouble.tell(self.server_id)
 
     async def post(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Post a notice and wait until it is taken, or the time is up; return a response for the SDK."""
         try:
-            with anyio.move_on_after(NOTICE_TIMEOUT):
+            with anyio.move_on_after(NOTICE_TIMEOUT) as scope:
                 response = await forwarded(request, forward)
                 await read_whole(response, WORDS_LIMIT)  # unread, it would cost a connection
                 if response.is_error:
                     self.tell(f"answered a notice with HTTP status {response.status_code}")
+            if scope.cancelled_caught:
+                self._untaken.note(self.server_id)
         except Exception as error:  # noqa: BLE001  # nobody waits for it
             self.tell(f"could not be sent a notice: {type(error).__name__}")
             self.link.doubt()
         return httpx2.Response(202, request=request)
 
     def post_behind(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Post a notice in the background, and return a response for the SDK at once."""
-        if self._under_way < NOTICE_LIMIT and self._background is not None:
+        """Post a notice or an answer in the background, and return a response for the SDK at once."""
+        outgoing = current_message.get()
+        is_answer = outgoing is not None and isinstance(outgoing.message.message, JSONRPCResponse | JSONRPCError)
+        if is_answer and self._answers >= UNTAKEN_ANSWERS:
+            # It would go on asking, and the answers would use up all memory.
+            what = f"asked {self._answers} things and does not take the answers"
+            self.link.lose(Loss(what, advice="This is a fault of the server."))
+        elif is_answer:
+            self._answers += 1
+            self._background.start_soon(self._answer, request, forward)
+        elif self._under_way >= NOTICE_LIMIT:
+            self._dropping.note(self.server_id)
+        else:
             self._under_way += 1
             self._background.start_soon(self._post_counted, request, forward)
         return httpx2.Response(202, request=request)
@@ -74,3 +106,10 @@ class Notices:
             await self.post(request, forward)
         finally:
             self._under_way -= 1
+
+    async def _answer(self, request: httpx2.Request, forward: Forward) -> None:
+        try:
+            async with self._turns:
+                await self.post(request, forward)
+        finally:
+            self._answers -= 1

@@ -18,8 +18,17 @@ import httpx2
 from anyio.abc import TaskGroup
 from mcp.client.sse import sse_client
 from mcp.shared.dispatcher import coerce_request_id
-from mcp_types import JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, RequestId
+from mcp.shared.message import SessionMessage
+from mcp_types import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
 
+from mcp_pool.callbacks import Trouble
 from mcp_pool.checks import origin
 from mcp_pool.config import SseServer
 from mcp_pool.transports.bodies import EVENT_STREAM, TooLong, content_type, read_whole, watch
@@ -27,10 +36,14 @@ from mcp_pool.transports.exchange import forwarded, scrubbed, unreachable, was_u
 from mcp_pool.transports.http_client import Forward, Outbox, ServerHttpClient, current_message
 from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
 from mcp_pool.transports.refusals import refused
-from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
+from mcp_pool.transports.taps import Outgoing, ReadTap, Source, WriteTap
 
 POST_TIMEOUT: Final = 30.0
-"""Seconds for a server to take a message; the answer comes another way."""
+"""Seconds for a server to take a message when nobody waits for what it says. A request has no such time while somebody
+does, because there are servers that take one only when they have answered it."""
+CANCEL_PATIENCE: Final = 2.0
+"""Seconds for which the word that a request is cancelled waits until the server has taken the request. One that takes
+it only when it has answered it has had it long before."""
 POST_LIMIT: Final = 1000
 """Posts under way at once; a server that is so far behind takes no more."""
 WORDS_TIMEOUT: Final = 1.0
@@ -45,17 +58,15 @@ REDIRECTS: Final = 5
 
 
 @asynccontextmanager
-async def sse_transport(spec: SseServer, link: Link) -> AsyncGenerator[tuple[ReadTap, WriteTap]]:
+async def sse_transport(server_id: str, spec: SseServer, link: Link) -> AsyncGenerator[tuple[ReadTap, WriteTap]]:
     """Make the transport of one connection.
 
     Args:
+        server_id: For the log.
         spec: What to connect to.
         link: Learns what happens on the wire.
-
-    Raises:
-        anyio.BrokenResourceError: The wire went down before the connection stood.
     """
-    wire = _SseWire(link, min(spec.max_message_size, EVENT_LIMIT))
+    wire = _SseWire(server_id, link, min(spec.max_message_size, EVENT_LIMIT))
     async with anyio.create_task_group() as wire.background:
 
         def make_client(
@@ -69,11 +80,27 @@ async def sse_transport(spec: SseServer, link: Link) -> AsyncGenerator[tuple[Rea
         url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
         async with sse_client(url, httpx_client_factory=make_client) as (read, write):
             try:
-                yield ReadTap(read, link), WriteTap(Outbox(write), link)
+                yield ReadTap(_Inbox(read, wire), link), WriteTap(Outbox(write), link)
             finally:
                 wire.background.cancel_scope.cancel()
-    if wire.given_up:
-        raise anyio.BrokenResourceError
+                wire.untaken.tell(server_id)
+
+
+@final
+@attrs.define(eq=False)
+class _Post:
+    """A message that is being posted."""
+
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False, repr=False)
+    """Ends the posting."""
+    ended: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
+    """Set when the server has taken the message, or never will."""
+    handed_over: bool = attrs.field(default=False, init=False)
+    """Whether the server may have begun to get it."""
+
+    def expire(self) -> None:
+        """Note that nobody waits for what the server says to it: from now on it has only so much time to take it."""
+        self.scope.deadline = min(self.scope.deadline, anyio.current_time() + POST_TIMEOUT)
 
 
 @final
@@ -81,38 +108,53 @@ async def sse_transport(spec: SseServer, link: Link) -> AsyncGenerator[tuple[Rea
 class _SseWire:
     """Opens the stream, and posts each message in a task of its own: the SDK would post all behind the slowest."""
 
+    server_id: str
+    """For the log."""
     link: Link
     """The wire."""
     event_limit: int
     """The longest event in bytes that the server may send."""
     background: TaskGroup = attrs.field(init=False)
     """Where messages are posted."""
-    given_up: bool = attrs.field(default=False, init=False)
-    """Whether the wire went down before the connection stood."""
+    untaken: Trouble = attrs.field(
+        factory=lambda: Trouble("Server {!r} did not take {} messages in time"), init=False, repr=False
+    )
+    """Tells of messages that the server did not take."""
     _under_way: int = attrs.field(default=0, init=False)
-    _posts: dict[RequestId, anyio.Event] = attrs.field(factory=dict[RequestId, anyio.Event], init=False)
-    """The requests that are being posted, and the ends of that."""
+    _posts: dict[RequestId, _Post] = attrs.field(factory=dict[RequestId, _Post], init=False, repr=False)
+    """The requests that are being posted."""
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Send a request. One that carries a message raises no error: a failure takes the wire down."""
         outgoing = current_message.get()
         if outgoing is None:
             return await self._open(request, forward)
-        message = outgoing.message.message
+        message, post = outgoing.message.message, _Post()
+        if not isinstance(message, JSONRPCRequest):
+            post.expire()
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/initialized":
-            await self._post(request, forward, outgoing.record)  # what follows must find the server ready
+            await self._post(request, forward, outgoing, post)  # what follows must find the server ready
+        elif outgoing.record is not None and outgoing.record.over:
+            pass  # its caller has gone, and nobody would cancel it
         elif self._under_way < POST_LIMIT:
             self._under_way += 1
             if isinstance(message, JSONRPCRequest):
-                self._posts[coerce_request_id(message.id)] = anyio.Event()
-            self.background.start_soon(self._post_in_turn, request, forward, outgoing)
+                self._posts[coerce_request_id(message.id)] = post
+            if outgoing.record is not None:
+                outgoing.record.on_over = post.expire  # the word that it is cancelled may not come so far
+            self.background.start_soon(self._post_in_turn, request, forward, outgoing, post)
         else:
             self._fail(Loss(f"takes no messages any more: {POST_LIMIT} are waiting"), outgoing.record, ran=False)
         return httpx2.Response(202, request=request)
 
+    def note_answer(self, request_id: RequestId) -> None:
+        """Note that a request was answered."""
+        if (post := self._posts.get(coerce_request_id(request_id))) is not None:
+            post.expire()
+
     async def _open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         try:
-            response = await forwarded(request, forward)
+            response = await _sent(request, forward)
         except Exception as error:
             if was_unreachable(request.url, error):
                 self.link.lose(unreachable(request.url, error))
@@ -120,8 +162,6 @@ class _SseWire:
                 self.link.lose(refused(Failure(f"broke off with {type(error).__name__}", cause=error)))
             raise
         status, kind = response.status_code, content_type(response)
-        if follower(request, response) is not None:
-            return response
         if response.next_request is not None:
             words = f"redirects to {origin(response.next_request.url)}, which is not followed"
             self.link.lose(refused(Failure(words, status=status)))
@@ -137,59 +177,77 @@ class _SseWire:
             limit = (
                 f"the {EVENT_LIMIT} bytes that the SDK takes" if sdk else f"max_message_size={self.event_limit} bytes"
             )
-            self._lose(Loss(f"sent an event longer than {limit}"))
+            self.link.lose(Loss(f"sent an event longer than {limit}"))
         else:
-            self._lose(Loss("ended its stream of events", cause=None if error is None else scrubbed(error)))
+            self.link.lose(Loss("ended its stream of events", cause=None if error is None else scrubbed(error)))
 
-    async def _post_in_turn(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing) -> None:
+    async def _post_in_turn(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing, post: _Post) -> None:
         message = outgoing.message.message
         try:
             if cancelled := self._posts.get(_cancelled(message)):
-                await cancelled.wait()  # a server would not know yet what is cancelled
-            await self._post(request, forward, outgoing.record)
+                cancelled.expire()
+                with anyio.move_on_after(CANCEL_PATIENCE):
+                    await cancelled.ended.wait()  # a server would not know yet what is cancelled
+                if not cancelled.handed_over:
+                    cancelled.scope.cancel()  # or it would arrive behind the word that it is cancelled
+            await self._post(request, forward, outgoing, post)
         finally:
             self._under_way -= 1
+            post.ended.set()
             if isinstance(message, JSONRPCRequest):
-                self._posts.pop(coerce_request_id(message.id)).set()
+                del self._posts[coerce_request_id(message.id)]
 
-    async def _post(self, request: httpx2.Request, forward: Forward, record: CallRecord | None) -> None:
-        handed_over = False
-
+    async def _post(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing, post: _Post) -> None:
         async def trace(event: str, _info: object) -> None:
-            nonlocal handed_over
-            handed_over = handed_over or event.endswith("send_request_headers.started")
+            post.handed_over = post.handed_over or event.endswith("send_request_headers.started")
 
         request.extensions = {**request.extensions, "trace": trace}
+        response: httpx2.Response | None = None
         try:
-            with anyio.fail_after(POST_TIMEOUT):
+            with post.scope:
                 response = await _sent(request, forward)
-        except TimeoutError:
-            self._fail(Loss(f"took no message for {POST_TIMEOUT:g} s"), record, ran=handed_over)
         except Exception as error:  # noqa: BLE001  # it takes the wire down, and with it nobody else
             loss = Loss(f"took no message: {type(error).__name__}", cause=error)
             if was_unreachable(request.url, error):
                 # Not draining: the call whose message was lost has nothing to wait for.
                 loss = attrs.evolve(unreachable(request.url, error), draining=False)
-            self._fail(loss, record, ran=handed_over)
-        else:
+            self._fail(loss, outgoing.record, ran=post.handed_over)
+        if post.scope.cancelled_caught:
+            if not isinstance(outgoing.message.message, JSONRPCRequest):
+                self.untaken.note(self.server_id)
+        elif response is not None:
             if not response.is_success:
                 status = response.status_code
                 loss = refused(Failure(f"refused a message with HTTP status {status}", status=status))
-                self._fail(loss, record, ran=status != HTTPStatus.NOT_FOUND)  # it does not know the session
+                self._fail(loss, outgoing.record, ran=status != HTTPStatus.NOT_FOUND)  # it does not know the session
             with suppress(Exception), anyio.move_on_after(WORDS_TIMEOUT):
                 await read_whole(response, WORDS_LIMIT)
 
     def _fail(self, loss: Loss, record: CallRecord | None, *, ran: bool) -> None:
         if record is not None and not ran:
             record.sent -= 1
-        self._lose(loss)
-
-    def _lose(self, loss: Loss) -> None:
-        if not self.link.established:
-            # Nobody listens yet: the SDK would wait for an answer until the time is up.
-            self.given_up = True
-            self.background.cancel_scope.cancel()
         self.link.lose(loss)
+
+
+@final
+@attrs.define(eq=False)
+class _Inbox:
+    """The stream of what the server says, which tells the wire what has been answered."""
+
+    _source: Source
+    _wire: _SseWire
+
+    async def receive(self) -> SessionMessage | Exception:
+        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
+        item = await self._source.receive()
+        message = item.message if isinstance(item, SessionMessage) else None
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+            self._wire.note_answer(message.id)
+        return item
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._source.aclose()
 
 
 async def _sent(request: httpx2.Request, forward: Forward) -> httpx2.Response:
