@@ -51,6 +51,8 @@ class Patience:
     """Seconds for the whole call, waits included."""
     begun: float = attrs.field(factory=anyio.current_time, init=False)
     """When the call was made, on the event loop's clock."""
+    _rejections: int = attrs.field(default=0, init=False)
+    """How often a server refused the call, and with it the connection that it came on."""
     _since: float = attrs.field(default=0.0, init=False)
     """When the latest wait began."""
 
@@ -63,10 +65,18 @@ class Patience:
         """End a wait."""
         self.left -= anyio.current_time() - self._since
 
+    def note_rejection(self) -> None:
+        """Note that a server refused the call, and with it the connection."""
+        self._rejections += 1
+
     @property
     def is_over(self) -> bool:
-        """Whether there is no time to wait any more."""
-        return self.left <= 0 or anyio.current_time() >= self.begun + self.whole
+        """Whether there is nothing to wait for any more.
+
+        What is refused on the next connection too is refused for itself, and would cost everybody one connection after
+        the other.
+        """
+        return self._rejections > 1 or self.left <= 0 or anyio.current_time() >= self.begun + self.whole
 
 
 async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T:
@@ -118,6 +128,7 @@ async def _call_until_run(row: Row, request: Request[_T], patience: Patience) ->
                     timeout=request.timeout,
                     begun=begun,
                     note_progress=request.note_progress,
+                    note_rejection=patience.note_rejection,
                 )
         except CallTimeout as error:
             failure = error

@@ -145,10 +145,17 @@ class Connection:
 
     async def ask(self) -> None:
         """Ask the server anything that every server of its era answers; raise whatever the SDK raises."""
-        if self.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
-            await self.client.session.send_ping()
-        else:
-            await self.client.session.send_discover(self.protocol_version)
+        record = CallRecord(self.link, anyio.CancelScope(), sent=0, is_call=False)
+        token = current_call.set(record)
+        try:
+            if self.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+                await self.client.session.send_ping()
+            else:
+                await self.client.session.send_discover(self.protocol_version)
+        finally:
+            current_call.reset(token)
+            # Or each question that a server leaves unanswered would cost a task and a connection for ever.
+            self.link.forget(record)
 
     async def idle(self) -> None:
         """Wait until no call runs."""
@@ -167,6 +174,7 @@ class Connection:
         timeout: Seconds,
         begun: float,
         note_progress: NoteProgress | None = None,
+        note_rejection: Callable[[], None] | None = None,
     ) -> _T:
         """Make one call and tell truly how it went.
 
@@ -177,6 +185,7 @@ class Connection:
             begun: When the bound for the whole began, on the event loop's clock: an explicit `timeout` includes the
                 wait for the server, and a call that is sent again goes on.
             note_progress: Called with each progress report of the server; must not wait.
+            note_rejection: Called when the server refused the call unread, and with it the connection.
 
         Raises:
             ConnectionLost: The connection went down.
@@ -221,6 +230,8 @@ class Connection:
             if not self._calls:
                 self._idle.set()
                 self._idle = anyio.Event()
+        if note_rejection is not None and record.is_rejected:
+            note_rejection()
         raise failure
 
     async def _is_answer(self, error: MCPError, record: CallRecord) -> bool:

@@ -23,7 +23,7 @@ from mcp_pool import (
 from servers import is_alive, read_lines
 from support import eventually
 from support_calls import ERAS, Outcome, arrival, with_ledger, words
-from support_http import ServerProcess, arrived, fault, raw_server
+from support_http import ServerProcess, arrived, fault, given_up, raw_server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,6 +207,48 @@ async def test_a_modern_server_behind_a_url_that_is_stopped_is_found_dead_once_a
         assert "gave no sign of life" in str(pool.server("s").last_error)
         server.resume()
         assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
+
+
+@pytest.mark.parametrize(("do", "value"), [("silent", None), ("half_stream", "stall"), ("half_body", "stall")])
+async def test_questions_that_are_never_answered_leave_no_task_and_no_connection_behind(
+    do: str, value: str | None, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    check = HealthCheck(interval=0.05, timeout=0.05, misses=1_000_000)
+    async with (
+        raw_server(ledger=ledger, faults=[fault(do, value, on="ping")]) as server,
+        MCPPool({"s": HttpServer(server.url)}, health=check) as pool,
+    ):
+
+        async def held(questions: int) -> tuple[int, int]:
+            """The tasks, and the connections to the server, once so many questions have been given up."""
+            await eventually(lambda: sum(gone["method"] == "ping" for gone in given_up(ledger)) >= questions)
+            return len(anyio.get_running_tasks()), (await server.order())["connections"]
+
+        tasks, connections = await held(5)
+        more_tasks, more_connections = await held(35)
+        assert more_tasks <= tasks + 10
+        assert more_connections <= connections + 10
+        assert words(await pool.call_tool("s__echo", {"text": "alive"})) == "alive"
+        assert pool.server("s").generation == 1
+
+
+async def test_a_question_that_fails_is_no_reason_to_ask_again_once_the_server_has_shown_itself(tmp_path: Path) -> None:
+    ledger, question = tmp_path / "ledger", "server/discover"
+    async with (
+        raw_server("--modern", ledger=ledger) as server,
+        MCPPool({"s": HttpServer(server.url)}, health=HealthCheck(timeout=0.5, misses=2)) as pool,
+    ):
+        before = len(arrived(ledger, question))
+        await server.misbehave(fault("reset", on=question), fault("reset", on="tools/call:pid"))
+        with pytest.raises(ConnectionLost):
+            await pool.call_tool("s__pid")
+        await eventually(lambda: len(arrived(ledger, question)) == before + 1)
+        assert words(await pool.call_tool("s__echo", {"text": "alive"})) == "alive"
+        await eventually(lambda: not any("asking" in (task.name or "") for task in anyio.get_running_tasks()))
+        await anyio.sleep(0.3)
+        assert len(arrived(ledger, question)) == before + 1
+        assert (pool.server("s").generation, pool.get_status("s")) == (1, ConnectionStatus.CONNECTED)
 
 
 @pytest.mark.parametrize(("status", "dies"), [(405, False), (429, False), (500, True), (503, True)])

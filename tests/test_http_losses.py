@@ -14,6 +14,8 @@ from mcp import MCPError
 from mcp_pool import (
     BackingOff,
     CallTimeout,
+    Closing,
+    Connecting,
     ConnectionLost,
     ConnectionStatus,
     HealthCheck,
@@ -21,6 +23,7 @@ from mcp_pool import (
     MCPPool,
     Parked,
     RestartPolicy,
+    ServerUnavailable,
 )
 from servers.tcp_proxy import tcp_proxy
 from support import eventually
@@ -159,7 +162,7 @@ async def test_a_lost_session_means_one_handshake_for_ten_calls_that_all_run_onc
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(10)]
     async with (
         raw_server("--unknown-session", status, "--no-get", ledger=ledger) as server,
-        MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool,
+        MCPPool({"s": HttpServer(server.url, restart=SOON, health=None)}) as pool,
     ):
         await (server.order(forget=True) if lost == "forgotten" else server.restart())
         async with anyio.create_task_group() as group:
@@ -169,7 +172,7 @@ async def test_a_lost_session_means_one_handshake_for_ten_calls_that_all_run_onc
         assert isinstance(pool.server("s").last_error, ConnectionLost)
         assert "no longer knows the session" in str(pool.server("s").last_error)
         assert (pool.server("s").generation, pool.snapshot().servers["s"].attempt) == (2, 2)
-        assert len(arrived(ledger, "initialize")) == 2
+        assert (len(arrived(ledger, "initialize")), len(arrived(ledger, "ping"))) == (2, 1)
         assert ran(ledger, "echo") == len(calls)
 
 
@@ -177,7 +180,7 @@ async def test_a_lost_session_lets_calls_that_were_taken_finish(tmp_path: Path) 
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool:
         async with in_flight(pool, ledger):
-            await server.misbehave(fault("status", 404, on="tools/call:echo", times=1))
+            await server.misbehave(fault("session_lost", on="tools/call:echo", times=1))
             assert words(await pool.call_tool("s__echo", {"text": "again"})) == "again"
             assert pool.server("s").generation == 2
         assert (ran(ledger, "hold"), ran(ledger, "echo")) == (5, 1)
@@ -194,7 +197,7 @@ async def test_calls_on_the_connection_before_the_present_one_are_drained_too(dr
     ):
         group.start_soon(held.of, pool.call_tool, "s__hold", {"key": "a"})
         await arrival(ledger, tool="hold")
-        await server.misbehave(fault("status", 404, on="tools/call:echo", times=1))
+        await server.misbehave(fault("session_lost", on="tools/call:echo", times=1))
         assert words(await pool.call_tool("s__echo", {"text": "again"})) == "again"
         assert (pool.server("s").generation, pool.snapshot().calls_in_flight) == (2, 1)
         drain = (
@@ -208,6 +211,32 @@ async def test_calls_on_the_connection_before_the_present_one_are_drained_too(dr
         with anyio.fail_after(BOUND):
             await ended.ended.wait()
         assert words(held.value) == "a"
+
+
+async def test_a_connection_that_comes_to_stand_during_a_drain_takes_no_calls(tmp_path: Path) -> None:
+    ledger, held, rejected = tmp_path / "ledger", Outcome(), Outcome()
+    async with (
+        raw_server(ledger=ledger) as server,
+        MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool,
+        MCPPool({"s": HttpServer(server.url)}) as other,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(held.of, pool.call_tool, "s__hold", {"key": "a"})
+        await arrival(ledger, tool="hold")
+        lists = len(arrived(ledger, "tools/list"))
+        await server.misbehave(
+            fault("session_lost", on="tools/call:echo", times=1), fault("slow", 0.5, on="initialize", times=1)
+        )
+        group.start_soon(rejected.of, pool.call_tool, "s__echo")
+        await eventually(lambda: isinstance(pool.server("s").state, Connecting))
+        group.start_soon(lambda: pool.disconnect("s", drain=30))
+        await eventually(lambda: len(arrived(ledger, "tools/list")) > lists)
+        await anyio.wait_all_tasks_blocked()
+        assert isinstance(pool.server("s").state, Closing)
+        await other.call_tool("s__release", {"key": "a"})
+    assert words(held.value) == "a"
+    assert isinstance(rejected.error, ServerUnavailable)
+    assert ran(ledger, "echo") == 0
 
 
 async def test_without_time_to_wait_a_call_on_a_lost_session_says_that_it_did_not_run(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ WAYS = [
     Way("close", error=ConnectionLost, cause=httpx2.RemoteProtocolError),
     Way("reset", error=ConnectionLost, cause=httpx2.ReadError),
     Way("not_http", error=ConnectionLost, cause=httpx2.RemoteProtocolError),
-    *(Way("status", status, error=HttpStatus) for status in (400, 401, 403, 500, 503)),
+    *(Way("status", status, error=HttpStatus) for status in (400, 401, 403, 404, 500, 503)),
     Way("redirect", error=HttpStatus),
     Way("accepted"),
     Way("broken_json"),
@@ -275,6 +275,36 @@ ODD = {
         MCPError,
     ),
 }
+
+
+SPOILT = {
+    "half a body": (lambda _: Cut(), ConnectionLost),
+    "half a stream": (lambda _: Cut(), ConnectionLost),
+    "too much": (lambda m: httpx2.ByteStream(json.dumps(result(m)).rjust(OVER).encode()), BadAnswer),
+    "a page": (lambda _: httpx2.ByteStream(b"<html>"), BadAnswer),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+async def test_a_call_whose_answer_is_spoilt_may_have_run_though_a_lent_client_tells_nothing_of_what_it_sends(
+    kind: str,
+) -> None:
+    body: Callable[[dict[str, Any]], httpx2.AsyncByteStream]
+    body, expected = SPOILT[kind]
+    content_type = {"half a stream": "text/event-stream", "a page": "text/html"}.get(kind, "application/json")
+
+    def answer(message: dict[str, Any], _request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": content_type}, stream=body(message))
+
+    async with invented(answer) as lent:
+        spec = HttpServer("http://nowhere.invalid/mcp", http_client=lent, max_message_size=LIMIT)
+        async with MCPPool({"s": spec}) as pool:
+            with anyio.fail_after(BOUND), pytest.raises(expected) as caught:
+                await pool.call_tool("s__echo")
+            error: Any = caught.value
+            assert error.may_have_run
+            assert "may have run" in str(error)
+            assert "could not be asked" not in str(error)
 
 
 @pytest.mark.parametrize("kind", ODD)

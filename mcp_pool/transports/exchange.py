@@ -124,6 +124,12 @@ class Exchange:
         """Note, as an extension of the request, that a server begins to get it."""
         self._handed_over = self._handed_over or event.endswith("send_request_headers.started")
 
+    async def sent(self, forward: Forward) -> httpx2.Response:
+        """Send the request, and return the response."""
+        response = await forwarded(self.request, forward)
+        self._handed_over = True  # the transport of a client of the user's may tell nothing of what it sends
+        return response
+
     def fail(self, failure: Failure) -> httpx2.Response:
         """Note why there is no answer, and return a response for the SDK."""
         if self.record is not None:
@@ -150,8 +156,8 @@ class Exchange:
         if was_unreachable(self.request.url, error):
             self.link.lose(unreachable(self.request.url, error))
             return self.fail(Failure("could not be reached", cause=error))
-        if self._handed_over and self.record is not None and isinstance(error, httpx2.TransportError):
-            self.link.doubt()
+        if self._handed_over:
+            self._doubt(error)
         return self.fail(self._failure(error, "an answer"))
 
     async def look(self, response: httpx2.Response) -> httpx2.Response:
@@ -209,9 +215,12 @@ class Exchange:
         if error is None:
             self.fail(Failure("ended its stream of events without an answer"))
             return
-        if self.record is not None and isinstance(error, httpx2.TransportError):
-            self.link.doubt()
+        self._doubt(error)
         self.fail(self._failure(error, "an event"))
+
+    def _doubt(self, error: Exception) -> None:
+        if self.record is not None and self.record.is_call and isinstance(error, httpx2.TransportError):
+            self.link.doubt()
 
     def _failure(self, error: Exception, what: str) -> Failure:
         if isinstance(error, TooLong):

@@ -19,6 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from mcp_pool.config import HttpServer
+from mcp_pool.errors import HttpStatus
 from mcp_pool.transports.bodies import EVENT_STREAM, WatchedStream, content_type, rebuilt
 from mcp_pool.transports.exchange import Exchange, forwarded, unreachable, was_unreachable
 from mcp_pool.transports.http_client import Forward, Outbox, ServerHttpClient, current_message
@@ -71,12 +72,60 @@ async def streamable_transport(
 
 @final
 @attrs.define(eq=False)
+class _SessionCheck:
+    """Asks a server by a ping whether it knows a session: one ping for all whose requests it refused before that."""
+
+    notices: Notices
+    _turn: anyio.Lock = attrs.field(factory=anyio.Lock, init=False, repr=False)
+    """Held while a ping is under way."""
+    _begun: int = attrs.field(default=0, init=False)
+    """How many pings were sent."""
+    _answered: int = attrs.field(default=0, init=False)
+    """The number of the latest one whose answer is known."""
+    _answer: bool | None = attrs.field(default=None, init=False)
+
+    async def knows_session(self, request: httpx2.Request, forward: Forward) -> bool | None:
+        """Tell whether the server knows the session of a request that it refused; None: it does not say."""
+        before = self._begun
+        async with self._turn:
+            # An answer to a ping that was sent before the refusal may be older than what the refusal tells.
+            if self._answer is not False and self._answered <= before:
+                self._begun += 1
+                self._answer = await self._ping(request, forward)
+                self._answered = self._begun
+            return self._answer
+
+    async def _ping(self, request: httpx2.Request, forward: Forward) -> bool | None:
+        headers = httpx2.Headers(request.headers)
+        for of_the_body in ("content-length", "last-event-id"):
+            headers.pop(of_the_body, None)
+        headers["accept"] = f"application/json, {EVENT_STREAM}"
+        ping = {"jsonrpc": "2.0", "id": "mcp_pool-ping", "method": "ping"}
+        extensions = {"timeout": request.extensions.get("timeout", {})}
+        again = httpx2.Request("POST", request.url, headers=headers, json=ping, extensions=extensions)
+        try:
+            with anyio.fail_after(CHECK_TIMEOUT):
+                answer = await forwarded(again, forward)
+                await answer.aclose()
+        except Exception as error:  # noqa: BLE001  # it does not say
+            self.notices.tell(f"did not say whether it knows the session: {type(error).__name__}")
+            return None
+        if answer.status_code in REJECTIONS:
+            return False
+        return True if answer.is_success else None
+
+
+@final
+@attrs.define(eq=False)
 class _StreamableWire:
     """Sends each request for what it is for."""
 
     link: Link
     max_message_size: int
     notices: Notices
+    _check: _SessionCheck = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: _SessionCheck(self.notices), takes_self=True)
+    )
     _session: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
     """The headers of the session, once the server has begun one."""
     _stream_failures: int = attrs.field(default=0, init=False)
@@ -119,7 +168,7 @@ class _StreamableWire:
             return exchange.broke(error)
 
     async def _ask_with(self, exchange: Exchange, forward: Forward) -> httpx2.Response:
-        response = await forwarded(exchange.request, forward)
+        response = await exchange.sent(forward)
         try:
             is_lost = await self._has_lost_session(exchange.request, response.status_code, forward)
         except BaseException:
@@ -130,7 +179,7 @@ class _StreamableWire:
             return await exchange.look(response)
         await response.aclose()
         exchange.reject()
-        self._lose_session()
+        self._lose_session(response.status_code)
         return exchange.fail(Failure("no longer knows the session"))
 
     async def _resume(
@@ -140,7 +189,7 @@ class _StreamableWire:
         exchange = Exchange(request, message, self.link, record, self.max_message_size)
         failure = Failure("ended its stream of events without an answer, and did not resume it")
         try:
-            response = await exchange.patience.wait(partial(forwarded, request, forward))
+            response = await exchange.patience.wait(partial(exchange.sent, forward))
         except Exception as error:
             exchange.fail(attrs.evolve(failure, cause=error))
             raise
@@ -158,33 +207,22 @@ class _StreamableWire:
     async def _has_lost_session(self, request: httpx2.Request, status: int, forward: Forward) -> bool:
         """Tell whether a server refused a request for its session: then a ping is refused likewise.
 
-        Nobody has to ask after the 404 to a message, by which the specification says so. A server without a stream of
-        its own messages may answer 404 to whoever asks for one.
+        A gateway may answer 404 to a call of one tool, and a server without a stream of its own messages to whoever
+        asks for one.
         """
         if SESSION_HEADER not in request.headers or status not in REJECTIONS:
             return False
-        if status == HTTPStatus.NOT_FOUND and request.method == "POST":
-            return True
-        headers = httpx2.Headers(request.headers)
-        for of_the_body in ("content-length", "last-event-id"):
-            headers.pop(of_the_body, None)
-        headers["accept"] = f"application/json, {EVENT_STREAM}"
-        ping = {"jsonrpc": "2.0", "id": "mcp_pool-ping", "method": "ping"}
-        extensions = {"timeout": request.extensions.get("timeout", {})}
-        again = httpx2.Request("POST", request.url, headers=headers, json=ping, extensions=extensions)
-        try:
-            with anyio.fail_after(CHECK_TIMEOUT):
-                answer = await forwarded(again, forward)
-                await answer.aclose()
-        except Exception as error:  # noqa: BLE001  # it does not say, and what it said to the request stands
-            self.notices.tell(f"did not say whether it knows the session: {type(error).__name__}")
-            return False
-        return answer.status_code in REJECTIONS
+        known = await self._check.knows_session(request, forward)
+        if known is None:
+            # By the specification, 404 to a message says so. Else what was said to the request stands.
+            return status == HTTPStatus.NOT_FOUND and request.method == "POST"
+        return not known
 
-    def _lose_session(self) -> None:
+    def _lose_session(self, status: int) -> None:
         # Draining: calls that were rejected likewise are to learn it themselves, as they may be sent again.
         what, advice = "no longer knows the session", "It may have been restarted."
-        self.link.lose(Loss(what, advice=advice, draining=True, unreachable=True))
+        cause = HttpStatus(f"It answered with HTTP status {status}.", status=status)
+        self.link.lose(Loss(what, cause=cause, advice=advice, draining=True, unreachable=True))
 
     async def _open_own_stream(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Open the stream of what the server has to say of its own. The SDK tries again when that fails."""
@@ -198,10 +236,10 @@ class _StreamableWire:
         if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.link.hear()
         if await self._has_lost_session(request, response.status_code, forward):
-            self._lose_session()
+            self._lose_session(response.status_code)
         elif response.is_error and response.status_code not in NO_STREAM:
             words = f"Its stream of messages was refused with HTTP status {response.status_code}."
-            self._note_stream_end(httpx2.HTTPStatusError(words, request=request, response=response))
+            self._note_stream_end(HttpStatus(words, status=response.status_code))
         elif response.is_success and content_type(response) == EVENT_STREAM:
             stream = WatchedStream(
                 response, self.max_message_size, self._note_stream_end, lambda _message: self.link.hear()
