@@ -12,8 +12,8 @@ from typing import Final, final
 import attrs
 from mcp_types import Tool
 
-from mcp_pool.lifecycle import Parked, Ready
-from mcp_pool.registry import Registry
+from mcp_pool.lifecycle import BackingOff, Connecting, Parked, Ready
+from mcp_pool.registry import Registry, Row
 
 LONGEST_NAME: Final = 64
 """The strictest limit among the model APIs."""
@@ -35,14 +35,18 @@ def catalog_name(server_id: str, name: str) -> str:
         name: The tool's name as its server gives it.
     """
     plain = f"{server_id}__{name}"
-    clean = _FOREIGN.sub("_", plain)
-    if not re.match(r"[a-zA-Z_]", clean):
-        clean = "_" + clean
+    clean = _clean(plain)
     ambiguous = "__" in server_id or server_id.endswith("_") or _MARKED.search(plain)
     if clean == plain and len(clean) <= LONGEST_NAME and not ambiguous:
         return clean
     digest = hashlib.sha256(f"{server_id}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
     return f"{clean[: LONGEST_NAME - _MARK]}_{digest[: _MARK - 1]}"
+
+
+def _clean(name: str) -> str:
+    """Return a name with nothing in it that some model API refuses."""
+    clean = _FOREIGN.sub("_", name)
+    return clean if re.match(r"[a-zA-Z_]", clean) else "_" + clean
 
 
 @final
@@ -80,6 +84,14 @@ class Catalog:
         """Return the entry of a name, also that of a parked server, or None."""
         self._refresh()
         return self._offered.get(name) or self._parked.get(name)
+
+    def awaited(self, name: str) -> Row | None:
+        """Return a server that is on its way, has never been listed, and may offer a tool of this name; or None."""
+        for server_id, row in self._registry.rows.items():
+            on_its_way = row.inventory is None and isinstance(row.state, Connecting | BackingOff)
+            if on_its_way and name.startswith(_clean(f"{server_id}__")[: LONGEST_NAME - _MARK]):
+                return row
+        return None
 
     def why_unknown(self, name: str) -> str:
         """Return a sentence for a name that was not found: what is like it, and who may offer it later."""

@@ -67,12 +67,10 @@ class Child:
 
     async def _wait_for_predecessors(self) -> None:
         """Two connections of one id never overlap: a closing server may still hold a lock, a port or a file."""
-        older = self.row.predecessor
         # Shielded: a child that ended before its predecessor would hide it from a third one of the same id.
         with anyio.CancelScope(shield=True):
-            while older is not None:
+            for older in self.row.predecessors():
                 await older.ended.wait()
-                older = older.predecessor
         self.row.predecessor = None
         await anyio.lowlevel.checkpoint_if_cancelled()  # the shield has kept it from being noticed
 
@@ -142,12 +140,16 @@ class Child:
 
     def _on_open(self, place: Place, connection: Connection, inventory: Inventory) -> None:
         self.gate.leave(place)
+        if isinstance(self.row.state, Closing):  # while calls on an earlier connection were being drained
+            connection.end("was disconnected")
+            return
         self._legacy = connection.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS and self.row.spec.mode == "auto"
         self.row.become_ready(connection, inventory)
         self.monitor.watch(connection)
         log = logger.bind(server=self.row.server_id)
         options, modern = self.row.spec.client_options, connection.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
-        if connection.generation == 1 and modern and connection.desk.callbacks.logging and not options.get("log_level"):
+        silent = modern and connection.desk.callbacks.logging and not options.get("log_level")
+        if silent and connection.generation == 1:
             log.warning(
                 "Server {!r} speaks {}: its log messages come only with a log_level in client_options",
                 self.row.server_id,

@@ -44,6 +44,8 @@ class Diagnosis:
         if record is not None:
             message += f" under a call, which {'may have' if sent else 'has not'} run"
         message += "."
+        if loss.advice:
+            message += f" {loss.advice}"
         if loss.last_words:
             message += f" Its last words on standard error: {loss.last_words}"
         return ConnectionLost(
@@ -70,9 +72,12 @@ class Diagnosis:
             return self.lost(record)
         self.link.doubt()
         told = "The server was told" if record.sent else "It was not sent yet"
-        return CallTimeout(
+        message = (
             f"Server {self.server_id!r}: {what} {clock.reason()}. {told}, the connection stays in use; "
-            "give the call more time, or see why the server is slow.",
+            "give the call more time, or see why the server is slow."
+        )
+        return CallTimeout(
+            self.redactor.text(message),
             server_id=self.server_id,
             generation=self.generation,
             may_have_run=record.sent > 0,
@@ -93,10 +98,10 @@ class Diagnosis:
             return error
         if isinstance(error, MCPError) or self.link.loss is not None:
             return self.lost(record, error)
-        if isinstance(error, PydanticSerializationError | UnicodeError) and not record.sent:
+        if isinstance(error, PydanticSerializationError | UnicodeError | ValidationError) and not record.sent:
             return ConfigError(
                 f"server {self.server_id!r}: arguments of {what} cannot be sent as JSON: "
-                f"{self.redactor.text(str(error))}. Nothing was sent.",
+                f"{self.redactor.text(_words(error))}. Nothing was sent.",
                 server_id=self.server_id,
                 field="arguments",
             )
@@ -109,31 +114,35 @@ class Diagnosis:
                 generation=self.generation,
                 phase="call",
                 cause=self.redactor.error(error),
+                may_have_run=True,
             )
         return error
 
     def _failed(self, failure: Failure, record: CallRecord, what: str) -> Exception:
         """Say why a call got no answer although the wire stands."""
         message = self.redactor.text(f"Server {self.server_id!r} {failure.what}, under {what}.")
+        fate = "may have run" if record.sent else "has not run"
         if failure.status is not None:
             return HttpStatus(
-                f"{message} See the server's log.",
+                f"{message} It {fate}. See the server's log.",
                 server_id=self.server_id,
                 generation=self.generation,
                 phase="call",
                 status=failure.status,
+                may_have_run=record.sent > 0,
             )
         if failure.malformed:
             return BadAnswer(
-                f"{message} The server has to be mended.",
+                f"{message} It {fate}. The server has to be mended.",
                 server_id=self.server_id,
                 generation=self.generation,
                 phase="call",
                 cause=self.redactor.error(failure.cause),
+                may_have_run=record.sent > 0,
             )
-        fate = "" if self.link.loss is not None else "; the connection stays in use"
+        standing = "" if self.link.loss is not None else "; the connection stays in use"
         return ConnectionLost(
-            f"{message} It {'may have' if record.sent else 'has not'} run{fate}.",
+            f"{message} It {fate}{standing}.",
             server_id=self.server_id,
             generation=self.generation,
             phase="call",

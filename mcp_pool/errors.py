@@ -169,7 +169,7 @@ class CallTimeout(MCPPoolError, TimeoutError):
 
 @final
 class ServerUnavailable(MCPPoolError):
-    """A server is not connected, and was not within the time to wait for it. Nothing was sent.
+    """A server is not connected, and was not within the time to wait for it. Nothing of the call has run.
 
     Args:
         message: See `MCPPoolError`, as for the keywords that are not named here.
@@ -191,11 +191,12 @@ class ServerUnavailable(MCPPoolError):
 
 @final
 class HttpStatus(MCPPoolError):
-    """A server answered with an HTTP error and no JSON-RPC message. The call may have run.
+    """A server answered with an HTTP error and no JSON-RPC message.
 
     Args:
         message: See `MCPPoolError`, as for the keywords that are not named here.
         status: The status, such as 503; 0 when it was not told.
+        may_have_run: Whether the call may have run. For an answer to something that is no call: False.
     """
 
     def __init__(
@@ -206,14 +207,34 @@ class HttpStatus(MCPPoolError):
         generation: int | None = None,
         phase: Phase | None = None,
         status: int = 0,
+        may_have_run: bool = False,
     ) -> None:
         super().__init__(message, server_id=server_id, generation=generation, phase=phase)
         self.status = status
+        self.may_have_run = may_have_run
 
 
 @final
 class BadAnswer(MCPPoolError):
-    """A server answered with a result that breaks the protocol or the tool's own output schema. The call ran."""
+    """A server answered with something that breaks the protocol or the tool's own output schema.
+
+    Args:
+        message: See `MCPPoolError`, as for the keywords that are not named here.
+        may_have_run: Whether the call may have run. For an answer to something that is no call: False.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        server_id: str | None = None,
+        generation: int | None = None,
+        phase: Phase | None = None,
+        cause: BaseException | None = None,
+        may_have_run: bool = False,
+    ) -> None:
+        super().__init__(message, server_id=server_id, generation=generation, phase=phase, cause=cause)
+        self.may_have_run = may_have_run
 
 
 @final

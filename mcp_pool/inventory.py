@@ -15,6 +15,8 @@ from mcp_pool.errors import BadAnswer
 
 PAGE_LIMIT: Final = 1000
 """Pages after which a listing is taken for endless."""
+LISTING_LIMIT: Final = 32 * 1024 * 1024
+"""Characters of JSON, of all pages together, after which a listing is taken for endless: it is held in memory."""
 
 
 @final
@@ -48,6 +50,7 @@ async def take_inventory(
         return Inventory()
     cursor: str | None = None
     seen: set[str] = set()
+    size = 0
     for _ in range(PAGE_LIMIT):
         try:
             page = await client.list_tools(cursor=cursor, cache_mode="refresh")
@@ -55,6 +58,13 @@ async def take_inventory(
             if _is_made_up(client) and error.code == METHOD_NOT_FOUND:
                 return Inventory()
             raise
+        size += len(page.model_dump_json())
+        if size > LISTING_LIMIT:
+            raise BadAnswer(
+                f"Server {server_id!r} lists more than {LISTING_LIMIT} characters of tools; it has to be mended.",
+                server_id=server_id,
+                phase="list",
+            )
         for tool in page.tools:
             if _matches(tool.name, include) and not _matches(tool.name, exclude):
                 tools[tool.name] = tool

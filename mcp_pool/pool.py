@@ -23,7 +23,7 @@ from mcp_pool.callbacks import CallbacksFor
 from mcp_pool.catalog import ToolEntry
 from mcp_pool.checks import kind_problems
 from mcp_pool.config import ServerConfig, check_all
-from mcp_pool.errors import ConfigError, UnknownTool
+from mcp_pool.errors import ConfigError
 from mcp_pool.events import Listener
 from mcp_pool.lifecycle import ConnectionStatus
 from mcp_pool.policies import HealthCheck, RestartPolicy
@@ -31,6 +31,7 @@ from mcp_pool.server import Server
 from mcp_pool.settings import DEFAULT, Seconds, Settings
 from mcp_pool.stats import PoolSnapshot
 from mcp_pool.supervisor import Supervisor
+from mcp_pool.waiting import offered
 
 
 @final
@@ -218,15 +219,18 @@ class MCPPool(AsyncContextManagerMixin):
     ) -> CallToolResult:
         """Call a tool by its catalog name. Arguments, result and errors as in `Server.call_tool`.
 
+        A server that has not been listed yet, and that may offer a tool of this name, is waited for like one that is
+        connecting, for up to `wait_timeout`.
+
         Raises:
             UnknownTool: No server in the pool has offered a tool of this name.
         """
         self._supervisor.check_open()
         for field, problem in kind_problems("name", name, str, "must be a string"):
             raise ConfigError(f"call_tool: {field} {problem}. Nothing was sent.", field=field)
-        entry = self._supervisor.view.catalog.find(name)
-        if entry is None:
-            raise UnknownTool(self._supervisor.view.catalog.why_unknown(name))
+        catalog = self._supervisor.view.catalog
+        if (entry := catalog.find(name)) is None:
+            entry, timeout = await offered(catalog, name, timeout, self._supervisor.settings.wait_timeout)
         server = Server(entry.server_id, self._supervisor)
         return await server.call_tool(entry.name, arguments, timeout=timeout, progress=progress, meta=meta)
 

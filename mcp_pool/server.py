@@ -112,7 +112,7 @@ class Server:
 
         Raises:
             ConfigError: An argument is wrong; nothing was sent.
-            ServerUnavailable: There was no connection within `wait_timeout`; nothing was sent.
+            ServerUnavailable: There was no connection within `wait_timeout`; the call has not run.
             ConnectionLost: The connection went down; `may_have_run` tells whether the tool may have run.
             CallTimeout: There was no answer in time.
             BadAnswer: The result breaks the protocol or the tool's schema.

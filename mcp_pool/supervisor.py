@@ -128,9 +128,12 @@ class Supervisor:
         ending = tuple(self._closing)
         for earlier in ending[:-1]:
             earlier.end()  # one that is drained no longer: "at once" holds for whatever was admitted before
+        draining = tuple(old.registry.rows.values()) if drain else ()
+        for row in draining:  # before any wait: a call that waits for a slot must not begin now, to be cut off later
+            row.refuse()
         try:
             with anyio.move_on_after(drain):
-                for row in tuple(old.registry.rows.values()) if drain else ():
+                for row in draining:
                     await row.idle()
         finally:
             old.end()
@@ -181,8 +184,11 @@ class Supervisor:
         try:
             with anyio.move_on_after(drain):
                 await row.idle()
+                for older in row.predecessors():
+                    await older.ended.wait()
         finally:
-            row.scope.cancel()
+            for ending in (row, *row.predecessors()):
+                ending.scope.cancel()
         await row.ended.wait()
         return True
 
@@ -192,7 +198,9 @@ class Supervisor:
         row = self.current.registry.rows.get(server_id)
         if row is None:
             known = ", ".join(sorted(self.current.registry.rows)) or "none"
-            raise UnknownServer(f"No server {server_id!r} in the pool; the living are: {known}.", server_id=server_id)
+            raise UnknownServer(
+                f"No server {server_id!r} in the pool; the living are: {known}. Add it first.", server_id=server_id
+            )
         return row
 
     def status(self, server_id: str) -> ConnectionStatus | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 
+from mcp_pool.catalog import Catalog, ToolEntry
 from mcp_pool.connection import Connection
-from mcp_pool.errors import ConnectError, ServerUnavailable
+from mcp_pool.errors import ConfigError, ConnectError, ServerUnavailable, UnknownTool
 from mcp_pool.lifecycle import BackingOff, Closing, Connecting, Parked, Ready
 from mcp_pool.registry import Row
+from mcp_pool.settings import DEFAULT, Seconds, timeout_problems
 
 
 async def outcome(row: Row) -> None:
@@ -92,6 +95,44 @@ async def ready(row: Row, deadline: float) -> Connection:
     raise _unavailable([row])
 
 
+async def offered(
+    catalog: Catalog, name: str, timeout: Seconds, wait_timeout: float | None
+) -> tuple[ToolEntry, Seconds]:
+    """Wait for the first listing of a server that may offer a tool.
+
+    Args:
+        catalog: Where to look.
+        name: The tool's name in the catalog.
+        timeout: Seconds for the call as a whole, this wait included.
+        wait_timeout: Seconds for this wait; None: no bound.
+
+    Returns:
+        The tool, and what is left of `timeout`.
+
+    Raises:
+        ServerUnavailable: A server that may offer it was not listed in time, or came to be parked or to leave.
+        UnknownTool: There is none that may offer it.
+        ConfigError: `timeout` is wrong.
+    """
+    awaited = catalog.awaited(name)
+    if awaited is None:
+        raise UnknownTool(catalog.why_unknown(name))
+    for field, problem in timeout_problems({"timeout": timeout}):
+        message = f"server {awaited.server_id!r}: {field} {problem}. Nothing was sent."
+        raise ConfigError(message, server_id=awaited.server_id, field=field)
+    whole = math.inf if timeout is DEFAULT or timeout is None else timeout
+    begun = anyio.current_time()
+    with anyio.move_on_after(min(whole, math.inf if wait_timeout is None else wait_timeout)):
+        while catalog.find(name) is None and (row := catalog.awaited(name)) is not None:
+            awaited = row
+            await _listed(row)
+    if (entry := catalog.find(name)) is not None:
+        return entry, timeout if whole == math.inf else max(0.0, whole - (anyio.current_time() - begun))
+    if awaited.inventory is None:
+        raise _unavailable([awaited])
+    raise UnknownTool(catalog.why_unknown(name))
+
+
 @asynccontextmanager
 async def slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncGenerator[None]:
     """Hold one of the calls that a server may run at once; those who wait get theirs in the order of arrival.
@@ -160,6 +201,11 @@ async def _any_settled(rows: Sequence[Row]) -> None:
             group.start_soon(wait_for, row)
 
 
+async def _listed(row: Row) -> None:
+    """Wait until a server has been listed once, or will not be by itself."""
+    await row.until(lambda: row.inventory is not None or _is_final(row))
+
+
 def _is_missing(row: Row) -> bool:
     return row.ended.is_set() or not isinstance(row.state, Ready)
 
@@ -174,8 +220,10 @@ def _unavailable(rows: Sequence[Row], after: float | None = None, reason: str | 
     reasons = "; ".join(f"{row.server_id!r} {reason or _reason(row)}" for row in rows)
     time = "" if after is None else f" within {after} s"
     only = rows[0] if len(rows) == 1 else None
+    on_its_way = reason is None and any(isinstance(row.state, Connecting | BackingOff) for row in rows)
+    advice = " Wait longer, or see what keeps it from connecting." if on_its_way else ""
     return ServerUnavailable(
-        f"{'Servers' if only is None else 'Server'} not available{time}: {reasons}.",
+        f"{'Servers' if only is None else 'Server'} not available{time}: {reasons}.{advice}",
         server_id=None if only is None else only.server_id,
         generation=None if only is None else only.state.generation,
         cause=None if only is None or only.last_error is None or reason else only.last_error.again(),

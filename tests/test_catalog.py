@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from mcp_pool import (
     BackingOff,
+    ConfigError,
     InProcessServer,
     MCPPool,
     Parked,
@@ -185,7 +187,34 @@ async def test_an_unknown_name_is_told_with_the_servers_that_may_still_bring_it(
     async with MCPPool() as pool:
         pool.add("slow", scripted("--never-answer", close_timeout=0.1))
         with pytest.raises(UnknownTool, match="Not yet listed: the tools of 'slow'"):
-            await pool.call_tool("slow__echo")
+            await pool.call_tool("other__echo")
+
+
+async def test_a_call_waits_for_the_first_listing_of_a_server_that_may_offer_its_tool() -> None:
+    name = "a server with a long name that is full of blanks, which stand for themselves in no catalog at all"
+    async with MCPPool() as pool:
+        for server_id in ("calc", name):
+            pool.add(server_id, InProcessServer(calculator()))
+            result = await pool.call_tool(catalog_name(server_id, "add"), {"a": 1, "b": 2}, timeout=15)
+            assert result.structured_content == {"result": 3}
+
+
+@pytest.mark.parametrize("bound", ["wait_timeout", "timeout", "disconnect"])
+async def test_the_wait_for_a_first_listing_is_bounded_like_that_for_a_server(bound: str) -> None:
+    async with MCPPool(wait_timeout=0.1 if bound == "wait_timeout" else 60) as pool, anyio.create_task_group() as group:
+        pool.add("slow", scripted("--never-answer", close_timeout=0.1))
+        if bound == "disconnect":
+            group.start_soon(pool.disconnect, "slow")
+        with pytest.raises(ServerUnavailable) as caught:
+            await pool.call_tool("slow__echo", timeout=0.1 if bound == "timeout" else 60)
+        assert caught.value.missing == ("slow",)
+
+
+async def test_a_wrong_timeout_of_a_call_that_would_wait_is_told_at_once() -> None:
+    async with MCPPool() as pool:
+        pool.add("slow", scripted("--never-answer", close_timeout=0.1))
+        with pytest.raises(ConfigError, match="timeout"):
+            await pool.call_tool("slow__echo", timeout=-1)
 
 
 async def test_a_servers_own_name_is_no_catalog_name() -> None:

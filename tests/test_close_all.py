@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from mcp_pool import ConnectError, ConnectionLost, ConnectionStatus, InProcessServer, MCPPool, PoolCleared
+from mcp_pool import (
+    ConnectError,
+    ConnectionLost,
+    ConnectionStatus,
+    InProcessServer,
+    MCPPool,
+    PoolCleared,
+    ServerUnavailable,
+)
 from servers.in_process import calculator, raising_lifespan
 from support import alive, eventually, scripted, started
-from support_calls import arrival
+from support_calls import Outcome, arrival
 from support_fake import FAKE, Life, fake_wire
 
 if TYPE_CHECKING:
@@ -214,6 +222,20 @@ async def test_calls_in_flight_may_finish_during_a_drain() -> None:
         await pool.close_all(drain=LONG)
         assert is_empty(pool)
     assert [result.content[0].text for result in results] == ["slept 0.25 s"]
+
+
+async def test_calls_that_wait_for_a_slot_do_not_begin_during_a_drain(tmp_path: Path) -> None:
+    ledger, first, others = tmp_path / "ledger", Outcome(), [Outcome() for _ in range(5)]
+    async with MCPPool() as pool, anyio.create_task_group() as group:
+        await pool.connect("one", scripted("--ledger", ledger, max_in_flight=1))
+        group.start_soon(first.of, pool.call_tool, "one__sleep", {"seconds": 0.5})
+        await arrival(ledger, "sleep")
+        for call in others:
+            group.start_soon(call.of, pool.call_tool, "one__echo")
+        await anyio.wait_all_tasks_blocked()
+        await pool.close_all(drain=LONG)
+    assert first.value.content[0].text == "slept 0.5 s"
+    assert all(isinstance(call.error, ServerUnavailable) for call in others)
 
 
 async def test_a_later_close_all_does_not_wait_for_the_drain_of_an_earlier_one(tmp_path: Path) -> None:

@@ -49,13 +49,13 @@ EXAMPLES: list[tuple[MCPPoolError, dict[str, Any]]] = [
     (error, data)
     for kind, data in [
         (MCPPoolError, WHERE),
-        (BadAnswer, WHERE),
+        (BadAnswer, {"server_id": "files", "generation": 2, "phase": "list", "may_have_run": True}),
         (CallTimeout, {"server_id": "files", "generation": 2, "may_have_run": False}),
         (ConfigError, {"server_id": "files", "field": "env"}),
         (ConnectError, {**WHERE, **END, "needs_person": True}),
         (ConnectTimeout, {**WHERE, **END, "needs_person": True}),
         (ConnectionLost, {**WHERE, **END, "may_have_run": True}),
-        (HttpStatus, {"server_id": "files", "generation": 2, "phase": "call", "status": 503}),
+        (HttpStatus, {"server_id": "files", "generation": 2, "phase": "call", "status": 503, "may_have_run": True}),
         (PoolClosed, {}),
         (ServerUnavailable, {"server_id": "files", "generation": 2, "missing": ("files", "search")}),
         (UnknownServer, {"server_id": "files"}),

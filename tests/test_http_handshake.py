@@ -246,3 +246,14 @@ async def test_servers_of_both_eras_stand_beside_each_other(tmp_path: Path) -> N
             await pool.server(name).restart()
             assert words(await pool.call_tool(f"{name}__echo", {"text": name})) == name
             assert pool.server(name).info.protocol_version == version
+
+
+async def test_a_server_whose_borrowed_client_was_closed_is_parked_and_says_so() -> None:
+    lent = httpx2.AsyncClient()
+    async with raw_server() as server, MCPPool() as pool:
+        await pool.connect("s", HttpServer(server.url, http_client=lent, restart=SOON))
+        await lent.aclose()
+        with anyio.fail_after(BOUND), pytest.raises(ConnectError, match="http_client must be open") as caught:
+            await pool.server("s").restart()
+        assert caught.value.needs_person
+        assert isinstance(pool.server("s").state, Parked)

@@ -108,6 +108,16 @@ async def test_a_listing_of_too_many_pages_is_a_bad_answer(monkeypatch: pytest.M
     assert "more than 5 pages" in str(error)
 
 
+async def test_a_listing_that_is_too_long_is_a_bad_answer_however_its_cursors_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcp_pool.inventory.LISTING_LIMIT", 20_000)
+    assert "page_9" in await listed(scripted("--pages", 9))
+    error = await refused(scripted("--pages", 900))
+    assert error.phase == "list"
+    assert "characters of tools" in str(error)
+
+
 async def test_a_listing_of_just_as_many_pages_as_allowed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_pool.inventory.PAGE_LIMIT", 5)
     assert "page_5" in await listed(scripted("--pages", 5))

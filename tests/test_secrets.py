@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from mcp_pool import BadAnswer, ConnectError, ConnectionLost, Event, MCPPool, RestartPolicy, StdioServer
+from mcp_pool import BadAnswer, CallTimeout, ConnectError, ConnectionLost, Event, MCPPool, RestartPolicy, StdioServer
 from support import eventually, scripted
 
 if TYPE_CHECKING:
@@ -117,6 +117,13 @@ async def test_a_bad_answer_does_not_show_a_secret(tool: str, secret: str) -> No
             await pool.call_tool(f"s__{tool}", {"name": "TOKEN"})
     assert secret[:12] not in shown(caught.value)
     assert secret[-12:] not in shown(caught.value)
+
+
+async def test_a_call_that_took_too_long_does_not_show_a_secret() -> None:
+    async with MCPPool({"s": leaking()}) as pool:
+        with pytest.raises(CallTimeout) as caught:
+            await pool.read_resource("s", f"postgres://user:{SECRET}@host/table", timeout=0)
+    assert SECRET not in shown(caught.value)
 
 
 async def test_nothing_secret_is_logged(record_logs: list[Message]) -> None:

@@ -230,6 +230,20 @@ async def test_a_server_that_never_answers_is_given_up_after_connect_timeout(mod
     assert "connect_timeout=0.5" in str(error)
 
 
+async def test_a_server_that_may_not_know_the_first_question_is_given_up_with_advice() -> None:
+    with anyio.fail_after(ROOM):
+        error = await refusal(server("--ignore-discover"), connect_timeout=0.5)
+    assert 'mode="legacy"' in str(error)
+
+
+async def test_a_loss_ends_a_dial_before_its_time_is_up() -> None:
+    flood = 'while True: print(\'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\')'
+    with anyio.fail_after(ROOM):
+        error = await refusal(program(flood, mode="legacy", close_timeout=0.3), connect_timeout=60)
+    assert not isinstance(error, ConnectTimeout)
+    assert "does not take the answers during initialize. This is a fault of the server." in str(error)
+
+
 async def test_a_server_that_waits_for_a_person_is_quoted_when_it_is_given_up() -> None:
     asking = "import sys, time; sys.stderr.write('Password: '); sys.stderr.flush(); time.sleep(1000)"
     error = await refusal(program(asking), connect_timeout=1.5, close_timeout=0.2)

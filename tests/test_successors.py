@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
 import pytest
 
-from mcp_pool import ConnectError, ConnectionStatus, InProcessServer, MCPPool, RestartPolicy
+from mcp_pool import ConnectError, ConnectionLost, ConnectionStatus, InProcessServer, MCPPool, RestartPolicy
 from servers.in_process import calculator, raising_lifespan, slow_lifespan
 from support import alive, eventually, scripted, started
+from support_calls import Outcome, arrival
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LONG = 60.0
 
 
 async def test_a_connect_right_after_one_that_was_cancelled_begins_anew(tmp_path) -> None:
@@ -39,6 +47,24 @@ async def test_a_server_waits_for_the_one_before_it_even_when_another_in_between
         assert len(started(pids)) == 1
         await pool.connect("server", stubborn)
         assert len(alive(pids)) == 1
+
+
+@pytest.mark.parametrize("drain", [0, LONG], ids=["at once", "in peace"])
+async def test_disconnecting_a_successor_ends_the_drain_of_the_one_before_it_too_when_its_own_is_over(
+    drain: float, tmp_path: Path
+) -> None:
+    ledger, held = tmp_path / "ledger", Outcome()
+    async with MCPPool() as pool, anyio.create_task_group() as group:
+        await pool.connect("server", scripted("--ledger", ledger))
+        group.start_soon(held.of, pool.call_tool, "server__sleep", {"seconds": 1 if drain else LONG})
+        await arrival(ledger, "sleep")
+        group.start_soon(lambda: pool.disconnect("server", drain=LONG))
+        await eventually(lambda: pool.get_status("server") is ConnectionStatus.DISCONNECTED)
+        pool.add("server", scripted("--ledger", ledger))
+        with anyio.fail_after(20):
+            await pool.disconnect("server", drain=drain)
+        assert held.ended.is_set() or not drain
+    assert isinstance(held.error, ConnectionLost) == (not drain)
 
 
 async def test_servers_of_one_id_never_overlap_however_fast_they_come_and_go(tmp_path) -> None:

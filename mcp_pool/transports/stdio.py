@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, final
 
 import anyio
@@ -34,8 +34,8 @@ LAST_WORDS_TIMEOUT: Final = 0.5
 """Seconds between the first sign of the end and its declaration, for the exit status and the last words to arrive.
 A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
 INCOMING: Final = 32
-"""Messages that the SDK may take in one turn of the event loop. One at a time, those of a flood would be taken, and
-pass for signs of life, long after the server has been stopped."""
+"""Messages that may wait for the SDK, which takes one in each turn of the event loop: what came in order is then begun
+in order. Without room, each would cost a second turn, and a flood would pass for signs of life all the longer."""
 OUTGOING: Final = 64
 """Messages that may wait for the writer. A notice that a call was cancelled must not be lost for being one of many."""
 LINES_PER_TURN: Final = 100
@@ -81,27 +81,6 @@ async def _posix(
 
 @final
 @attrs.define(eq=False)
-class _Incoming:
-    """Where the SDK takes the server's messages from, several in one turn of the event loop."""
-
-    _stream: MemoryObjectReceiveStream[SessionMessage]
-    _taken: int = attrs.field(default=0, init=False)
-
-    async def receive(self) -> SessionMessage:
-        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
-        self._taken += 1
-        if self._taken % INCOMING:
-            with suppress(anyio.WouldBlock):
-                return self._stream.receive_nowait()
-        return await self._stream.receive()
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        await self._stream.aclose()
-
-
-@final
-@attrs.define(eq=False)
 class _Wire:
     """The tasks of one connection and the streams between them and the SDK."""
 
@@ -131,8 +110,7 @@ class _Wire:
     def __attrs_post_init__(self) -> None:
         self._to_client, self._from_server = anyio.create_memory_object_stream[SessionMessage](INCOMING)
         self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](OUTGOING)
-        self.reader = ReadTap(_Incoming(self._from_server), self.link)
-        self.writer = WriteTap(self._accepted, self.link)
+        self.reader, self.writer = ReadTap(self._from_server, self.link), WriteTap(self._accepted, self.link)
         self.link.process_id = self.process.process.pid
         self.link.last_words = self.standard_error.text
 
