@@ -28,6 +28,7 @@ The map of the house, top down; arrows between modules point down only:
 * `specification`: what they have in common
 * `settings`: the pool's settings, and what holds for one server
 * `callbacks`: functions of the user that servers call back
+* `troubles`: what must not fill the log
 * `redaction`: what must not be seen
 * `policies`: pure decisions: restart, or park
 * `checks`: what makes a value wrong

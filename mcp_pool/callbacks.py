@@ -6,7 +6,6 @@ queue, and one task calls the function, in order; requests are bounded in number
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -15,7 +14,6 @@ from typing import Any, Final, TypeAlias, TypeVar, final
 
 import anyio
 import attrs
-from loguru import logger
 from mcp.client.session import ElicitationFnT, ListRootsFnT, LoggingFnT, MessageHandlerFnT, SamplingFnT
 from mcp_types import (
     INTERNAL_ERROR,
@@ -26,14 +24,14 @@ from mcp_types import (
     ListRootsResult,
 )
 
+from mcp_pool.troubles import Trouble
+
 _T = TypeVar("_T")
 
 QUEUE: Final = 1024
 """Notifications that wait for a slow function; the oldest are dropped, and the log says how many."""
 REQUESTS: Final = 32
 """Requests of one server that are answered at once; further ones get an error."""
-TOLD_AGAIN: Final = 10.0
-"""Seconds between two lines of log about the same trouble: no server may fill the log by way of a callback."""
 
 
 @final
@@ -75,30 +73,6 @@ class ClientCallbacks:
 
 CallbacksFor: TypeAlias = Callable[[str], ClientCallbacks | None]
 """Returns the callbacks of a server, by its id."""
-
-
-@final
-@attrs.define(eq=False)
-class Trouble:
-    """Something that may happen again and again, and that the log is told of once in a while."""
-
-    words: str
-    """The line of log, with places for the server's id, for how often it happened, and for a detail."""
-    _untold: int = attrs.field(default=0, init=False)
-    _tell_at: float = attrs.field(default=-math.inf, init=False)
-
-    def note(self, server_id: str, detail: str = "") -> None:
-        """Count it, and tell of it unless that was done a moment ago."""
-        self._untold += 1
-        if anyio.current_time() >= self._tell_at:
-            self.tell(server_id, detail)
-            self._tell_at = anyio.current_time() + TOLD_AGAIN
-
-    def tell(self, server_id: str, detail: str = "") -> None:
-        """Tell of what was counted and not told, if there is anything."""
-        if self._untold:
-            logger.bind(server=server_id).warning(self.words, server_id, self._untold, detail)
-            self._untold = 0
 
 
 @final

@@ -13,11 +13,11 @@ from anyio.abc import TaskGroup
 from loguru import logger
 from mcp_types import JSONRPCError, JSONRPCResponse
 
-from mcp_pool.callbacks import Trouble
 from mcp_pool.transports.bodies import read_whole
 from mcp_pool.transports.exchange import forwarded
 from mcp_pool.transports.http_client import Forward, current_message
 from mcp_pool.transports.link import UNTAKEN_ANSWERS, Link, Loss
+from mcp_pool.troubles import Trouble
 
 NOTICE_TIMEOUT: Final = 5.0
 """Seconds for a server to take a notice."""

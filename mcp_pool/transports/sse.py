@@ -28,7 +28,6 @@ from mcp_types import (
     RequestId,
 )
 
-from mcp_pool.callbacks import Trouble
 from mcp_pool.checks import origin
 from mcp_pool.config import SseServer
 from mcp_pool.transports.bodies import EVENT_STREAM, TooLong, content_type, read_whole, watch
@@ -37,6 +36,7 @@ from mcp_pool.transports.http_client import Forward, Outbox, ServerHttpClient, c
 from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
 from mcp_pool.transports.refusals import refused
 from mcp_pool.transports.taps import Outgoing, ReadTap, Source, WriteTap
+from mcp_pool.troubles import Trouble
 
 POST_TIMEOUT: Final = 30.0
 """Seconds for a server to take a message when nobody waits for what it says. A request has no such time while somebody
