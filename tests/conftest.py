@@ -81,10 +81,10 @@ async def nothing_left(anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> A
     if anyio_backend[1].get("use_uvloop"):
         # The first process of a uvloop makes descriptors that live as long as the loop.
         await anyio.run_process(["true"])
-    before = _present(mark)
+    known, before = _process_ids(), _own()
     yield
     deadline = time.monotonic() + LEFTOVER_BOUND
-    while (left := _more(before, _present(mark))) and time.monotonic() < deadline:
+    while (left := _more(before, _own()) | _processes(mark, known)) and time.monotonic() < deadline:
         await anyio.lowlevel.checkpoint()
         time.sleep(0.005)  # noqa: ASYNC251 - the test's clock may be virtual, processes live in real time
     for what, number in left:
@@ -104,22 +104,33 @@ def _more(before: dict[tuple[str, int], str], now: dict[tuple[str, int], str]) -
     return {key: text for key, text in now.items() if before.get(key) != text and kind(key, text) in grown}
 
 
-def _present(mark: str) -> dict[tuple[str, int], str]:
-    """Return what there is now: this loop's tasks, this process's descriptors and children, and whoever bears `mark`."""
+def _own() -> dict[tuple[str, int], str]:
+    """Return the tasks of this loop and the descriptors of this process."""
     present = {("task", task.id): task.name or "" for task in anyio.get_running_tasks()}
     for link in (PROC / "self/fd").iterdir():
         with suppress(FileNotFoundError):  # that of the listing itself
             present["descriptor", int(link.name)] = str(link.readlink())
-    for directory in PROC.glob("[0-9]*"):
+    return present
+
+
+def _process_ids() -> set[str]:
+    """Return the ids of all processes."""
+    return {directory.name for directory in PROC.iterdir() if directory.name.isdecimal()}
+
+
+def _processes(mark: str, known: set[str]) -> dict[tuple[str, int], str]:
+    """Return the processes that are not known and are children of this one, or bear `mark`."""
+    present: dict[tuple[str, int], str] = {}
+    for number in _process_ids() - known:
+        directory = PROC / number
         try:
-            state, parent, *rest = (directory / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+            state, parent, *_ = (directory / "stat").read_text(errors="replace").rpartition(") ")[2].split()
             if int(parent) != os.getpid() and mark.encode() not in (directory / "environ").read_bytes():
                 continue
             command = (directory / "cmdline").read_text(errors="replace").replace("\0", " ")
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or somebody else's
             continue
-        started = rest[17]  # keeps a reused pid apart
-        present["process", int(directory.name)] = f"{command or 'not waited for'} (state {state}, started {started})"
+        present["process", int(number)] = f"{command or 'not waited for'} (state {state})"
     return present
 
 
