@@ -62,7 +62,7 @@ def found_pythons() -> dict[str, str]:
 
 
 PYTHONS = found_pythons()
-OLDEST, NEWEST = next(iter(PYTHONS.values())), list(PYTHONS.values())[-1]
+NEWEST = list(PYTHONS.values())[-1]
 # `.ci/run` runs the README's test command with the Python that runs nox, and the session `coverage` with the newest;
 # the wheel is tested with one that neither of them has tested, so that each Python runs the tests once.
 HERE_VERSION, NEWEST_VERSION = "{}.{}".format(*sys.version_info), list(PYTHONS)[-1]
@@ -98,20 +98,6 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *session.posargs)
 
 
-@nox.session(python=OLDEST, reuse_venv=False, tags=["ci"])
-def lowest(session: nox.Session) -> None:
-    """All tests but `real`, with the lowest versions that pyproject.toml allows."""
-    ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
-    pins = [
-        f"{requirement.name}=={specifier.version}"
-        for requirement in map(Requirement, ours)
-        for specifier in requirement.specifier
-        if specifier.operator == ">="
-    ]
-    session.install("-e", ".[trio,test]", *pins)
-    session.run("python", "-m", "pytest", *session.posargs)
-
-
 @nox.session(python=NEWEST, tags=["ci"])
 def coverage(session: nox.Session) -> None:
     """Every line and branch of the package."""
@@ -131,21 +117,28 @@ def import_cost(session: nox.Session) -> None:
     session.run("python", "benchmarks/import_cost.py", *session.posargs)
 
 
-@nox.session(tags=["ci"])
+@nox.session
 def examples(session: nox.Session) -> None:
-    """The examples and the code blocks of the documents."""
+    """The examples and the code blocks of the documents, which are among all tests."""
     session.install("-e", ".[trio,test]")
     session.run("python", "-m", "pytest", "tests/test_examples.py", "tests/test_readme.py", *session.posargs)
 
 
 @nox.session(python=PYTHONS[WHEEL_VERSION], reuse_venv=False, tags=["ci"])
 def wheel(session: nox.Session) -> None:
-    """All tests but `real` against the built wheel, where there is no source tree to import from."""
+    """All tests but `real` against the built wheel, with the lowest versions of its dependencies and no source tree."""
+    ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
+    pins = [
+        f"{requirement.name}=={specifier.version}"
+        for requirement in map(Requirement, ours)
+        for specifier in requirement.specifier
+        if specifier.operator == ">="
+    ]
     with tempfile.TemporaryDirectory() as name:
         away = Path(name)
         session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(away / "dist"), ".")
         (built,) = (away / "dist").glob("*.whl")
-        session.install(f"{built}[trio,test]")
+        session.install(f"{built}[trio,test]", *pins)
         for part in ("tests", "examples", "docs", ".ci"):
             shutil.copytree(HERE / part, away / part)
         for part in ("README.md", "pyproject.toml"):
