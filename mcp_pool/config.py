@@ -75,7 +75,8 @@ class UrlServer(ServerSpec):
     """Authorizes each request: any `httpx2.Auth`, such as the SDK's OAuth providers. Never shown."""
     http_client: httpx2.AsyncClient | None = attrs.field(default=None, kw_only=True)
     """A client of your own, for certificates, proxies or transports of your own. It is borrowed and never closed, and
-    its connections, cookies and headers are whatever you share them with. None: one for this server alone."""
+    its connections, cookies and headers are whatever you share them with. If its transport sends requests again by
+    itself, a tool may run more than once. None: one for this server alone."""
 
     def __repr__(self) -> str:
         shown = origin(self.url) if is_text(self.url) else "?"
