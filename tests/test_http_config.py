@@ -276,7 +276,7 @@ async def test_no_trouble_shows_a_secret(kind: type[Any], record_logs: list[Mess
             await pool.connect("s", secretive(kind, server.origin))
             await server.misbehave(fault(do, value, on="tools/call"))
             with pytest.raises(Exception, match="'s'|tenant") as in_call:
-                await pool.call_tool("s__silent" if kind is SseServer else "s__echo", timeout=5)
+                await pool.call_tool("s__silent" if kind is SseServer else "s__echo", timeout=2)
             lost = pool.server("s").last_error
             everything = [] if lost is None else [shown(lost)]
             await pool.disconnect("s")

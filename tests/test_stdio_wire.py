@@ -23,7 +23,7 @@ from mcp_pool.transports.stdio import LINES_PER_TURN, OUTGOING, stdio_transport
 from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 from servers import is_alive
 from support import eventually
-from support_calls import Outcome
+from support_calls import Outcome, arrival
 from support_stdio import NEVER, ROOM, calls_of, program, recording_server, roles, server, text
 from support_steps import MOST, cancel_at
 
@@ -377,13 +377,14 @@ async def test_a_connection_whose_wire_takes_nothing_any_more_is_lost() -> None:
 
 
 async def test_a_sink_of_the_log_that_raises_is_the_loss_of_the_connection_at_once(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whoever lets sinks raise gets their errors in the tasks that log, and the wire must not seem to stand then."""
-    waiting = Outcome()
-    async with MCPPool({"a": server(restart=NEVER, close_timeout=0.5)}) as pool, anyio.create_task_group() as group:
-        await pool.wait_ready()
+    waiting, ledger = Outcome(), tmp_path / "ledger"
+    spec = server("--ledger", str(ledger), restart=NEVER, close_timeout=0.5)
+    async with MCPPool({"a": spec}) as pool, anyio.create_task_group() as group:
         group.start_soon(waiting.of, pool.call_tool, "a__silent")
+        await arrival(ledger, "silent")
         with monkeypatch.context() as patched:
             patched.setattr("mcp_pool.transports.standard_error.StandardError.add", forbid)
             with suppress(ConnectionLost):  # its own answer may come first
