@@ -110,19 +110,16 @@ async def hold_connection(
                 inventory = await take_inventory(
                     client, dial.server_id, include=dial.spec.include_tools, exclude=dial.spec.exclude_tools
                 )
-                await anyio.lowlevel.checkpoint_if_cancelled()
-                if link.loss is None:
-                    dialing.deadline = math.inf
-                    link.on_early_loss = None
-                    scope.shield = True
-                    modern = client.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
-                    link.speaks_up = not (modern and isinstance(dial.spec, HttpServer))
-                    connection = Connection(
-                        dial.server_id, dial.generation, limits, dial.redactor, client, link, dial.desk
-                    )
-                    link.on_loss = _report(connection, on_loss)
-                    on_open(connection, inventory)
-                    await _outlast(connection, scope)
+                await anyio.lowlevel.checkpoint_if_cancelled()  # what is lost by now never comes to stand
+                dialing.deadline = math.inf
+                link.on_early_loss = None
+                scope.shield = True
+                modern = client.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+                link.speaks_up = not (modern and isinstance(dial.spec, HttpServer))
+                connection = Connection(dial.server_id, dial.generation, limits, dial.redactor, client, link, dial.desk)
+                link.on_loss = _report(connection, on_loss)
+                on_open(connection, inventory)
+                await _outlast(connection, scope)
     # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
     except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
         failure = plain(error)

@@ -210,6 +210,13 @@ async def test_the_wait_for_a_first_listing_is_bounded_like_that_for_a_server(bo
         assert caught.value.missing == ("slow",)
 
 
+async def test_a_tool_that_is_not_in_the_listing_that_was_waited_for_is_unknown() -> None:
+    async with MCPPool() as pool:
+        pool.add("calc", InProcessServer(calculator()))
+        with pytest.raises(UnknownTool, match="Near it: 'calc__add'"):
+            await pool.call_tool("calc__ad")
+
+
 async def test_a_wrong_timeout_of_a_call_that_would_wait_is_told_at_once() -> None:
     async with MCPPool() as pool:
         pool.add("slow", scripted("--never-answer", close_timeout=0.1))

@@ -10,7 +10,7 @@ from mcp import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest
 
-from mcp_pool import DEFAULT, ConnectError, ConnectionLost, InProcessServer, MCPPool, Ready, StdioServer
+from mcp_pool import DEFAULT, ConnectError, ConnectionLost, ConnectTimeout, InProcessServer, MCPPool, Ready, StdioServer
 from mcp_pool.inventory import Inventory
 from mcp_pool.supervisor import Supervisor
 from mcp_pool.transports.http_client import Outbox
@@ -72,21 +72,44 @@ async def test_an_error_that_comes_with_the_end_of_a_connection_is_its_end() -> 
             await connection.call(end_and_fail, what="a call", timeout=DEFAULT, begun=anyio.current_time())
 
 
-async def test_a_wire_that_goes_down_behind_the_listing_never_comes_to_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    links: list[Link] = []
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> list[Link]:
+    """The links of all dials, in order."""
+    made: list[Link] = []
 
     def make(**options: Any) -> Link:
-        links.append(Link(**options))
-        return links[-1]
+        made.append(Link(**options))
+        return made[-1]
 
+    monkeypatch.setattr("mcp_pool.dial.Link", make)
+    return made
+
+
+async def test_a_wire_that_goes_down_behind_the_listing_never_comes_to_stand(
+    links: list[Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def list_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
         links[-1].lose(Loss("fell over"))
         return Inventory()
 
-    monkeypatch.setattr("mcp_pool.dial.Link", make)
     monkeypatch.setattr("mcp_pool.dial.take_inventory", list_and_lose)
     async with MCPPool() as pool:
         with pytest.raises(ConnectError, match="fell over"):
+            await pool.connect("s", InProcessServer(calculator()))
+
+
+async def test_a_wire_that_goes_down_because_the_time_was_up_is_told_as_what_took_too_long(
+    links: list[Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            links[-1].lose(Loss("fell over"))
+
+    monkeypatch.setattr("mcp_pool.dial.take_inventory", hang_and_lose)
+    async with MCPPool(connect_timeout=0.2) as pool:
+        with pytest.raises(ConnectTimeout, match=r"connect_timeout=0\.2"):
             await pool.connect("s", InProcessServer(calculator()))
 
 
