@@ -98,7 +98,18 @@ async def test_a_call_that_is_given_up_while_others_wait_for_its_ping_leaves_the
         assert pool.server("s").generation == 1
 
 
-@pytest.mark.parametrize(("do", "value"), [("reset", None), ("status", 503), ("status", 401)])
+@pytest.mark.parametrize(
+    ("do", "value"),
+    [
+        ("reset", None),
+        ("status", 503),
+        ("status", 401),
+        ("accepted", None),
+        ("not_rpc", None),
+        ("half_body", "cut"),
+        ("big_body", 200_000),
+    ],
+)
 async def test_a_404_that_a_ping_does_not_explain_means_a_lost_session(do: str, value: Any, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     rules = [fault("status", 404, on="tools/call:echo", times=1), fault(do, value, on="ping", times=1)]

@@ -187,6 +187,24 @@ async def read_whole(response: httpx2.Response, limit: int) -> bytes:
     return b"".join(pieces)
 
 
+async def holds(response: httpx2.Response, words: bytes, limit: int) -> bool:
+    """Tell whether the beginning of a response's body, `limit` bytes of it, holds these bytes, and close it.
+
+    Raises:
+        httpx2.RequestError: It broke off before, or does not decode.
+    """
+    seen = b""
+    try:
+        async with aclosing(response.aiter_bytes()) as chunks:
+            async for chunk in chunks:
+                seen += chunk
+                if words in seen or len(seen) > limit:
+                    break
+    finally:
+        await response.aclose()
+    return words in seen
+
+
 def content_type(response: httpx2.Response) -> str:
     """Return the content type of a response in lower case, without its parameters; empty when there is none."""
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()

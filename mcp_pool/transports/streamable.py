@@ -20,7 +20,7 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from mcp_pool.config import HttpServer
 from mcp_pool.errors import HttpStatus
-from mcp_pool.transports.bodies import EVENT_STREAM, WatchedStream, content_type, rebuilt
+from mcp_pool.transports.bodies import EVENT_STREAM, WatchedStream, content_type, holds, rebuilt
 from mcp_pool.transports.exchange import Exchange, forwarded, unreachable, was_unreachable
 from mcp_pool.transports.http_client import Forward, Outbox, ServerHttpClient, current_message
 from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
@@ -31,6 +31,10 @@ SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"
 CHECK_TIMEOUT: Final = 5.0
 """Seconds for a server to say whether it knows a session, and to take the word that it is over."""
+PING: Final = "mcp_pool-ping"
+"""The id of the question whether a server knows a session. One that names it again has answered."""
+ANSWER_LIMIT: Final = 65536
+"""How much is read of what it says to that, in bytes."""
 REJECTIONS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 """What servers answer to a session that they do not know."""
 NO_STREAM: Final = REJECTIONS | {HTTPStatus.METHOD_NOT_ALLOWED}
@@ -100,19 +104,19 @@ class _SessionCheck:
         for of_the_body in ("content-length", "last-event-id"):
             headers.pop(of_the_body, None)
         headers["accept"] = f"application/json, {EVENT_STREAM}"
-        ping = {"jsonrpc": "2.0", "id": "mcp_pool-ping", "method": "ping"}
+        ping = {"jsonrpc": "2.0", "id": PING, "method": "ping"}
         extensions = {"timeout": request.extensions.get("timeout", {})}
         again = httpx2.Request("POST", request.url, headers=headers, json=ping, extensions=extensions)
         try:
             with anyio.fail_after(CHECK_TIMEOUT):
                 answer = await forwarded(again, forward)
-                await answer.aclose()
+                is_answered = await holds(answer, PING.encode(), ANSWER_LIMIT)
         except Exception as error:  # noqa: BLE001  # it does not say
             self.notices.tell(f"did not say whether it knows the session: {type(error).__name__}")
             return None
         if answer.status_code in REJECTIONS:
             return False
-        return True if answer.is_success else None
+        return True if answer.is_success and is_answered else None
 
 
 @final
