@@ -236,7 +236,8 @@ async def test_a_server_that_may_not_know_the_first_question_is_given_up_with_ad
     assert 'mode="legacy"' in str(error)
 
 
-async def test_a_loss_ends_a_dial_before_its_time_is_up() -> None:
+async def test_a_loss_ends_a_dial_before_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.transports.link.UNTAKEN_ANSWERS", 50)
     flood = 'while True: print(\'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\')'
     with anyio.fail_after(ROOM):
         error = await refusal(program(flood, mode="legacy", close_timeout=0.3), connect_timeout=60)

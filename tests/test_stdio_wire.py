@@ -282,6 +282,19 @@ async def test_what_is_kept_of_standard_error_does_not_grow() -> None:
     assert len(link.loss.last_words) <= TAIL_BYTES
 
 
+async def test_a_descendant_that_writes_for_ever_does_not_hide_the_end_of_its_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcp_pool.transports.stdio.LAST_WORDS_LIMIT", 1.0)
+    writing = "while true; do echo words >&2; sleep 0.1; done"
+    link, wire = transport(program(f"import subprocess, sys; subprocess.Popen(['sh', '-c', '{writing}']); sys.exit(3)"))
+    async with wire:
+        with anyio.fail_after(ROOM):
+            await eventually(lambda: link.loss)
+    assert link.loss is not None
+    assert (link.loss.exit_status, link.loss.last_words.splitlines()[-1]) == (3, "words")
+
+
 async def test_a_flood_of_standard_error_does_not_fill_the_log_which_tells_how_much_it_left_out(
     record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ async def test_when_the_time_is_up_it_names_the_servers_that_are_missing(monkeyp
     async with MCPPool(restart=A_WHILE) as pool:
         for name in ("good", "hanging", "failing"):
             pool.add(name, FAKE)
+        await eventually(lambda: pool.server("failing").last_error)
         with pytest.raises(ServerUnavailable) as caught:
             await pool.wait_ready(timeout=0.1)
     assert caught.value.missing == ("hanging", "failing")
@@ -107,6 +108,7 @@ async def test_one_missing_server_is_in_the_error_with_what_kept_it(monkeypatch:
     async with MCPPool(restart=A_WHILE) as pool:
         pool.add("good", FAKE)
         pool.add("failing", FAKE)
+        await eventually(lambda: pool.server("failing").last_error and pool.connected_count == 1)
         with pytest.raises(ServerUnavailable) as caught:
             await pool.wait_ready(timeout=0.1)
     assert caught.value.server_id == "failing"

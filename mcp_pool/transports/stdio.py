@@ -31,8 +31,10 @@ from mcp_pool.transports.standard_error import ERROR_LINE_LIMIT, StandardError
 from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 
 LAST_WORDS_TIMEOUT: Final = 0.5
-"""Seconds between the first sign of the end and its declaration, for the exit status and the last words to arrive.
-A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
+"""Seconds without a line, between the first sign of the end and its declaration, for exit status and last words to
+arrive. A descendant that holds the pipes, or a server that lives on with its output closed, makes the wait run out."""
+LAST_WORDS_LIMIT: Final = 5.0
+"""Seconds for that as a whole: a descendant may write for ever."""
 INCOMING: Final = 32
 """Messages that may wait for the SDK, which takes one in each turn of the event loop: what came in order is then begun
 in order. Without room, each would cost a second turn, and a flood would pass for signs of life all the longer."""
@@ -104,6 +106,8 @@ class _Wire:
     _errors_ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _too_long: bool = attrs.field(default=False, init=False)
     """Whether a line was too long: what follows it is drained and not looked at."""
+    _lines: int = attrs.field(default=0, init=False)
+    """How many lines were read."""
     _deaf: bool = attrs.field(default=False, init=False)
     """Whether the server closed its standard input."""
 
@@ -175,9 +179,8 @@ class _Wire:
 
     async def _deliver(self, splitter: LineSplitter, chunk: bytes) -> None:
         try:
-            for number, line in enumerate(splitter.feed(chunk), 1):
-                if number % LINES_PER_TURN == 0:
-                    await anyio.lowlevel.checkpoint()
+            for line in splitter.feed(chunk):
+                await self._note_line()
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError:
@@ -199,6 +202,11 @@ class _Wire:
             # The SDK takes it a moment later. If the server dies before, it is the answer all the same.
             self.link.note_answer(message)
 
+    async def _note_line(self) -> None:
+        self._lines += 1
+        if self._lines % LINES_PER_TURN == 0:
+            await anyio.lowlevel.checkpoint()
+
     def _note_noise(self, line: bytes) -> None:
         if line.strip():
             self.link.noise += 1
@@ -212,9 +220,8 @@ class _Wire:
         """Keep the end of what the server writes to standard error, and log it line by line."""
         splitter = LineSplitter(ERROR_LINE_LIMIT, cut=True)
         while chunk := await read(self.process.errors):
-            for number, line in enumerate(splitter.feed(chunk), 1):
-                if number % LINES_PER_TURN == 0:
-                    await anyio.lowlevel.checkpoint()
+            for line in splitter.feed(chunk):
+                await self._note_line()
                 self.standard_error.add(line)
         if rest := splitter.take():
             self.standard_error.add(rest)
@@ -230,13 +237,22 @@ class _Wire:
         """Declare the wire down once its end has shown itself, with what can be known of it in a short time."""
         await self._dying.wait()
         if not self._too_long:  # otherwise the server lives on, and there is nothing to wait for
+            with anyio.move_on_after(LAST_WORDS_LIMIT):
+                await self._last_words()
+        advice = "Run its command by hand to see more."
+        self.link.lose(Loss(self._what(), self.process.status, self.standard_error.text(), advice=advice))
+        self._to_client.close()
+
+    async def _last_words(self) -> None:
+        """Wait until all has ended that belongs to the end, or nothing more comes."""
+        looked_at = -1
+        while looked_at != self._lines:  # on a busy machine, what is there already may take its time to be read
+            looked_at = self._lines
             with anyio.move_on_after(LAST_WORDS_TIMEOUT):
                 await self.process.exited.wait()
                 await self._output_ended.wait()
                 await self._errors_ended.wait()
-        advice = "Run its command by hand to see more."
-        self.link.lose(Loss(self._what(), self.process.status, self.standard_error.text(), advice=advice))
-        self._to_client.close()
+                return
 
     def _what(self) -> str:
         """Say what happened, the surest sign first."""
