@@ -123,7 +123,7 @@ async def test_a_server_that_was_doubted_is_lost_unless_it_answers_something(
     era: tuple[str, ...], do: str, value: Any, is_life: bool, tmp_path: Path
 ) -> None:
     ledger, question = tmp_path / "ledger", "server/discover" if era else "ping"
-    check = HealthCheck(timeout=0.3, misses=2)
+    check = HealthCheck(timeout=1.0, misses=2)  # a question that was not sent in its time would not arrive
     async with (
         raw_server(*era, "--no-get", ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, restart=NOT_NOW)}, health=check) as pool,
