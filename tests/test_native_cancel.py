@@ -91,7 +91,7 @@ async def test_a_task_that_is_cancelled_six_times_while_it_closes_stubborn_serve
     await host.opened()
     host.task.cancel()
     for _ in range(5):
-        await asyncio.sleep(0.04)
+        await asyncio.sleep(0.04)  # each cancel meets another moment of the closing, which takes 1.5 s
         assert not host.task.done()
         host.task.cancel()
     assert alive(pids)  # it is closing still
@@ -136,7 +136,7 @@ async def test_a_task_that_is_cancelled_after_its_body_has_ended_closes_its_serv
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -154,7 +154,7 @@ async def test_an_error_of_the_body_is_not_lost_when_the_task_is_cancelled_while
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
     task.cancel()
     with pytest.raises(ValueError) as caught:
         await task
@@ -283,7 +283,7 @@ async def test_an_operation_in_a_cancelled_task_leaves_a_pool_in_which_the_same_
         else:
             await pool.connect("server", server)
             task = asyncio.create_task(pool.disconnect("server") if operation == "disconnect" else pool.close_all())
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ ANY_TIME = settings(
 @pytest.fixture(autouse=True)
 def deterministic_trio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Hypothesis seed the order in which trio runs its tasks, so that what it finds can be found again."""
-    run: Any = pytest.importorskip("trio")._core._run
+    run: Any = import_module("trio")._core._run
     monkeypatch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
     register_random(run._r)
 

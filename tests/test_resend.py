@@ -173,7 +173,7 @@ async def test_the_time_for_which_a_call_ran_is_not_taken_for_waiting(tmp_path: 
     async with MCPPool({"s": spec}, wait_timeout=1) as pool, anyio.create_task_group() as group:
         group.start_soon(one.of, pool.call_tool, "s__silent")
         await arrival(ledger, "silent")
-        await anyio.sleep(1.2)
+        await anyio.sleep(1.2)  # longer than wait_timeout, which is only for waiting
         os.kill(process_of(pool), signal.SIGKILL)
         await arrival(ledger, "silent", 2)
         os.kill(process_of(pool), signal.SIGKILL)

@@ -142,8 +142,7 @@ def spawn(
             ours.append(writer if we_write else reader)
             os.set_blocking(ours[-1], False)
         stdin, stdout, stderr = theirs
-        # The command is what the user wrote into the configuration: running it is the purpose.
-        process = Popen(  # noqa: S603
+        process = Popen(  # noqa: S603  # the command is the user's own: running it is the purpose
             list(command), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, start_new_session=True
         )
     except BaseException:

@@ -71,8 +71,8 @@ async def sse_transport(server_id: str, spec: SseServer, link: Link) -> AsyncGen
 
         def make_client(
             headers: dict[str, str] | None = None,  # noqa: ARG001  # the SDK's own settings, which ours replace
-            timeout: httpx2.Timeout | None = None,  # noqa: ARG001
-            auth: httpx2.Auth | None = None,  # noqa: ARG001
+            timeout: httpx2.Timeout | None = None,  # noqa: ARG001  # likewise
+            auth: httpx2.Auth | None = None,  # noqa: ARG001  # likewise
         ) -> httpx2.AsyncClient:
             return ServerHttpClient(spec.url, wire, headers=spec.headers, auth=spec.auth, lender=spec.http_client)
 
