@@ -60,9 +60,7 @@ CANCEL_BOUND: Final = ROOM
 READY_BOUND: Final = RESTART.max_delay + 2 * CONNECT_TIMEOUT + HEALTH.interval + HEALTH.timeout * HEALTH.misses + ROOM
 """Until every server is back: a silence is found out, the longest back-off passes, a dial that began too early fails,
 and the next one succeeds."""
-LISTENING: Final = 10.0
-"""For what a flood left in a pipe: two thousand messages, of which one is taken in each turn of the event loop."""
-SILENCE_BOUND: Final = LISTENING + HEALTH.interval + HEALTH.timeout * HEALTH.misses + CLOSE_TIMEOUT + ROOM
+SILENCE_BOUND: Final = HEALTH.interval + HEALTH.timeout * HEALTH.misses + CLOSE_TIMEOUT + ROOM
 """Until a process that is silent for ever has been found out and ended."""
 MANAGE_BOUND: Final = 3 * CLOSE_TIMEOUT + 2 * CONNECT_TIMEOUT + ROOM
 """For a restart or a removal by hand: the old connection, perhaps with calls to be drained, says goodbye, and a new one

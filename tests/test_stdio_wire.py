@@ -18,8 +18,9 @@ from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 from mcp_pool import ConfigError, ConnectionLost, MCPPool, Ready, StdioServer
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.link import Link
+from mcp_pool.transports.read_ahead import PAGE
 from mcp_pool.transports.standard_error import LOGGED_LINES, TAIL_BYTES, StandardError
-from mcp_pool.transports.stdio import LINES_PER_TURN, OUTGOING, stdio_transport
+from mcp_pool.transports.stdio import INCOMING, LINES_PER_TURN, OUTGOING, stdio_transport
 from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 from servers import is_alive
 from support import eventually
@@ -236,6 +237,22 @@ async def test_messages_of_a_flood_are_taken_one_in_each_turn_of_the_event_loop(
         group.cancel_scope.cancel()
     assert set(steps) <= {0, 1, 2}  # two: before and after this task's own turn
     assert len(steps) <= 3000
+
+
+async def test_what_a_server_said_before_it_fell_silent_is_no_sign_of_life_when_it_is_taken() -> None:
+    """Or a flood would hide for a long time that its server has been stopped."""
+    note = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
+    writing = "import sys; print('\\n'.join([sys.argv[1]] * 1000), flush=True); print('silent', file=sys.stderr, flush=True); sys.stdin.read()"
+    link, wire = transport(program(writing, note))
+    async with wire as (reader, _):
+        await eventually(lambda: link.last_words() == "silent")
+        for _ in range(PAGE // len(note) + INCOMING + 2):  # all is seen before the first page has been taken
+            await reader.receive()
+        signs = link.signs
+        with anyio.fail_after(ROOM):
+            for _ in range(500):
+                await reader.receive()
+        assert link.signs == signs > 0
 
 
 async def test_an_answer_that_arrived_before_the_death_of_its_server_is_the_answer(

@@ -153,7 +153,7 @@ class Link:
         return self.on_loss is not None or self.loss is not None
 
     def hear(self) -> None:
-        """Note a sign of life: a message, or an answer of HTTP that is no outage."""
+        """Note a sign of life: a message, something written to an output, or an answer of HTTP that is no outage."""
         self.signs += 1
         self.heard_at = anyio.current_time()
 

@@ -27,6 +27,7 @@ from mcp_pool.redaction import Redactor
 from mcp_pool.transports.lines import LineSplitter, LineTooLong
 from mcp_pool.transports.link import CallRecord, Link, Loss
 from mcp_pool.transports.process import ServerProcess, read, spawn
+from mcp_pool.transports.read_ahead import ReadAhead
 from mcp_pool.transports.standard_error import ERROR_LINE_LIMIT, StandardError
 from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 
@@ -96,6 +97,7 @@ class _Wire:
     would drain the output of a server that wants to leave."""
     reader: ReadTap = attrs.field(init=False)
     writer: WriteTap = attrs.field(init=False)
+    output: ReadAhead = attrs.field(init=False)
     _to_client: MemoryObjectSendStream[SessionMessage] = attrs.field(init=False)
     _from_server: MemoryObjectReceiveStream[SessionMessage] = attrs.field(init=False)
     _accepted: MemoryObjectSendStream[Outgoing] = attrs.field(init=False)
@@ -114,7 +116,9 @@ class _Wire:
     def __attrs_post_init__(self) -> None:
         self._to_client, self._from_server = anyio.create_memory_object_stream[SessionMessage](INCOMING)
         self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](OUTGOING)
-        self.reader, self.writer = ReadTap(self._from_server, self.link), WriteTap(self._accepted, self.link)
+        self.reader = ReadTap(self._from_server, self.link, hears=False)
+        self.writer = WriteTap(self._accepted, self.link)
+        self.output = ReadAhead(self.process.output, self.link.hear)
         self.link.process_id = self.process.process.pid
         self.link.last_words = self.standard_error.text
 
@@ -171,15 +175,15 @@ class _Wire:
     async def _read_output(self) -> None:
         """Hand the server's messages to the SDK. Reads to the end of the stream, so that the server never blocks."""
         splitter = LineSplitter(self.max_message_size)
-        while chunk := await read(self.process.output):
+        while page := await self.output.page():
             if not self._too_long:
-                await self._deliver(splitter, chunk)
+                await self._deliver(splitter, page)
         self._output_ended.set()
         self._dying.set()
 
-    async def _deliver(self, splitter: LineSplitter, chunk: bytes) -> None:
+    async def _deliver(self, splitter: LineSplitter, page: bytes) -> None:
         try:
-            for line in splitter.feed(chunk):
+            for line in splitter.feed(page):
                 await self._note_line()
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
@@ -187,6 +191,7 @@ class _Wire:
                     self._note_noise(line)
                 else:
                     await self._hand_over(message)
+                    self.output.look()
         except LineTooLong:
             self._too_long = True
             self._dying.set()

@@ -93,7 +93,8 @@ class ReadTap(_Tap):
     _source: Source
     _link: Link
     hears: bool = True
-    """Whether what passes is a sign of life. Not so where the wire itself answers requests that have failed."""
+    """Whether what passes is a sign of life. Not so where the wire itself answers requests that have failed, or knows
+    better when the server wrote it."""
 
     async def receive(self) -> SessionMessage | Exception:
         """Return the next message; raise `anyio.EndOfStream` when there will be none."""
