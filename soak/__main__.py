@@ -1,8 +1,9 @@
-"""The command line: each backend in a process of its own, one after the other, and one report of all.
+"""The command line: each backend in a process of its own, and one report of all.
 
     python -m soak [--minutes N] [--seed S] [--backend NAME]
 
-Exit code 1 when anything was not as it must be.
+Without `--minutes` all of them run at once, otherwise one after the other. Exit code 1 when anything was not as it must
+be.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import pickle
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -42,7 +42,7 @@ RESULT: Final = "findings.pickle"
 def main() -> int:
     """Run what the command line asks for, and return the exit code."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=SHORT, help="on each backend (%(default).2g)")
+    parser.add_argument("--minutes", type=float, help=f"on each backend ({SHORT:.2g})")
     parser.add_argument("--seed", type=int, default=random.getrandbits(32), help="repeats the choices of a run")
     parser.add_argument("--backend", choices=[*BACKENDS], help="only this one")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="for ledgers, journals, logs and the report")
@@ -50,9 +50,14 @@ def main() -> int:
     options = parser.parse_args()
     if options.here is not None:
         return one(options.backend, options.minutes, options.seed, options.here)
+    at_once = 1 if options.minutes else len(BACKENDS)
+    options.minutes = options.minutes or SHORT
     directory = options.keep or Path(tempfile.mkdtemp(prefix="soak-"))
     backends = [options.backend] if options.backend else [*BACKENDS]
-    ended = [run(backend, options, directory / backend) for backend in backends]
+    for backend in backends:
+        shutil.rmtree(directory / backend, ignore_errors=True)
+        (directory / backend).mkdir(parents=True)
+    ended = anyio.run(run_all, backends, options, directory, at_once)
     found = [each for each in ended if isinstance(each, Findings)]
     broken = [each for each in ended if isinstance(each, str)]
     failed = bool(broken) or any(findings.violations.texts for findings in found)
@@ -68,21 +73,37 @@ def main() -> int:
     return int(failed)
 
 
-def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings | str:
+async def run_all(
+    backends: list[str], options: argparse.Namespace, directory: Path, at_once: int
+) -> list[Findings | str]:
+    """Run backends, so many at once, and return in their order what was found."""
+    ended: dict[str, Findings | str] = {}
+    limiter = anyio.CapacityLimiter(at_once)
+
+    async def run_one(backend: str) -> None:
+        async with limiter:
+            ended[backend] = await run(backend, options, directory / backend)
+
+    async with anyio.create_task_group() as group:
+        for backend in backends:
+            group.start_soon(run_one, backend)
+    return [ended[backend] for backend in backends]
+
+
+async def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings | str:
     """Run one backend in a process of its own; say so when it failed or hung."""
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
     command = [sys.executable, "-m", "soak", "--here", str(directory), "--backend", backend]
     command += ["--minutes", str(options.minutes), "--seed", str(options.seed)]
     errors = directory / "errors.log"
     mark = leftovers.new_mark()
     environment = {**os.environ, leftovers.MARK: mark}
-    with errors.open("wb") as file, subprocess.Popen(command, stderr=file, env=environment) as process:  # noqa: S603
-        try:
-            status = process.wait(options.minutes * 60 + OVERTIME)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)  # it tells where it hangs
-            status = process.wait()
+    with errors.open("wb") as file:
+        async with await anyio.open_process(command, stdin=None, stdout=None, stderr=file, env=environment) as process:
+            with anyio.move_on_after(options.minutes * 60 + OVERTIME) as bound:
+                await process.wait()
+            if bound.cancelled_caught:
+                process.send_signal(signal.SIGABRT)  # it tells where it hangs
+            status = await process.wait()
     if status or not (directory / RESULT).exists():
         tail = errors.read_text(encoding="utf-8", errors="replace")[-4000:]
         sys.stdout.write(f"{tail}\n")
