@@ -15,9 +15,10 @@ NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "no
 
 async def main() -> None:
     """Work until the deadline, and tidy up with the servers still there."""
-    with anyio.move_on_after(3) as deadline:
+    with anyio.CancelScope() as deadline:
         async with MCPPool() as pool:
             await pool.connect("notes", NOTES)
+            deadline.deadline = anyio.current_time() + 1
             try:
                 await pool.call_tool("notes__write", {"text": "begun"})
                 print("working until the deadline")

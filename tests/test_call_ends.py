@@ -49,7 +49,7 @@ async def test_a_call_that_times_out_leaves_the_connection_in_use(options: Seque
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, *options)}) as pool:
         with pytest.raises(CallTimeout):
-            await pool.call_tool("s__hold", {"key": "0"}, timeout=0.2)
+            await pool.call_tool("s__hold", {"key": "0"}, timeout=1.5)
         await check_given_up(pool, ledger)
 
 
@@ -97,7 +97,7 @@ async def test_a_bound_of_asyncio_ends_a_call(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger)}) as pool:
         with pytest.raises(TimeoutError) as caught:
-            await asyncio.wait_for(pool.call_tool("s__hold", {"key": "0"}), 0.2)
+            await asyncio.wait_for(pool.call_tool("s__hold", {"key": "0"}), 1.5)
         assert not isinstance(caught.value, CallTimeout)
         await check_given_up(pool, ledger)
 
@@ -162,7 +162,7 @@ async def test_giving_up_one_call_leaves_the_others_alone(tmp_path: Path) -> Non
             group.start_soon(other.of, pool.call_tool, "s__hold", {"key": "other"})
             await arrival(ledger, "hold")
             with pytest.raises(CallTimeout):
-                await pool.call_tool("s__hold", {"key": "0"}, timeout=0.2)
+                await pool.call_tool("s__hold", {"key": "0"}, timeout=1.5)
             await pool.call_tool("s__release", {"key": "other"})
         assert words(other.value) == "other"
 

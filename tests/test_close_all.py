@@ -129,7 +129,7 @@ async def test_concurrent_calls_of_close_all_all_wait_until_everything_is_gone(t
 
 async def test_what_is_added_while_all_is_closed_belongs_to_the_new_generation(tmp_path: Path) -> None:
     async with MCPPool() as pool:
-        await pool.connect("old", scripted("--slow-exit", 0.25, "--pid-file", tmp_path / "pids"))
+        await pool.connect("old", scripted("--stubborn", "--pid-file", tmp_path / "pids", close_timeout=0.3))
         async with anyio.create_task_group() as group:
             group.start_soon(pool.close_all)
             await eventually(lambda: not pool.servers)
@@ -228,13 +228,13 @@ async def test_calls_that_wait_for_a_slot_do_not_begin_during_a_drain(tmp_path: 
     ledger, first, others = tmp_path / "ledger", Outcome(), [Outcome() for _ in range(5)]
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", scripted("--ledger", ledger, max_in_flight=1))
-        group.start_soon(first.of, pool.call_tool, "one__sleep", {"seconds": 0.5})
+        group.start_soon(first.of, pool.call_tool, "one__sleep", {"seconds": 2.0})
         await arrival(ledger, "sleep")
         for call in others:
             group.start_soon(call.of, pool.call_tool, "one__echo")
         await anyio.wait_all_tasks_blocked()
         await pool.close_all(drain=LONG)
-    assert first.value.content[0].text == "slept 0.5 s"
+    assert first.value.content[0].text == "slept 2.0 s"
     assert all(isinstance(call.error, ServerUnavailable) for call in others)
 
 

@@ -21,6 +21,7 @@ from mcp_pool import (
 )
 from servers.in_process import calculator
 from support import alive, eventually, scripted, started
+from support_calls import arrival
 from support_fake import FAKE, Life, fake_wire
 
 if TYPE_CHECKING:
@@ -85,24 +86,24 @@ async def test_new_calls_are_refused_while_those_in_flight_finish() -> None:
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", scripted())
         handle = pool.server("one")
-        group.start_soon(calling, pool, "one__sleep", 0.5, results)
+        group.start_soon(calling, pool, "one__sleep", 2.0, results)
         await eventually(lambda: pool.snapshot().calls_in_flight == 1)
         group.start_soon(pool.disconnect, "one")
         await eventually(lambda: pool.get_status("one") is ConnectionStatus.DISCONNECTED)
         with pytest.raises(ServerUnavailable):
             await handle.call_tool("echo")
         assert pool.snapshot().servers["one"].calls_in_flight == 1
-    assert [result.content[0].text for result in results] == ["slept 0.5 s"]
+    assert [result.content[0].text for result in results] == ["slept 2.0 s"]
 
 
-async def test_calls_that_outlast_the_drain_are_lost() -> None:
+async def test_calls_that_outlast_the_drain_are_lost(tmp_path: Path) -> None:
     results: list[object] = []
     async with MCPPool() as pool:
-        await pool.connect("one", scripted())
+        await pool.connect("one", scripted("--ledger", tmp_path / "ledger"))
         with anyio.fail_after(20):
             async with anyio.create_task_group() as group:
                 group.start_soon(calling, pool, "one__sleep", LONG, results)
-                await eventually(lambda: pool.snapshot().calls_in_flight == 1)
+                await arrival(tmp_path / "ledger", "sleep")
                 assert await pool.disconnect("one", drain=0.2) is True
     assert isinstance(results[0], ConnectionLost)
     assert results[0].may_have_run

@@ -76,7 +76,7 @@ async def test_a_call_is_given_up_while_the_server_is_asked_whether_it_knows_the
         await server.misbehave(*rules)
         async with in_flight(pool, ledger):
             with pytest.raises(CallTimeout):
-                await pool.call_tool("s__echo", timeout=0.3)
+                await pool.call_tool("s__echo", timeout=2)
             await eventually(lambda: "ping" in [gone["method"] for gone in given_up(ledger)])
             assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
         assert pool.server("s").generation == 1

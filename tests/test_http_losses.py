@@ -164,7 +164,8 @@ async def test_a_lost_session_means_one_handshake_for_ten_calls_that_all_run_onc
         raw_server("--unknown-session", status, "--no-get", ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, restart=SOON, health=None)}) as pool,
     ):
-        await arrival(ledger, "GET")  # or it would be the request for its stream that finds the server away
+        await arrival(ledger, "GET")
+        await pool.call_tool("s__pid")  # answered later than the GET, which must not be what finds the server away
         await (server.order(forget=True) if lost == "forgotten" else server.restart())
         async with anyio.create_task_group() as group:
             for call in calls:
