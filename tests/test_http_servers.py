@@ -183,7 +183,7 @@ async def test_a_lost_session_is_lost_for_every_request_and_another_can_be_opene
 async def test_a_client_that_does_not_wait_for_its_answer_is_seen(tmp_path: Path) -> None:
     async with raw_server("--modern", "--never-answer", ledger=tmp_path / "ledger") as server:
         with pytest.raises(httpx2.ReadTimeout):
-            await post(server.url, "hello", timeout=0.2)
+            await post(server.url, "hello", timeout=httpx2.Timeout(60, read=0.2))
         await eventually(lambda: given_up(tmp_path / "ledger"))
         assert given_up(tmp_path / "ledger") == [{"method": "tools/call", "id": 1, "tool": "echo"}]
 

@@ -71,7 +71,7 @@ async def test_a_server_that_fails_at_opening_does_not_stop_the_others_and_stays
 async def test_opening_waits_for_slow_servers_up_to_the_open_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     lives(monkeypatch, good=Life(), slow=Life(handshake=LONG), slower=Life(handshake=LONG))
     with anyio.fail_after(20):
-        async with MCPPool({"slow": FAKE, "slower": FAKE, "good": FAKE}, open_timeout=0.2) as pool:
+        async with MCPPool({"slow": FAKE, "slower": FAKE, "good": FAKE}, open_timeout=1) as pool:
             assert pool.get_all_statuses() == {
                 "slow": ConnectionStatus.CONNECTING,
                 "slower": ConnectionStatus.CONNECTING,
@@ -80,7 +80,7 @@ async def test_opening_waits_for_slow_servers_up_to_the_open_timeout(monkeypatch
 
 
 async def test_with_an_open_timeout_of_zero_opening_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_wire(monkeypatch, Life(handshake=0.1))
+    fake_wire(monkeypatch, Life(handshake=1))
     async with MCPPool({"one": FAKE}, open_timeout=0) as pool:
         assert pool.get_status("one") is ConnectionStatus.CONNECTING
         await pool.wait_ready("one")

@@ -55,7 +55,10 @@ async def test_each_progress_of_the_server_reaches_the_callback(wire: Wire) -> N
 
 
 @on_each_wire
-async def test_the_callback_is_called_in_order_of_arrival_and_one_at_a_time(wire: Wire) -> None:
+async def test_the_callback_is_called_in_order_of_arrival_and_one_at_a_time(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_pool.progress.GRACE", 60.0)
     spec, arguments = wire()
     happened: list[str] = []
 
@@ -150,14 +153,15 @@ async def test_progress_that_comes_after_the_end_of_its_call_is_dropped(tmp_path
 
     async with MCPPool({"s": with_ledger(ledger)}) as pool:
         with pytest.raises(TimeoutError):
-            await pool.call_tool("s__hold", {"key": "a"}, timeout=0.2, progress=note)
+            await pool.call_tool("s__hold", {"key": "a"}, timeout=1, progress=note)
         await arrival(ledger, "hold")
         await pool.call_tool("s__advance", {"key": "a"})
         assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
     assert not seen
 
 
-async def test_a_callback_may_call_the_pool(tmp_path: Path) -> None:
+async def test_a_callback_may_call_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.progress.GRACE", 60.0)
     answers: list[str] = []
 
     async with MCPPool({"s": answering()}) as pool:

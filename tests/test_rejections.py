@@ -89,7 +89,7 @@ async def test_a_call_that_is_given_up_while_others_wait_for_its_ping_leaves_the
         MCPPool({"s": HttpServer(server.url, **LEGACY)}) as pool,
     ):
         async with anyio.create_task_group() as group:
-            group.start_soon(first.of, partial(pool.call_tool, timeout=1), "s__big", {"n": 1})
+            group.start_soon(first.of, partial(pool.call_tool, timeout=3), "s__big", {"n": 1})
             await arrival(ledger, "ping")
             group.start_soon(second.of, pool.call_tool, "s__big", {"n": 1})
         assert isinstance(first.error, CallTimeout)
