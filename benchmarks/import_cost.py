@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROUNDS = 9
+ROUNDS = 15
 LIMIT = 1.10
 """The ratio that is promised."""
 

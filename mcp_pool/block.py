@@ -16,7 +16,7 @@ from mcp_pool.supervisor import Supervisor
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Block:
     """One `async with` block of a pool; it is entered once."""
 

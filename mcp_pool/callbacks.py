@@ -76,7 +76,7 @@ CallbacksFor: TypeAlias = Callable[[str], ClientCallbacks | None]
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class CallbackDesk:
     """The callbacks of one connection."""
 

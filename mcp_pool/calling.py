@@ -41,7 +41,7 @@ class Request(Generic[_T]):
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Patience:
     """How long one call may wait: for a slot, for its server, and for the next connection after a loss."""
 

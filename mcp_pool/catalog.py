@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -65,7 +64,7 @@ class ToolEntry:
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Catalog:
     """The tools of all servers of one registry, computed when somebody looks and kept until something changes."""
 
@@ -95,6 +94,8 @@ class Catalog:
 
     def why_unknown(self, name: str) -> str:
         """Return a sentence for a name that was not found: what is like it, and who may offer it later."""
+        import difflib  # noqa: PLC0415  # only where a name is wrong, or every program would pay for it at its start
+
         like = ", ".join(map(repr, difflib.get_close_matches(str(name), self.tools, n=3)))
         unlisted = ", ".join(repr(i) for i, row in self._registry.rows.items() if row.inventory is None)
         hint = f" Near it: {like}." if like else ""

@@ -27,7 +27,7 @@ from mcp_pool.registry import Row
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Child:
     """The task that owns one server's connections, one after the other."""
 

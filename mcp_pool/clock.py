@@ -10,7 +10,7 @@ import attrs
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class CallClock:
     """Keeps the deadline of one call."""
 

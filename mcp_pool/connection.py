@@ -65,7 +65,7 @@ class ServerInfo:
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Connection:
     """A connection that stands, until `over` is set."""
 

@@ -72,7 +72,7 @@ Event: TypeAlias = ServerAdded | StatusChanged | ToolsChanged | ServerRemoved | 
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Listener:
     """One listener's view of the events, in order. Iterate over it; it ends with the pool's block."""
 
@@ -111,7 +111,7 @@ class Listener:
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Broadcast:
     """Hands each event to all who listen, at once and without waiting for any."""
 

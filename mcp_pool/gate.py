@@ -12,7 +12,7 @@ PLACE_TIME: Final = 1.0
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Place:
     """The place of one dial."""
 
@@ -21,7 +21,7 @@ class Place:
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Gate:
     """Lets dials begin, so many at once, in the order in which they came."""
 

@@ -15,7 +15,7 @@ from mcp_pool.registry import Registry
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Generation:
     """A group of children and their registry, from the first admission to the end of the last child."""
 

@@ -20,7 +20,7 @@ TICK: Final = 0.05
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Patient:
     """A connection that is watched."""
 
@@ -47,7 +47,7 @@ class _Patient:
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Monitor:
     """Asks the servers of a pool."""
 

@@ -23,7 +23,7 @@ hold up the answer for longer."""
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ProgressFeed:
     """Stands between the server, which must not wait, and a function of the caller, which may take its time."""
 

@@ -28,7 +28,7 @@ class RedactedError(Exception):
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Redactor:
     """Replaces the secret values of one server in texts and in chains of exceptions."""
 

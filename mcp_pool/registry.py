@@ -39,7 +39,7 @@ DEPARTED_LIMIT: Final = 1024
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Row:
     """One living server."""
 
@@ -231,7 +231,7 @@ class Departed:
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Registry:
     """The servers of one generation of the pool."""
 

@@ -41,7 +41,7 @@ from mcp_pool.waiting import all_ready, opened, outcome
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Supervisor:
     """Admits servers, finds them, and ends them."""
 

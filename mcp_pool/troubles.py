@@ -14,7 +14,7 @@ TOLD_AGAIN: Final = 10.0
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Trouble:
     """Something that may happen again and again, and that the log is told of once in a while."""
 

@@ -65,7 +65,7 @@ class Failure:
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class CallRecord:
     """What the wire knows of one call, or of one question of the pool's own. Exists while the call does."""
 
@@ -101,7 +101,7 @@ current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_curren
 
 
 @final
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Link:
     """One wire, from its opening to its end. The first loss that is told is the one that counts."""
 
