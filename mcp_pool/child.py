@@ -175,11 +175,9 @@ class Child:
             return
         now = anyio.current_time()
         hopeless = not row.kept or (isinstance(error, ConnectError) and error.needs_person)
-        # The standard generator will do: jitter is no secret.
+        chance = random.random()  # noqa: S311  # jitter is no secret
         decision = (
-            Park()
-            if hopeless
-            else decide(row.limits.restart, restarts=self._restarts, uptime=uptime, chance=random.random())  # noqa: S311
+            Park() if hopeless else decide(row.limits.restart, restarts=self._restarts, uptime=uptime, chance=chance)
         )
         if isinstance(decision, Park):
             row.move(Parked(attempt=state.attempt, generation=state.generation, since=now, error=error))

@@ -169,15 +169,15 @@ def _client(dial: Dial) -> Client:
         case InProcessServer():
             target = spec.server
         case StdioServer():
-            from mcp_pool.transports.stdio import stdio_transport  # noqa: PLC0415  # see above
+            from mcp_pool.transports.stdio import stdio_transport  # noqa: PLC0415  # loaded by who uses it
 
             target = stdio_transport(dial.server_id, spec, dial.link, dial.redactor, close_timeout)
         case HttpServer():
-            from mcp_pool.transports.streamable import streamable_transport  # noqa: PLC0415  # see above
+            from mcp_pool.transports.streamable import streamable_transport  # noqa: PLC0415  # loaded by who uses it
 
             target = streamable_transport(dial.server_id, spec, dial.link, close_timeout)
         case _:  # an SseServer is all that remains
-            from mcp_pool.transports.sse import sse_transport  # noqa: PLC0415  # see above
+            from mcp_pool.transports.sse import sse_transport  # noqa: PLC0415  # loaded by who uses it
 
             target, mode = sse_transport(dial.server_id, spec, dial.link), "legacy"
     return Client(target, mode=mode, **dial.desk.client_arguments(), **spec.client_options)

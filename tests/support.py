@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE = 60.0
-"""Seconds of real time for what must happen soon: ample for a slow machine, short for a hang."""
+"""Seconds of real time for what must happen soon: only a hang takes longer, on however slow a machine."""
 
 
 async def eventually(condition: Callable[[], object], *, within: float = PATIENCE) -> None:
@@ -23,7 +23,7 @@ async def eventually(condition: Callable[[], object], *, within: float = PATIENC
     deadline = time.monotonic() + within  # real time: the clock of the test may be virtual
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"
-        await anyio.sleep(0.01)
+        await anyio.sleep(0.01)  # files and processes tell nobody when they change
 
 
 def scripted(*options: object, **fields: Any) -> StdioServer:

@@ -153,7 +153,7 @@ async def test_a_lifespan_has_close_timeout_for_its_end(mode: str) -> None:
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
         yield
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.3)  # so that an end that is not waited for is seen
         ended.append("in peace")
 
     server = MCPServer[Any]("s", lifespan=lifespan, log_level="WARNING")

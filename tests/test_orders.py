@@ -228,7 +228,7 @@ async def test_processes_of_one_id_never_overlap(tmp_path: Path) -> None:
     async def watch() -> None:
         while True:
             assert len(alive(tmp_path / "pids")) <= 1
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # no event tells of processes; the look itself is what fails
 
     async with MCPPool() as pool:
         await pool.connect("one", config)

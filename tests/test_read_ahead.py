@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mcp_pool.transports.read_ahead import AHEAD, PAGE, ReadAhead
+from mcp_pool.transports.process import CHUNK
+from mcp_pool.transports.read_ahead import PAGE, ReadAhead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the pipes of POSIX")
+pytestmark = pytest.mark.skipif(
+    os.name != "posix", reason="read_ahead needs the pipes of POSIX; on Windows the transport is the SDK's"
+)
 
 
 @contextmanager
@@ -66,14 +69,14 @@ async def test_each_look_at_something_new_is_a_sign_of_life_and_no_other() -> No
 async def test_no_more_is_held_than_there_is_room_for_and_what_stayed_in_the_pipe_is_a_sign_once() -> None:
     with pipe() as (ahead, writer, heard):
         for _ in range(2):  # what is held, and what stays
-            os.write(writer, b"x" * AHEAD)
+            os.write(writer, b"x" * CHUNK)
             ahead.look()
         assert len(heard) == 2
-        for _ in range(AHEAD // PAGE):
+        for _ in range(CHUNK // PAGE):
             await ahead.page()
             ahead.look()  # takes out of the pipe what there is room for now
         assert len(heard) == 2
         os.write(writer, b"y")
         ahead.look()
         assert len(heard) == 3
-        assert await all_of(ahead, AHEAD + 1) == b"x" * AHEAD + b"y"
+        assert await all_of(ahead, CHUNK + 1) == b"x" * CHUNK + b"y"

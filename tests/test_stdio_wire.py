@@ -254,9 +254,22 @@ async def test_what_a_server_said_before_it_fell_silent_is_no_sign_of_life_when_
             await reader.receive()
         signs = link.signs
         with anyio.fail_after(ROOM):
-            for _ in range(500):
+            for _ in range(850):  # more than had been read ahead
                 await reader.receive()
         assert link.signs == signs > 0
+
+
+async def test_each_message_that_a_server_writes_by_itself_is_one_sign_of_life() -> None:
+    note = json.dumps(
+        {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
+    )
+    writing = "import sys; [print(sys.argv[1], flush=True) for _ in sys.stdin]"
+    link, wire = transport(program(writing, note))
+    async with wire as (reader, writer):
+        for number in range(1, 4):
+            await writer.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=number, method="x")))
+            await reader.receive()
+            assert link.signs == number
 
 
 async def test_an_answer_that_arrived_before_the_death_of_its_server_is_the_answer(

@@ -77,7 +77,7 @@ async def test_servers_of_one_id_never_overlap_however_fast_they_come_and_go(tmp
             nonlocal most
             while True:
                 most = max(most, len(alive(pids)))
-                await anyio.sleep(0.002)
+                await anyio.sleep(0.002)  # no event tells of processes; an overlap would last for 0.05 s
 
         group.start_soon(watch)
         async with anyio.create_task_group() as closing:

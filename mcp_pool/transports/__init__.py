@@ -12,8 +12,8 @@
 * `bodies`: bodies of HTTP responses, bounded and watched
 * `tls`: the TLS contexts that clients share
 * `standard_error`: what a server writes to standard error, kept and logged within bounds
-* `process`: a server's process, its three pipes, and the stages of ending it
 * `read_ahead`: what a server has written and nobody has looked at yet
+* `process`: a server's process, its three pipes, and the stages of ending it
 * `exit`: the end of a process, when and with which status
 * `lines`: bytes in, lines out
 * `taps`: what stands on the two streams of a wire, and notes what passes

@@ -16,6 +16,8 @@ from typing import Final, final
 import anyio
 import attrs
 
+from mcp_pool.transports.process import CHUNK
+
 if sys.platform != "win32":  # pragma: no branch  # its module is imported there too, and not used
     import fcntl
     import termios
@@ -23,8 +25,6 @@ if sys.platform != "win32":  # pragma: no branch  # its module is imported there
 PAGE: Final = 4096
 """Bytes that are looked at between two looks at the pipe, at the most. A server whose pipe is full can give no sign of
 life before something has been taken out."""
-AHEAD: Final = 65536
-"""Bytes that are held: what a pipe holds."""
 
 
 @final
@@ -54,11 +54,11 @@ class ReadAhead:
         return page
 
     def look(self) -> None:
-        """See whether something has been written, and read of it what there is room for."""
+        """See whether something has been written, and read what there is room for: `CHUNK` bytes are held at most."""
         there = _readable(self.descriptor)
         if there > self._left:
             self.hear()
-        taken = min(there, AHEAD - len(self._held))
+        taken = min(there, CHUNK - len(self._held))
         self._left = there - taken
         if taken:
             self._held += os.read(self.descriptor, taken)

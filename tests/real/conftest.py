@@ -41,7 +41,7 @@ class Program:
         while not self.listens():
             assert self.process.poll() is None, f"{self.command} ended with {self.process.returncode}"
             assert time.monotonic() < deadline, f"{self.command} does not listen"
-            time.sleep(0.01)
+            time.sleep(0.01)  # nothing tells that a stranger listens but trying
 
     def kill(self) -> None:
         """Kill its process, as an operator or the system would, and wait for its end."""
