@@ -33,6 +33,8 @@ The map of the house, top down; arrows between modules point down only:
 * `policies`: pure decisions: restart, or park
 * `checks`: what makes a value wrong
 * `errors`: every exception, sorted by who must act
+* `log`: lines of log, and no harm from a sink that raises
+* `guard`: the boundary around user code
 
 Logs go to loguru under the name `mcp_pool`, and are off until `logger.enable("mcp_pool")` is called.
 """

@@ -8,10 +8,10 @@ from typing import cast, final
 
 import anyio
 import attrs
-from loguru import logger
 
 from mcp_pool.config import ServerConfig
 from mcp_pool.errors import PoolClosed, plain
+from mcp_pool.log import log
 from mcp_pool.supervisor import Supervisor
 
 
@@ -84,7 +84,7 @@ def _graver(of_body: BaseException | None, of_connections: BaseException) -> Bas
     if of_body is None or isinstance(of_body, cancelled):
         return of_connections
     if isinstance(of_connections, Exception):
-        logger.error("The connections ended with {}, behind the error of the body", type(of_connections).__name__)
+        log("ERROR", None, "The connections ended with {}, behind the error of the body", type(of_connections).__name__)
         return of_body
     ends_program = isinstance(of_body, Exception) and not isinstance(of_connections, cancelled)
     return of_connections if ends_program else of_body

@@ -24,6 +24,7 @@ from mcp_types import (
     ListRootsResult,
 )
 
+from mcp_pool.guard import contained, contained_in_task
 from mcp_pool.troubles import Trouble
 
 _T = TypeVar("_T")
@@ -133,7 +134,7 @@ class CallbackDesk:
                     self._news = anyio.Event()
                     await self._news.wait()
                 try:
-                    await self._queue.popleft()()
+                    await contained(self._queue.popleft())
                 except Exception as error:  # noqa: BLE001  # its troubles are its own
                     self._failing.note(self.server_id, f"it raised {type(error).__name__}")
         finally:
@@ -165,7 +166,8 @@ class CallbackDesk:
             return ErrorData(code=INTERNAL_ERROR, message=f"more than {REQUESTS} requests at once")
         self._serving += 1
         try:
-            answer = await function(*arguments)
+            # In a task of its own: on the modern protocol the SDK calls it in the task of the caller.
+            answer = await contained_in_task(function, *arguments)
         except Exception as error:  # noqa: BLE001  # its text is not for the server
             trouble = f"it raised {type(error).__name__}"
         else:

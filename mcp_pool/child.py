@@ -11,17 +11,17 @@ from typing import final
 import anyio
 import attrs
 from anyio.abc import TaskGroup
-from loguru import logger
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_pool.config import StdioServer
 from mcp_pool.connection import Connection
 from mcp_pool.dial import Dial, hold_connection
-from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.errors import ConnectError, ConnectionLost, plain
 from mcp_pool.gate import Gate, Place
 from mcp_pool.health import Monitor
 from mcp_pool.inventory import Inventory
 from mcp_pool.lifecycle import BackingOff, Closing, Connecting, Parked
+from mcp_pool.log import log
 from mcp_pool.policies import Park, decide
 from mcp_pool.registry import Row
 
@@ -99,6 +99,8 @@ class Child:
         except ConnectError as error:
             self._legacy = False  # the verdict may have been about another version of the server
             self._settle(error, uptime=0.0)
+        except Exception as error:  # noqa: BLE001  # else an attempt that breaks off would end the whole block
+            self._settle(self._broken_attempt(plain(error)), uptime=0.0)
         finally:
             self.gate.leave(place)
             over.set()
@@ -125,6 +127,18 @@ class Child:
         finally:
             self.monitor.forget(dial.link)
 
+    def _broken_attempt(self, error: BaseException) -> ConnectError:
+        """Return the error of an attempt that broke off in a way that nothing accounts for."""
+        row = self.row
+        return ConnectError(
+            f"Server {row.server_id!r} (attempt {row.state.attempt}) could not be connected: the attempt broke off "
+            f"with {type(error).__name__}. See the cause.",
+            server_id=row.server_id,
+            generation=row.state.generation,
+            attempt=row.state.attempt,
+            cause=row.redactor.error(error),
+        )
+
     def _dial(self, deadline: float) -> Dial:
         row = self.row
         return Dial(
@@ -146,16 +160,14 @@ class Child:
         self._legacy = connection.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS and self.row.spec.mode == "auto"
         self.row.become_ready(connection, inventory)
         self.monitor.watch(connection)
-        log = logger.bind(server=self.row.server_id)
         options, modern = self.row.spec.client_options, connection.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
         silent = modern and connection.desk.callbacks.logging and not options.get("log_level")
         if silent and connection.generation == 1:
-            log.warning(
-                "Server {!r} speaks {}: its log messages come only with a log_level in client_options",
-                self.row.server_id,
-                connection.protocol_version,
-            )
-        log.info(
+            words = "Server {!r} speaks {}: its log messages come only with a log_level in client_options"
+            log("WARNING", self.row.server_id, words, self.row.server_id, connection.protocol_version)
+        log(
+            "INFO",
+            self.row.server_id,
             "Server {!r} is connected (connection {}, protocol {}, {} tools)",
             self.row.server_id,
             connection.generation,
@@ -170,7 +182,7 @@ class Child:
 
     def _settle(self, error: ConnectError | ConnectionLost, *, uptime: float) -> None:
         """Ask the policy what follows a failure, and put it into the row's state."""
-        row, state, log = self.row, self.row.state, logger.bind(server=self.row.server_id)
+        row, state = self.row, self.row.state
         if isinstance(state, Closing):
             return
         now = anyio.current_time()
@@ -181,7 +193,8 @@ class Child:
         )
         if isinstance(decision, Park):
             row.move(Parked(attempt=state.attempt, generation=state.generation, since=now, error=error))
-            log.error("{}{}", error, " It is parked until somebody asks for it." if row.kept else "")
+            parked = " It is parked until somebody asks for it." if row.kept else ""
+            log("ERROR", row.server_id, "{}{}", error, parked)
         else:
             self._restarts = decision.restarts
             retry_at = now + decision.after
@@ -190,7 +203,7 @@ class Child:
                     attempt=state.attempt, generation=state.generation, since=now, error=error, retry_at=retry_at
                 )
             )
-            log.warning("{} Next try in {:.2f} s.", error, decision.after)
+            log("WARNING", row.server_id, "{} Next try in {:.2f} s.", error, decision.after)
 
     async def _wait_for_dial(self) -> None:
         """Wait until the back-off is over or somebody asks."""

@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from mcp_pool.clock import CallClock
 from mcp_pool.errors import BadAnswer, CallTimeout, ConfigError, ConnectionLost, HttpStatus
+from mcp_pool.guard import text_of
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
 
@@ -154,6 +155,6 @@ class Diagnosis:
 def _words(error: BaseException) -> str:
     """Say what is wrong with a result, without showing the result."""
     if not isinstance(error, ValidationError):
-        return str(error).rstrip(".")
+        return text_of(error).rstrip(".")
     details = error.errors(include_input=False, include_url=False, include_context=False)
     return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details[:5])

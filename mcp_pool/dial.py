@@ -9,7 +9,6 @@ from typing import Any, Final, final
 
 import anyio
 import attrs
-from loguru import logger
 from mcp import Client, MCPError
 from mcp.client import Transport
 from mcp.server import Server as LowLevelServer
@@ -20,7 +19,9 @@ from mcp_pool.callbacks import CallbackDesk
 from mcp_pool.config import HttpServer, InProcessServer, ServerConfig, StdioServer
 from mcp_pool.connection import Connection
 from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatus, MCPPoolError, plain
+from mcp_pool.guard import ForeignCancellation, described
 from mcp_pool.inventory import Inventory, take_inventory
+from mcp_pool.log import log
 from mcp_pool.redaction import Redactor
 from mcp_pool.settings import Limits
 from mcp_pool.transports.link import Link, Loss
@@ -133,6 +134,10 @@ async def hold_connection(
         raise plain(cancelled) from None
     finally:
         if connection is not None:
+            if link.loss is None:
+                # Nobody ended it: a task of the SDK's did, by a cancellation from user code. The policy has to see it.
+                advice = "See what its auth, http_client or server cancels."
+                link.lose(Loss("broke down", cause=ForeignCancellation(), advice=advice))
             connection.end("broke down")
     if connection is None:
         raise _explain(dial, failure, timed_out=dialing.cancelled_caught and dialing.deadline < math.inf)
@@ -196,8 +201,8 @@ def _note_breakdown(connection: Connection, error: BaseException) -> None:
     if connection.link.loss is None:
         connection.link.lose(Loss(f"broke down with {type(error).__name__}", cause=error))
     else:
-        text = connection.redactor.text(f"{type(error).__name__}: {error}")
-        logger.bind(server=connection.server_id).debug("Closing server {!r}: {}", connection.server_id, text)
+        text = connection.redactor.text(described(error))
+        log("DEBUG", connection.server_id, "Closing server {!r}: {}", connection.server_id, text)
 
 
 def _explain(dial: Dial, failure: BaseException | None, *, timed_out: bool) -> ConnectError:
@@ -234,7 +239,8 @@ def _explain(dial: Dial, failure: BaseException | None, *, timed_out: bool) -> C
     elif isinstance(failure, MCPPoolError):
         what, advice = f"could not be listed: {failure.message}", ""
     else:
-        what = f"failed in {request} with {type(failure).__name__}: {failure}"
+        failure = failure or ForeignCancellation()
+        what = f"failed in {request} with {described(failure)}"
         advice = "See the cause."
     if link.noise:
         advice += f" It wrote {link.noise} lines to standard output that are no JSON-RPC messages."

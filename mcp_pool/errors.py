@@ -10,9 +10,10 @@ An error that a server sends as its answer is none of these: `mcp.MCPError` pass
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Literal, Self, TypeAlias, cast, final
 
-import anyio
+from mcp_pool.guard import cancellations
 
 Phase: TypeAlias = Literal["spawn", "discover", "initialize", "list", "call"]
 """What was being done: starting the process, `server/discover`, `initialize`, listing the tools, or a call."""
@@ -258,7 +259,8 @@ def forget_frames(error: BaseException) -> None:
     seen = set[int]()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        link.__traceback__ = None
+        with suppress(Exception):  # a frozen exception of the user's refuses
+            link.__traceback__ = None
         link = link.__cause__ or link.__context__
 
 
@@ -275,8 +277,4 @@ def plain(error: BaseException) -> BaseException:
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)
     leaves = [plain(leaf) for leaf in group.exceptions]
-    try:
-        cancelled: tuple[type[BaseException], ...] = (anyio.get_cancelled_exc_class(),)
-    except RuntimeError:  # outside of an event loop nothing is cancelled
-        cancelled = ()
-    return next((leaf for leaf in leaves if not isinstance(leaf, cancelled)), leaves[0])
+    return next((leaf for leaf in leaves if not isinstance(leaf, cancellations())), leaves[0])

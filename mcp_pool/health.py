@@ -9,9 +9,9 @@ from typing import Final, final
 import anyio
 import attrs
 from anyio.abc import TaskGroup
-from loguru import logger
 
 from mcp_pool.connection import Connection
+from mcp_pool.log import log
 from mcp_pool.policies import HealthCheck
 from mcp_pool.transports.link import Link, Loss
 
@@ -120,6 +120,5 @@ async def _question(connection: Connection) -> None:
     try:
         await connection.ask()
     except Exception as error:  # noqa: BLE001  # it says nothing of the server, and must not end the monitor
-        logger.bind(server=connection.server_id).debug(
-            "Server {!r} was asked whether it is there: {}", connection.server_id, type(error).__name__
-        )
+        words = "Server {!r} was asked whether it is there: {}"
+        log("DEBUG", connection.server_id, words, connection.server_id, type(error).__name__)

@@ -8,10 +8,11 @@ from typing import Final, TypeVar, final
 
 import anyio
 import attrs
-from loguru import logger
 from mcp.shared.dispatcher import ProgressFnT
 
 from mcp_pool.errors import plain
+from mcp_pool.guard import contained
+from mcp_pool.log import log
 
 _T = TypeVar("_T")
 
@@ -75,11 +76,10 @@ class ProgressFeed:
                 await self._changed.wait()
             self._busy = True
             try:
-                await self.function(*self._reports.popleft())
+                await contained(self.function, *self._reports.popleft())
             except Exception as error:  # noqa: BLE001  # its troubles are its own
-                logger.bind(server=self.server_id).warning(
-                    "The progress function of a call to server {!r} raised {}", self.server_id, type(error).__name__
-                )
+                words = "The progress function of a call to server {!r} raised {}"
+                log("WARNING", self.server_id, words, self.server_id, type(error).__name__)
             finally:
                 self._busy = False
                 self._notify()

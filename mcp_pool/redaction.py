@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mcp_pool.checks import origin
 from mcp_pool.errors import HttpStatus
+from mcp_pool.guard import described, user_errors
 
 MASK: Final = "***"
 SHORTEST_SECRET: Final = 6
@@ -91,8 +92,14 @@ class Redactor:
 
         For an error of the HTTP client, a copy: it names its request, and does so anew for as long as it is under way.
         One that tells of a status shows the whole URL, and holds the request by way of its response: only the status
-        is kept of it.
+        is kept of it. In the place of one that cannot be copied, or whose text or notes cannot be had, a stand-in too.
         """
+        try:
+            return self._redacted(error)
+        except user_errors():  # exceptions of the user's are user code
+            return RedactedError(f"{type(error).__name__}, which cannot be shown")
+
+    def _redacted(self, error: BaseException | None) -> BaseException | None:
         error = _copy(error) if isinstance(error, httpx2.RequestError) else error
         error = _status(error) if isinstance(error, httpx2.HTTPStatusError) else error
         link, seen = error, set[int]()
@@ -102,7 +109,7 @@ class Redactor:
                 _forget_request(link)
             if isinstance(below := link.__cause__ or link.__context__, httpx2.HTTPStatusError):
                 link.__cause__, link.__context__ = _status(below), None
-            shown = f"{link!s} {link!r}"
+            shown = " ".join((f"{link!s} {link!r}", *map(str, getattr(link, "__notes__", ()))))
             if isinstance(link, ValidationError):
                 shown += str(link.errors())  # its text shows the input shortened, which would hide half of a secret
             if self.text(shown) != shown:
@@ -113,8 +120,11 @@ class Redactor:
         return error
 
 
-def _copy(error: httpx2.RequestError) -> httpx2.RequestError:
-    twin = copy.copy(error)
+def _copy(error: httpx2.RequestError) -> BaseException:
+    try:
+        twin: BaseException = copy.copy(error)
+    except user_errors():  # a subclass of the user's may have another `__init__`
+        twin = RedactedError(described(error))
     twin.__cause__ = error.__cause__ or error.__context__
     return twin.with_traceback(error.__traceback__)
 

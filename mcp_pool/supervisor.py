@@ -24,7 +24,6 @@ import anyio
 import attrs
 from anyio.lowlevel import EventLoopToken, current_token
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from loguru import logger
 
 from mcp_pool.child import Child
 from mcp_pool.config import ServerConfig, check, limits
@@ -34,6 +33,7 @@ from mcp_pool.gate import Gate
 from mcp_pool.generation import Generation
 from mcp_pool.health import Monitor
 from mcp_pool.lifecycle import Closing, ConnectionStatus, Ready
+from mcp_pool.log import log
 from mcp_pool.registry import Registry, Row
 from mcp_pool.settings import Seconds, Settings, resolve, timeout_problems
 from mcp_pool.stats import PoolSnapshot
@@ -167,7 +167,7 @@ class Supervisor:
         """See `MCPPool.connect`."""
         row = self.add(server_id, spec, kept=False)
         if isinstance(row.state, Ready):
-            logger.bind(server=server_id).warning("Server {!r} is connected already", server_id)
+            log("WARNING", server_id, "Server {!r} is connected already", server_id)
             return True
         await outcome(row)
         return True
@@ -178,7 +178,7 @@ class Supervisor:
         _check_drain(drain, server_id)
         row = self.current.registry.rows.get(server_id)
         if row is None:
-            logger.bind(server=server_id).warning("No server {!r} to disconnect", server_id)
+            log("WARNING", server_id, "No server {!r} to disconnect", server_id)
             return False
         row.refuse()
         try:

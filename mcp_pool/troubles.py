@@ -7,7 +7,8 @@ from typing import Final, final
 
 import anyio
 import attrs
-from loguru import logger
+
+from mcp_pool.log import log
 
 TOLD_AGAIN: Final = 10.0
 """Seconds between two lines of log about the same trouble."""
@@ -33,5 +34,5 @@ class Trouble:
     def tell(self, server_id: str, detail: str = "") -> None:
         """Tell of what was counted and not told, if there is anything."""
         if self._untold:
-            logger.bind(server=server_id).warning(self.words, server_id, self._untold, detail)
+            log("WARNING", server_id, self.words, server_id, self._untold, detail)
             self._untold = 0

@@ -25,6 +25,7 @@ from mcp_types import (
 
 from mcp_pool.checks import origin
 from mcp_pool.errors import plain
+from mcp_pool.guard import contained
 from mcp_pool.transports.bodies import (
     EVENT_STREAM,
     Patience,
@@ -64,7 +65,7 @@ async def forwarded(request: httpx2.Request, forward: Forward) -> httpx2.Respons
     A cancellation that comes together with errors, as it may from an authorization flow on trio, is the cancellation.
     """
     try:
-        return await forward(request)
+        return await contained(forward, request)
     except Exception as error:  # noqa: BLE001  # raised below, as one error
         first = plain(error)
     except BaseExceptionGroup as group:

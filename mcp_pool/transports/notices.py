@@ -10,9 +10,9 @@ import anyio
 import attrs
 import httpx2
 from anyio.abc import TaskGroup
-from loguru import logger
 from mcp_types import JSONRPCError, JSONRPCResponse
 
+from mcp_pool.log import log
 from mcp_pool.transports.bodies import read_whole
 from mcp_pool.transports.exchange import forwarded
 from mcp_pool.transports.http_client import Forward, current_message
@@ -99,7 +99,7 @@ class Notices:
 
     def tell(self, what: str) -> None:
         """Write down a trouble that harms nobody."""
-        logger.bind(server=self.server_id).debug("Server {!r} {}", self.server_id, what)
+        log("DEBUG", self.server_id, "Server {!r} {}", self.server_id, what)
 
     async def _post_counted(self, request: httpx2.Request, forward: Forward) -> None:
         try:

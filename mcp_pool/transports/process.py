@@ -17,8 +17,8 @@ from typing import Final, final
 
 import anyio
 import attrs
-from loguru import logger
 
+from mcp_pool.log import log
 from mcp_pool.transports.exit import exit_status
 
 CHUNK: Final = 65536
@@ -101,7 +101,7 @@ class ServerProcess:
             while self._signal(0):  # noqa: ASYNC110  # no event tells of processes that are not our children
                 await anyio.sleep(GROUP_POLL)
         if not self.exited.is_set():  # pragma: no cover  # needs a process in an uninterruptible sleep
-            logger.error("Process {} survived SIGKILL and is abandoned", self.process.pid)
+            log("ERROR", None, "Process {} survived SIGKILL and is abandoned", self.process.pid)
 
     def _signal(self, number: int) -> bool:
         """Signal the group and tell whether it has members."""

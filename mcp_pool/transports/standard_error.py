@@ -8,8 +8,8 @@ from typing import Final, final
 
 import anyio
 import attrs
-from loguru import logger
 
+from mcp_pool.log import log
 from mcp_pool.redaction import Redactor
 
 TAIL_BYTES: Final = 8192
@@ -59,9 +59,8 @@ class StandardError:
         """Log how many lines were not logged, if there are any."""
         if self._seen > LOGGED_LINES:
             omitted = self._seen - LOGGED_LINES
-            logger.bind(server=self.server_id).debug(
-                "{} | (and {} lines more within {} s)", self.server_id, omitted, LOGGED_TIME
-            )
+            words = "{} | (and {} lines more within {} s)"
+            log("DEBUG", self.server_id, words, self.server_id, omitted, LOGGED_TIME)
         self._seen = 0
 
     def _log(self, line: str) -> None:
@@ -70,4 +69,4 @@ class StandardError:
             self._fresh_at = now + LOGGED_TIME
         self._seen += 1
         if self._seen <= LOGGED_LINES:
-            logger.bind(server=self.server_id).debug("{} | {}", self.server_id, line)
+            log("DEBUG", self.server_id, "{} | {}", self.server_id, line)

@@ -16,13 +16,13 @@ from typing import Final, final
 import anyio
 import attrs
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from loguru import logger
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
 
 from mcp_pool.config import StdioServer
 from mcp_pool.errors import plain
+from mcp_pool.log import log
 from mcp_pool.redaction import Redactor
 from mcp_pool.transports.lines import LineSplitter, LineTooLong
 from mcp_pool.transports.link import CallRecord, Link, Loss
@@ -129,7 +129,7 @@ class _Wire:
                 async with anyio.create_task_group() as group:
                     for task in (self._write, self._read_output, self._read_errors, self._watch, self._announce_end):
                         group.start_soon(task)
-            except Exception as error:  # noqa: BLE001  # a sink of the log may raise, by the user's will
+            except Exception as error:  # noqa: BLE001  # whatever breaks here: the connection must not seem to stand
                 cause = plain(error)
                 self.link.lose(Loss(f"is no longer read, after {type(cause).__name__}", cause=cause))
                 self._to_client.close()
@@ -216,10 +216,8 @@ class _Wire:
         if line.strip():
             self.link.noise += 1
             if self.link.noise == 1:  # one line of log for a server that may print for ever
-                logger.bind(server=self.server_id).warning(
-                    "Server {!r} writes something else than JSON-RPC to its standard output; it is ignored",
-                    self.server_id,
-                )
+                words = "Server {!r} writes something else than JSON-RPC to its standard output; it is ignored"
+                log("WARNING", self.server_id, words, self.server_id)
 
     async def _read_errors(self) -> None:
         """Keep the end of what the server writes to standard error, and log it line by line."""
