@@ -24,6 +24,7 @@ from mcp_pool.lifecycle import BackingOff, Closing, Connecting, Parked
 from mcp_pool.log import log
 from mcp_pool.policies import Park, decide
 from mcp_pool.registry import Row
+from mcp_pool.transports.session import Renewals
 
 
 @final
@@ -41,6 +42,13 @@ class Child:
     """Restarts in a row, as the policy counts them."""
     _legacy: bool = attrs.field(default=False, init=False)
     """Whether the server has shown that it speaks the handshake era only, so that dials need not ask again."""
+
+    _renewals: Renewals = attrs.field(
+        init=False,
+        repr=False,
+        default=attrs.Factory(lambda self: Renewals(self.row.limits.restart.stable_after), takes_self=True),
+    )
+    """When its session was last given up on mere evidence: one connection does not know of the one before."""
 
     async def run(self) -> None:
         """Live until cancelled, or until a first dial that nobody keeps has failed."""
@@ -150,6 +158,7 @@ class Child:
             generation=row.state.generation + 1,
             mode="legacy" if self._legacy else row.spec.mode,
             deadline=deadline,
+            renewals=self._renewals,
         )
 
     def _on_open(self, place: Place, connection: Connection, inventory: Inventory) -> None:

@@ -26,6 +26,7 @@ from mcp_pool.redaction import Redactor
 from mcp_pool.settings import Limits
 from mcp_pool.transports.link import Link, Loss
 from mcp_pool.transports.refusals import PERSON_STATUSES, refused
+from mcp_pool.transports.session import Renewals
 
 NEEDS_PERSON: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP, errno.E2BIG}
@@ -62,6 +63,8 @@ class Dial:
     """How the era is found, as in `mcp.Client`."""
     deadline: float
     """When it must be done, on the event loop's clock."""
+    renewals: Renewals
+    """When the server's session was last given up on mere evidence."""
     link: Link = attrs.field(
         init=False,
         default=attrs.Factory(
@@ -180,11 +183,11 @@ def _client(dial: Dial) -> Client:
         case HttpServer():
             from mcp_pool.transports.streamable import streamable_transport  # noqa: PLC0415  # loaded by who uses it
 
-            target = streamable_transport(dial.server_id, spec, dial.link, close_timeout)
+            target = streamable_transport(dial.server_id, spec, dial.link, dial.renewals, close_timeout)
         case _:  # an SseServer is all that remains
             from mcp_pool.transports.sse import sse_transport  # noqa: PLC0415  # loaded by who uses it
 
-            target, mode = sse_transport(dial.server_id, spec, dial.link), "legacy"
+            target, mode = sse_transport(dial.server_id, spec, dial.link, dial.renewals), "legacy"
     return Client(target, mode=mode, **dial.desk.client_arguments(), **spec.client_options)
 
 

@@ -66,8 +66,8 @@ class HealthCheck:
     """When a server that says nothing is asked whether it is there, and when it is taken for dead.
 
     It is asked when nothing has arrived from it for `interval`, by a `ping`, or by `server/discover` where the protocol
-    has no `ping` any more. Anything that arrives is life: a message, or an HTTP status below 500. A server that is
-    dead without a word is found out after `interval + misses * timeout` seconds.
+    has no `ping` any more. Anything that arrives is life: a message, an answer under any HTTP status, or a status
+    below 500. A server that is dead without a word is found out after `interval + misses * timeout` seconds.
     """
 
     interval: float = 30.0

@@ -192,6 +192,14 @@ async def test_a_session_that_is_lost_in_the_handshake_is_told() -> None:
         assert "no longer knows the session during tools/list" in str(error)
 
 
+async def test_a_session_that_is_refused_in_the_handshake_fails_it_without_a_ping(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with raw_server(ledger=ledger, faults=[fault("status", 400, on="tools/list")]) as server, MCPPool() as pool:
+        error = await failure(pool, behind_url(server))
+        assert "answered with HTTP status 400 during tools/list" in str(error)
+    assert arrived(ledger, "ping") == []
+
+
 async def test_the_older_era_is_remembered_until_a_handshake_fails(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
 

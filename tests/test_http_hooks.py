@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from mcp import MCPError
 
-from mcp_pool import ConnectError, ConnectionLost, HttpServer, HttpStatus, MCPPool, Parked, RestartPolicy, SseServer
+from mcp_pool import ConnectError, HttpServer, HttpStatus, MCPPool, Parked, RestartPolicy, SseServer
 from support import eventually
 from support_calls import words
 from support_http import fault, ran, raw_server
@@ -63,11 +63,9 @@ async def test_a_status_that_is_raised_fails_a_call_as_a_status_does(kind: type[
         fields = {"http_client": client} if by == "hook" else {"auth": Strict()}
         await pool.connect("s", secretive(kind, server, **fields))
         await server.misbehave(fault("status", 503, on="tools/call:echo", times=1))
-        with pytest.raises(ConnectionLost if kind is SseServer else HttpStatus, match="HTTP status 503") as caught:
+        with pytest.raises(HttpStatus, match="HTTP status 503") as caught:
             await pool.call_tool("s__echo", {"text": "hello"})
-        status = caught.value.cause if kind is SseServer else caught.value
-        assert isinstance(status, HttpStatus)
-        assert status.status == 503
+        assert caught.value.status == 503
         assert not [hidden for hidden in HIDDEN if hidden in shown(caught.value)]
         assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
 
@@ -88,8 +86,25 @@ async def test_a_refusal_in_the_handshake_that_a_hook_raises_parks_the_server(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_lost_session_that_a_hook_raises_for_is_a_lost_session(kind: type[Any], tmp_path: Path) -> None:
+async def test_a_404_whose_body_a_hook_left_unread_may_have_held_the_answer_so_its_call_is_not_sent_again(
+    kind: type[Any], tmp_path: Path
+) -> None:
     async with raw_server(ledger=tmp_path / "ledger") as server, lent() as client, MCPPool() as pool:
+        await pool.connect("s", secretive(kind, server, http_client=client, mode="legacy"))
+        await server.order(forget=True)
+        with pytest.raises(HttpStatus) as caught:
+            await pool.call_tool("s__echo", {"text": "once"})
+        assert (caught.value.status, caught.value.may_have_run) == (404, True)
+        await eventually(lambda: pool.server("s").generation == 2)
+        assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+    assert ran(tmp_path / "ledger", "echo") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lost_session_that_a_hook_raises_for_once_it_has_read_the_body_is_a_lost_session(
+    kind: type[Any], tmp_path: Path
+) -> None:
+    async with raw_server(ledger=tmp_path / "ledger") as server, lent(reading) as client, MCPPool() as pool:
         await pool.connect("s", secretive(kind, server, http_client=client, mode="legacy"))
         await server.order(forget=True)
         assert words(await pool.call_tool("s__echo", {"text": "again"})) == "again"

@@ -74,6 +74,8 @@ async def test_a_request_that_fails_harms_only_itself(
     era: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger, ways = tmp_path / "ledger", [way for way in WAYS if way.options == options]
+    if not era:  # there, 404 means that the session is lost: see `test_rejections.py`
+        ways = [way for way in ways if way.value != 404]
     async with raw_server(*era, *options, ledger=ledger) as server:
         other = HttpServer(f"{server.origin}/other/mcp")
         spec = behind_url(server, max_message_size=LIMIT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx2
 import pytest
+from mcp import MCPError
 
 from mcp_pool import (
     CallTimeout,
@@ -14,6 +15,7 @@ from mcp_pool import (
     ConnectionLost,
     ConnectionStatus,
     ConnectTimeout,
+    HealthCheck,
     HttpStatus,
     InProcessServer,
     MCPPool,
@@ -162,15 +164,12 @@ async def test_the_end_of_the_stream_loses_the_calls_in_flight_and_the_server_co
 @pytest.mark.parametrize(
     ("do", "value", "cause"),
     [
-        ("status", 500, HttpStatus),
-        ("status", 401, HttpStatus),
-        ("redirect", None, HttpStatus),
         ("reset", None, httpx2.ReadError),
         ("close", None, httpx2.RemoteProtocolError),
         ("not_http", None, httpx2.RemoteProtocolError),
     ],
 )
-async def test_a_post_that_fails_loses_the_connection_and_the_server_comes_back(
+async def test_a_post_that_breaks_off_loses_the_connection_and_the_server_comes_back(
     do: str, value: Any, cause: type[Exception], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -190,6 +189,69 @@ async def test_a_post_that_fails_loses_the_connection_and_the_server_comes_back(
         assert pool.server("s").generation == 2
     assert ran(ledger, "silent") == 1
     assert ran(ledger, "echo") == 1
+
+
+@pytest.mark.parametrize(
+    ("do", "value", "status", "said"),
+    [
+        *(("status", status, status, f"answered with HTTP status {status}") for status in (400, 401, 405, 429, 500)),
+        ("redirect", None, 307, "redirects to http://elsewhere.invalid, which is not followed"),
+    ],
+)
+async def test_a_post_that_is_refused_fails_its_own_call_and_disturbs_no_other(
+    do: str, value: Any, status: int, said: str, tmp_path: Path
+) -> None:
+    ledger, held = tmp_path / "ledger", Outcome()
+    async with raw_server(ledger=ledger) as server, MCPPool() as pool:
+        await pool.connect("s", server_of(server))
+        await server.misbehave(fault(do, value, on="tools/call:echo", times=3))
+        async with anyio.create_task_group() as group:
+            group.start_soon(held.of, pool.call_tool, "s__hold", {"key": "a"})
+            await arrival(ledger, tool="hold")
+            for _ in range(2):
+                with anyio.fail_after(BOUND), pytest.raises(HttpStatus, match=said) as caught:
+                    await pool.call_tool("s__echo")
+                assert (caught.value.status, caught.value.may_have_run) == (status, True)
+            with anyio.fail_after(BOUND), pytest.raises(MCPError):  # past the pool, which explains nothing there
+                await pool.server("s").client.call_tool("echo")
+            await pool.call_tool("s__release", {"key": "a"})
+        assert words(held.value) == "a"
+        assert pool.server("s").generation == 1
+
+
+async def test_a_server_over_sse_that_refuses_every_ping_by_503_is_found_dead(tmp_path: Path) -> None:
+    check = HealthCheck(interval=0.1, timeout=1.0, misses=2)
+    async with raw_server(faults=[fault("status", 503, on="ping")]) as server, MCPPool(health=check) as pool:
+        await pool.connect("s", server_of(server, restart=RestartPolicy.never()))
+        await eventually(lambda: pool.get_status("s") is ConnectionStatus.ERROR)
+        assert "gave no sign of life" in str(pool.server("s").last_error)
+
+
+@pytest.mark.parametrize(("status", "is_lost"), [(404, True), (400, False), (500, False)])
+async def test_a_notice_that_is_refused_is_nothing_unless_the_session_is_not_known(
+    status: int, is_lost: bool, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    async with raw_server(ledger=ledger) as server, MCPPool() as pool:
+        await pool.connect("s", server_of(server))
+        await server.misbehave(fault("status", status, on="notifications/cancelled"))
+        with pytest.raises(CallTimeout):
+            await pool.call_tool("s__silent", timeout=0.3)
+        await arrival(ledger, "notifications/cancelled")
+        if is_lost:
+            await eventually(lambda: pool.server("s").generation == 2)
+        assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+        assert pool.server("s").generation == (2 if is_lost else 1)
+
+
+async def test_what_is_responded_to_a_post_means_nothing_once_its_answer_has_come_on_the_stream(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with raw_server(ledger=ledger) as server, MCPPool() as pool:
+        await pool.connect("s", server_of(server))
+        await server.misbehave(fault("late_status", 404, on="tools/call:echo"))
+        for _ in range(2):
+            assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+        assert pool.server("s").generation == 1
 
 
 async def test_a_call_whose_session_the_server_does_not_know_is_sent_on_the_next_connection(tmp_path: Path) -> None:
@@ -233,8 +295,9 @@ async def test_posts_and_the_stream_are_redirected_within_the_origin() -> None:
         assert words(await pool.call_tool("s__echo", {"text": "there"})) == "there"
         assert pool.server("s").generation == 1
         await server.misbehave(fault("redirect", place, on="tools/call:echo", times=10))
-        with pytest.raises(ConnectionLost, match="307"):
+        with pytest.raises(HttpStatus, match="307|redirects") as caught:
             await pool.call_tool("s__echo", {"text": "in circles"})
+        assert (caught.value.status, pool.server("s").generation) == (307, 1)
 
 
 async def test_a_server_that_takes_no_more_messages_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

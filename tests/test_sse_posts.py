@@ -161,7 +161,9 @@ async def test_a_call_that_a_silent_transport_may_have_sent_is_never_sent_again(
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         await forever(message, "tools/call")
-        return httpx2.Response(500) if is_(message, "resources/list") else None
+        if is_(message, "resources/list"):
+            raise httpx2.ReadError("gone")
+        return None
 
     server = OverSse(take, tells=False)
     async with MCPPool(wait_timeout=10) as pool:

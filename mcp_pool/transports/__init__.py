@@ -6,9 +6,15 @@
 * `sse`: the older HTTP with SSE
 * `notices`: messages over HTTP that nobody waits for
 * `refusals`: what it means when a server does not shake hands
+* `post_refusals`: what it means when a message that is posted over SSE is refused
+* `inbox`: what a server says over SSE, on its stream and in its responses
+* `redirects`: redirects within the origin of a server
 * `exchange`: one request over HTTP, and what became of it
+* `session_probe`: the one ping that settles whether a server knows a session
+* `session`: what answers and refusals tell about a session
 * `http_client`: the HTTP client of one server
 * `authorization`: the authorization of one request
+* `answers`: JSON-RPC messages in the bodies of HTTP responses
 * `bodies`: bodies of HTTP responses, bounded and watched
 * `tls`: the TLS contexts that clients share
 * `standard_error`: what a server writes to standard error, kept and logged within bounds

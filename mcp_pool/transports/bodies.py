@@ -18,6 +18,10 @@ _OF_THE_WIRE: Final = ("content-encoding", "content-length", "transfer-encoding"
 """Headers that no longer hold once a body has been decoded."""
 
 
+_UNREAD: Final = "mcp_pool_unread"
+"""The extension of a response whose body is lost."""
+
+
 @final
 class TooLong(Exception):
     """A body, or one event of a stream, grew longer than the limit."""
@@ -187,24 +191,6 @@ async def read_whole(response: httpx2.Response, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-async def holds(response: httpx2.Response, words: bytes, limit: int) -> bool:
-    """Tell whether the beginning of a response's body, `limit` bytes of it, holds these bytes, and close it.
-
-    Raises:
-        httpx2.RequestError: It broke off before, or does not decode.
-    """
-    seen = b""
-    try:
-        async with aclosing(response.aiter_bytes()) as chunks:
-            async for chunk in chunks:
-                seen += chunk
-                if words in seen or len(seen) > limit:
-                    break
-    finally:
-        await response.aclose()
-    return words in seen
-
-
 def content_type(response: httpx2.Response) -> str:
     """Return the content type of a response in lower case, without its parameters; empty when there is none."""
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -219,6 +205,18 @@ def rebuilt(response: httpx2.Response, body: bytes | httpx2.AsyncByteStream) -> 
     )
     again.next_request = response.next_request
     return again
+
+
+def unread(response: httpx2.Response) -> httpx2.Response:
+    """Return a response like this one, whose body was closed before anybody read it."""
+    again = rebuilt(response, b"")
+    again.extensions = {_UNREAD: True}
+    return again
+
+
+def is_unread(response: httpx2.Response) -> bool:
+    """Tell whether nobody can know what was in the body of a response."""
+    return _UNREAD in response.extensions
 
 
 def watch(response: httpx2.Response, limit: int, on_end: Callable[[Exception | None], None]) -> httpx2.Response:

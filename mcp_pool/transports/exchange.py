@@ -6,26 +6,19 @@ noted on the record of the call, or on the wire when the request is no call's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, final
+from typing import final
 
 import anyio
 import attrs
 import httpx2
-from mcp.shared.dispatcher import coerce_request_id
-from mcp_types import (
-    INTERNAL_ERROR,
-    ErrorData,
-    JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCRequest,
-    JSONRPCResponse,
-    jsonrpc_message_adapter,
-)
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
 from mcp_pool.checks import origin
 from mcp_pool.errors import plain
 from mcp_pool.guard import contained
+from mcp_pool.transports.answers import JSON, Said, bears, hear_out, parsed
 from mcp_pool.transports.bodies import (
     EVENT_STREAM,
     Patience,
@@ -38,9 +31,7 @@ from mcp_pool.transports.bodies import (
 from mcp_pool.transports.http_client import Forward
 from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
 from mcp_pool.transports.refusals import PERSON_STATUSES, is_trouble, refused
-
-PAGE_TIMEOUT: Final = 1.0
-"""Seconds for the body of a response that has failed already by its status."""
+from mcp_pool.transports.session import SESSION_LOST, session_lost
 
 
 def unreachable(url: httpx2.URL, error: Exception) -> Loss:
@@ -109,6 +100,8 @@ class Exchange:
     """The longest message in bytes that the server may send."""
     patience: Patience = attrs.field(factory=Patience, init=False)
     """How long to wait: no longer than the call."""
+    on_answer: Callable[[int, JSONRPCResponse | JSONRPCError], None] | None = attrs.field(default=None, init=False)
+    """Called with the HTTP status and the answer, when the server has answered."""
     _handed_over: bool = attrs.field(default=False, init=False)
     _is_answered: bool = attrs.field(default=False, init=False)
 
@@ -142,13 +135,21 @@ class Exchange:
                 # Or the SDK would take it for the answer of a server that speaks the older era, and shake hands anew.
                 self.link.lose(refused(failure))
         words = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": JSON}
         return httpx2.Response(503, headers=headers, content=words.model_dump_json(), request=self.request)
 
     def reject(self) -> None:
         """Note that the server provably did not run it."""
         if self.record is not None:
             self.record.sent -= 1
+
+    def lose_session(self) -> httpx2.Response:
+        """Note that the server refused it unread, as it does not know the session; return a response for the SDK."""
+        self.reject()
+        if self.record is not None:
+            self.record.is_rejected = True
+        self.link.lose(session_lost(HTTPStatus.NOT_FOUND))
+        return self.fail(Failure(SESSION_LOST))
 
     def broke(self, error: Exception) -> httpx2.Response:
         """Note an error on the way, and return a response for the SDK."""
@@ -162,55 +163,73 @@ class Exchange:
         return self.fail(self._failure(error, "an answer"))
 
     async def look(self, response: httpx2.Response) -> httpx2.Response:
-        """Return what the SDK is to see of a response, and note what the SDK would not tell."""
+        """Return what the SDK is to see of a response of success or a redirect, and note what it would not tell."""
         status, kind = response.status_code, content_type(response)
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            self.link.hear()
+        self.link.hear()
         if response.is_success and status != HTTPStatus.ACCEPTED and kind == EVENT_STREAM:
             return self.watched(response)
         if response.next_request is not None:
             # The SDK follows it when it stays within the origin; otherwise the call ends here.
             where = origin(response.next_request.url)
             self.fail(Failure(f"redirects to {where}, which is not followed", status=status))
-            return rebuilt(response, await self._page(response))
-        if not response.is_success:
-            body = await self._page(response)
-            told_off = self.record is None and not self.link.established and status in PERSON_STATUSES
-            if not told_off and isinstance(_parsed(body, kind), JSONRPCError):
-                return rebuilt(response, body)
-            return self.fail(Failure(f"answered with HTTP status {status}", status=status))
+            await self.hear_out(response)
+            return rebuilt(response, b"")
         body = await read_whole(response, self.max_message_size)
-        answer = _parsed(body, kind) if status != HTTPStatus.ACCEPTED else None
+        answer = parsed(body) if status != HTTPStatus.ACCEPTED and kind.startswith(JSON) else None  # as the SDK sees it
         if isinstance(answer, JSONRPCError) and answer.id is None:
             # The server could not read the id, and the SDK would take the error for nobody's.
             answer = answer.model_copy(update={"id": self.asked.id})
             body = answer.model_dump_json(exclude_unset=True).encode()
-        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not _is_same(answer, self.asked):
+        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not bears(answer.id, self.asked.id):
             words = f"answered with HTTP status {status} and {len(body)} bytes of {kind or 'no type'}"
             return self.fail(Failure(f"{words} that are no answer to the request", malformed=True))
+        self._note_answer(status, answer)
         return rebuilt(response, body)
+
+    async def hear_out(self, response: httpx2.Response) -> Said:
+        """Read the body of a response that has failed by its status, and return what it says."""
+        return await hear_out(response, self.max_message_size, self.asked.id)
+
+    def refused(self, response: httpx2.Response, said: Said) -> httpx2.Response:
+        """Return what the SDK is to see of a response with an error status: what the server says, if it says anything.
+
+        Args:
+            response: The response.
+            said: What its body says.
+        """
+        status = response.status_code
+        if said.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.link.hear()
+        told_off = self.record is None and not self.link.established and status in PERSON_STATUSES
+        message = said.answer or said.error
+        if message is None or told_off:
+            return self.fail(Failure(f"answered with HTTP status {status}", status=status))
+        if said.answer is not None:
+            self._note_answer(status, said.answer)
+        content = message.model_copy(update={"id": self.asked.id}).model_dump_json(by_alias=True, exclude_unset=True)
+        # Of a response with an error status, the SDK takes no result.
+        seen = status if isinstance(message, JSONRPCError) else HTTPStatus.OK
+        return httpx2.Response(seen, headers={"content-type": JSON}, content=content, request=self.request)
 
     def watched(self, response: httpx2.Response) -> httpx2.Response:
         """Return a response whose stream of events is looked at."""
         stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.patience)
         return rebuilt(response, stream)
 
-    async def _page(self, response: httpx2.Response) -> bytes:
-        """Return the body of a response whose status says enough; nothing when it cannot be had."""
-        try:
-            with anyio.fail_after(PAGE_TIMEOUT):
-                return await read_whole(response, self.max_message_size)
-        except (TimeoutError, TooLong, httpx2.HTTPError):
-            return b""
+    def _note_answer(self, status: int, answer: JSONRPCResponse | JSONRPCError) -> None:
+        if self.on_answer is not None:
+            self.on_answer(status, answer)
 
     def _note_message(self, data: bytes) -> None:
         if self._is_answered:
             return
         self.link.hear()
-        message = _parsed(data)
+        message = parsed(data)
         if message is None:
             self.fail(Failure("sent an event that is no JSON-RPC message", malformed=True))
         self._is_answered = message is None or isinstance(message, JSONRPCResponse | JSONRPCError)
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            self._note_answer(HTTPStatus.OK, message)
 
     def _note_end(self, error: Exception | None) -> None:
         if error is None:
@@ -231,15 +250,3 @@ class Exchange:
             return Failure(f"sent {what} that cannot be decoded", malformed=True, cause=error)
         words = "broke off with" if self._handed_over else "could not be asked:"
         return Failure(f"{words} {type(error).__name__}", cause=error)
-
-
-def _is_same(answer: JSONRPCResponse | JSONRPCError, asked: JSONRPCRequest) -> bool:
-    return answer.id is not None and coerce_request_id(answer.id) == coerce_request_id(asked.id)
-
-
-def _parsed(body: bytes, kind: str = "application/json") -> JSONRPCMessage | None:
-    try:
-        is_json = kind.startswith("application/json")  # as the SDK sees it
-        return jsonrpc_message_adapter.validate_json(body, by_name=False) if is_json else None
-    except ValueError:
-        return None

@@ -17,7 +17,7 @@ import httpx2
 from mcp.shared.message import SessionMessage
 
 from mcp_pool.transports.authorization import Authorization
-from mcp_pool.transports.bodies import rebuilt
+from mcp_pool.transports.bodies import rebuilt, unread
 from mcp_pool.transports.link import Link
 from mcp_pool.transports.taps import Outgoing
 from mcp_pool.transports.tls import trusting, trusting_nobody
@@ -218,14 +218,15 @@ def _refusal(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.R
         error: What was raised. It may tell of another server, whose status means nothing here.
         request: What was sent.
     """
-    response, body = error.response, b""
-    with suppress(RuntimeError):  # made by hand, for no request; or the body was closed before anybody read it
+    response = error.response
+    with suppress(RuntimeError):  # made by hand, for no request
         asked = response.request
         if response.is_success or (asked.method, asked.url) != (request.method, request.url):
             return None
-        with suppress(httpx2.ResponseNotRead):
-            body = response.content
-        return rebuilt(response, body)
+        try:
+            return rebuilt(response, response.content)
+        except httpx2.ResponseNotRead:
+            return unread(response)
     return None
 
 

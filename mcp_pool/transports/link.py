@@ -17,7 +17,7 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 
-from mcp_pool.errors import HttpStatus, Phase
+from mcp_pool.errors import Phase
 
 UNTAKEN_ANSWERS: Final = 1000
 """Requests of a server that may wait for it to take their answers. The SDK holds a task for each of them."""
@@ -83,17 +83,12 @@ class CallRecord:
     """Why there is no answer of the server, where the wire knows; then `answer` is none of the server's."""
     is_call: bool = True
     """Whether a caller waits for it. Where a question of the pool's own fails there is nothing more to ask."""
+    is_rejected: bool = False
+    """Whether the server refused the call unread, and with it the session that it came in."""
     over: bool = False
     """Whether the call has ended. What has not been handed over by then must never be: its caller was told so."""
     on_over: Callable[[], None] | None = None
     """Called once, synchronously, when the call has ended, for a wire that would wait for the answer still."""
-
-    @property
-    def is_rejected(self) -> bool:
-        """Whether the server refused the call unread, and with it the connection, by an HTTP status."""
-        loss = self.link.loss
-        handed_over = self.request_id is not None
-        return handed_over and not self.sent and loss is not None and isinstance(loss.cause, HttpStatus)
 
 
 current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_current_call", default=None)

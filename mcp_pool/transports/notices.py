@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Final, final
+from typing import Any, Final, final
 
 import anyio
 import attrs
@@ -96,6 +96,10 @@ class Notices:
             self._under_way += 1
             self._background.start_soon(self._post_counted, request, forward)
         return httpx2.Response(202, request=request)
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something in the background; it ends with the block."""
+        self._background.start_soon(work)
 
     def tell(self, what: str) -> None:
         """Write down a trouble that harms nobody."""

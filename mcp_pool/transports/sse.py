@@ -1,41 +1,39 @@
 """A server over the older HTTP with SSE, as a transport for `mcp.Client`.
 
 One stream of events brings all messages of the server, and each message of ours is posted (MCP specification
-2024-11-05, Transports, HTTP with SSE). The wire is down when the stream has ended or a post has failed: the SDK would
-answer every later call "Connection closed" without an end.
+2024-11-05, Transports, HTTP with SSE). The wire is down when the stream has ended or a post has broken off: the SDK
+would answer every later call "Connection closed" without an end. A post that is refused fails its own request only.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from http import HTTPStatus
-from typing import Final, final
+from typing import Any, Final, final
 
 import anyio
 import attrs
 import httpx2
 from anyio.abc import TaskGroup
+from loguru import logger
 from mcp.client.sse import sse_client
 from mcp.shared.dispatcher import coerce_request_id
-from mcp.shared.message import SessionMessage
-from mcp_types import (
-    JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCNotification,
-    JSONRPCRequest,
-    JSONRPCResponse,
-    RequestId,
-)
+from mcp_types import JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, RequestId
 
 from mcp_pool.checks import origin
 from mcp_pool.config import SseServer
+from mcp_pool.transports.answers import Said, hear_out
 from mcp_pool.transports.bodies import EVENT_STREAM, TooLong, content_type, read_whole, watch
-from mcp_pool.transports.exchange import forwarded, scrubbed, unreachable, was_unreachable
+from mcp_pool.transports.exchange import scrubbed, unreachable, was_unreachable
 from mcp_pool.transports.http_client import Forward, Outbox, ServerHttpClient, current_message
+from mcp_pool.transports.inbox import Inbox
 from mcp_pool.transports.link import CallRecord, Failure, Link, Loss
+from mcp_pool.transports.post_refusals import PostRefusals, RefusedPost
+from mcp_pool.transports.redirects import sent_within_origin
 from mcp_pool.transports.refusals import refused
-from mcp_pool.transports.taps import Outgoing, ReadTap, Source, WriteTap
+from mcp_pool.transports.session import Renewals
+from mcp_pool.transports.session_probe import SessionProbe
+from mcp_pool.transports.taps import Outgoing, ReadTap, WriteTap
 from mcp_pool.troubles import Trouble
 
 POST_TIMEOUT: Final = 30.0
@@ -53,18 +51,19 @@ WORDS_LIMIT: Final = 65536
 """How much of it is taken, in bytes."""
 EVENT_LIMIT: Final = 2**20
 """The longest event in bytes that the SDK takes; one that is longer would break it."""
-REDIRECTS: Final = 5
-"""How many redirects in a row are followed, within the origin."""
 
 
 @asynccontextmanager
-async def sse_transport(server_id: str, spec: SseServer, link: Link) -> AsyncGenerator[tuple[ReadTap, WriteTap]]:
+async def sse_transport(
+    server_id: str, spec: SseServer, link: Link, renewals: Renewals
+) -> AsyncGenerator[tuple[ReadTap, WriteTap]]:
     """Make the transport of one connection.
 
     Args:
         server_id: For the log.
         spec: What to connect to.
         link: Learns what happens on the wire.
+        renewals: When the server's session was last given up on mere evidence.
     """
     wire = _SseWire(server_id, link, min(spec.max_message_size, EVENT_LIMIT))
     async with anyio.create_task_group() as wire.background:
@@ -79,8 +78,11 @@ async def sse_transport(server_id: str, spec: SseServer, link: Link) -> AsyncGen
         # Without user and password: the SDK wants messages to be posted to the very same origin.
         url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
         async with sse_client(url, httpx_client_factory=make_client) as (read, write):
+            inbox = Inbox(read, link, wire.note_answer)
+            probe = SessionProbe(link, renewals, wire.start, sent_within_origin, wire.tell)
+            wire.refusals = PostRefusals(link, inbox, probe)
             try:
-                yield ReadTap(_Inbox(read, wire), link), WriteTap(Outbox(write), link)
+                yield ReadTap(inbox, link, hears=False), WriteTap(Outbox(write), link)
             finally:
                 wire.background.cancel_scope.cancel()
                 wire.untaken.tell(server_id)
@@ -97,6 +99,8 @@ class _Post:
     """Set when the server has taken the message, or never will."""
     handed_over: bool = attrs.field(default=False, init=False)
     """Whether the server may have begun to get it."""
+    is_answered: bool = attrs.field(default=False, init=False)
+    """Whether the server has answered it on its stream: what it responds to the post means nothing then."""
 
     def expire(self) -> None:
         """Note that nobody waits for what the server says to it: from now on it has only so much time to take it."""
@@ -116,6 +120,8 @@ class _SseWire:
     """The longest event in bytes that the server may send."""
     background: TaskGroup = attrs.field(init=False)
     """Where messages are posted."""
+    refusals: PostRefusals = attrs.field(init=False)
+    """Decides what a refused post ends."""
     untaken: Trouble = attrs.field(
         factory=lambda: Trouble("Server {!r} did not take {} messages in time"), init=False, repr=False
     )
@@ -125,7 +131,7 @@ class _SseWire:
     """The requests that are being posted."""
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Send a request. One that carries a message raises no error: a failure takes the wire down."""
+        """Send a request. One that carries a message raises no error: what breaks off takes the wire down."""
         outgoing = current_message.get()
         if outgoing is None:
             return await self._open(request, forward)
@@ -150,11 +156,20 @@ class _SseWire:
     def note_answer(self, request_id: RequestId) -> None:
         """Note that a request was answered."""
         if (post := self._posts.get(coerce_request_id(request_id))) is not None:
+            post.is_answered = True
             post.expire()
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something in the background; it ends with the connection."""
+        self.background.start_soon(work)
+
+    def tell(self, what: str) -> None:
+        """Write down a trouble that harms nobody."""
+        logger.bind(server=self.server_id).debug("Server {!r} {}", self.server_id, what)
 
     async def _open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         try:
-            response = await _sent(request, forward)
+            response = await sent_within_origin(request, forward)
         except Exception as error:
             if was_unreachable(request.url, error):
                 self.link.lose(unreachable(request.url, error))
@@ -202,10 +217,12 @@ class _SseWire:
             post.handed_over = post.handed_over or event.endswith("send_request_headers.started")
 
         request.extensions = {**request.extensions, "trace": trace}
-        response: httpx2.Response | None = None
+        message, response, said = outgoing.message.message, None, Said()
         try:
             with post.scope:
-                response = await _sent(request, forward)
+                response = await sent_within_origin(request, forward)
+                if not response.is_success:
+                    said = await hear_out(response, self.event_limit, _id_of(message))
         except Exception as error:  # noqa: BLE001  # it takes the wire down, and with it nobody else
             loss = Loss(f"took no message: {type(error).__name__}", cause=error)
             if was_unreachable(request.url, error):
@@ -213,15 +230,13 @@ class _SseWire:
                 loss = attrs.evolve(unreachable(request.url, error), draining=False)
             self._fail(loss, outgoing.record, ran=post.handed_over)
         if post.scope.cancelled_caught:
-            if not isinstance(outgoing.message.message, JSONRPCRequest):
+            if not isinstance(message, JSONRPCRequest):
                 self.untaken.note(self.server_id)
-        elif response is not None:
-            if not response.is_success:
-                status = response.status_code
-                loss = refused(Failure(f"refused a message with HTTP status {status}", status=status))
-                self._fail(loss, outgoing.record, ran=status != HTTPStatus.NOT_FOUND)  # it does not know the session
+        elif response is not None and response.is_success:
             with suppress(Exception), anyio.move_on_after(WORDS_TIMEOUT):
                 await read_whole(response, WORDS_LIMIT)
+        elif response is not None and not post.is_answered:
+            self.refusals.note(RefusedPost(request, forward, response, said), message, outgoing.record)
 
     def _fail(self, loss: Loss, record: CallRecord | None, *, ran: bool) -> None:
         if record is not None and not ran:
@@ -229,47 +244,9 @@ class _SseWire:
         self.link.lose(loss)
 
 
-@final
-@attrs.define(eq=False)
-class _Inbox:
-    """The stream of what the server says, which tells the wire what has been answered."""
-
-    _source: Source
-    _wire: _SseWire
-
-    async def receive(self) -> SessionMessage | Exception:
-        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
-        item = await self._source.receive()
-        message = item.message if isinstance(item, SessionMessage) else None
-        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
-            self._wire.note_answer(message.id)
-        return item
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        await self._source.aclose()
-
-
-async def _sent(request: httpx2.Request, forward: Forward) -> httpx2.Response:
-    """Send a request and those that it is redirected to, and return the last response, whose body is to be read."""
-    response = await forwarded(request, forward)
-    for _ in range(REDIRECTS):
-        following = follower(request, response)
-        if following is None:
-            break
-        await response.aclose()
-        response = await forwarded(following, forward)
-    return response
-
-
-def follower(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request | None:
-    """Return the request that a redirect leads to, if it stays within the origin and says the same, as the SDK does."""
-    following = response.next_request
-    if following is None or following.method != request.method or following.url.userinfo:
-        return None
-    here, there = origin(request.url), origin(following.url)
-    upgraded = request.url.port is None and there == here.replace("http:", "https:", 1)
-    return following if there == here or upgraded else None
+def _id_of(message: JSONRPCMessage) -> RequestId:
+    """Return the id of a request; one that no request has, if it is none."""
+    return message.id if isinstance(message, JSONRPCRequest) else ""
 
 
 def _cancelled(message: JSONRPCMessage) -> RequestId:

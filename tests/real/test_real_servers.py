@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from mcp import MCPError
 
 from mcp_pool import ConnectionLost, ConnectionStatus, MCPPool
 from support import eventually
@@ -137,15 +138,21 @@ async def test_real_servers_that_are_killed_all_at_once_come_back(real_servers, 
         assert generations(pool) == dict.fromkeys(real_servers, 2)
 
 
-async def test_a_server_that_was_killed_and_listens_again_on_its_port_answers_the_next_call(
+async def test_a_server_that_was_killed_and_listens_again_on_its_port_is_found_to_have_lost_its_session(
     real_servers, programs, tmp_path
 ):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         programs["everything-http"].kill()
         programs["everything-http"].start()
-        # The pool could not notice: it is the answer 400 that tells it that the session is lost.
+        # The pool could not notice. The server says 400 with the id of the request, which may be a tool's own answer:
+        # two of them alike, and a ping that is refused as they are, tell that the session is lost.
         assert pool.get_status("everything-http") is ConnectionStatus.CONNECTED
+        name, arguments, _ = calls(tmp_path)["everything-http"]
+        for _ in range(2):
+            with pytest.raises(MCPError):
+                await pool.call_tool(name, arguments, timeout=PATIENCE)
+        await eventually(lambda: pool.server("everything-http").generation == 2)
         await assert_answers(pool, tmp_path)
         assert "no longer knows the session" in str(pool.server("everything-http").last_error)
         assert generations(pool) == dict.fromkeys(real_servers, 1) | {"everything-http": 2}

@@ -125,9 +125,9 @@ async def status(exchange: Exchange, value: int) -> None:
 
 @way()
 async def error(exchange: Exchange, value: int | list[Any]) -> None:
-    """Answer a JSON-RPC error under a status, or under [status, code, message]."""
-    status, code, words = value if isinstance(value, list) else (value, -32000, "the server refuses")
-    request_id = (exchange.message or {}).get("id")
+    """Answer a JSON-RPC error under a status, or under [status, code, message]; with a fourth value, that is its id."""
+    status, code, words, *ids = value if isinstance(value, list) else (value, -32000, "the server refuses")
+    (request_id,) = ids or [(exchange.message or {}).get("id")]
     answer = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": words}}
     await exchange.own.respond(status, json.dumps(answer).encode())
 
@@ -148,12 +148,41 @@ async def session_lost(exchange: Exchange, value: int | None) -> None:
 
 
 async def no_session(exchange: Exchange) -> None:
-    """Answer that there is no such session: 404 as the SDK does, or in the way of servers that say 400."""
-    if exchange.server.options.unknown_session == 404:
-        await error(exchange, [404, -32600, "Session not found"])
-    else:
-        unknown = exchange.server.options.unknown_session
-        await error(exchange, [unknown, -32000, "Bad Request: No valid session ID provided"])
+    """Answer that there is no such session: 404 as the SDK does, or in the way of servers that say 400.
+
+    Neither bears the id of the request, unless `--names-request`: so do some.
+    """
+    options = exchange.server.options
+    said = [404, -32600, "Session not found"]
+    if options.unknown_session != 404:
+        said = [options.unknown_session, -32000, "Bad Request: No valid session ID provided"]
+    await error(exchange, said if options.names_request else [*said, None])
+
+
+@way(runs=True)
+async def status_of(exchange: Exchange, value: list[Any]) -> None:
+    """Run the request, and answer rightly under another status, and another content type if [status, type] is given."""
+    status, kind = [*value, "application/json"][:2]
+    await exchange.own.respond(status, await exchange.answer(), kind, exchange.headers)
+
+
+@way(runs=True)
+async def late_status(exchange: Exchange, value: int) -> None:
+    """Over the old transport: answer on the stream, and a while later refuse the post."""
+    data = await exchange.answer()
+    await exchange.out.event(data)
+    await exchange.server.pause(0.2)
+    await status(exchange, value)
+
+
+@way()
+async def says(exchange: Exchange, value: list[Any]) -> None:
+    """Answer [status, content type, body, length], with the id of the request for `@ID`; the rest of the length never comes."""
+    status, kind, body, *length = value
+    data = body.replace("@ID", json.dumps((exchange.message or {}).get("id"))).encode()
+    await exchange.own.respond(status, data, kind, exchange.headers, length=length[0] if length else None)
+    if length:
+        exchange.own.close()
 
 
 @way()

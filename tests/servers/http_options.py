@@ -47,6 +47,7 @@ HTTP_BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
         "default": 404,
         "help": "the status for unknown sessions (404, or 400 as some do)",
     },
+    "--names-request": {"action": "store_true", "help": "what is said of unknown sessions bears the request's id"},
     "--stream": {"action": "store_true", "help": "answer on event streams always, not only where there is progress"},
     "--event-ids": {"action": "store_true", "help": "give events ids, and serve Last-Event-ID"},
     "--retry": {"type": int, "default": 20, "metavar": "MS", "help": "how soon to come back, said with the first id"},
