@@ -118,7 +118,7 @@ def coverage(session: nox.Session) -> None:
 def import_cost(session: nox.Session) -> None:
     """What `import mcp_pool` costs on top of `import mcp`."""
     session.install("-e", ".")
-    session.run("python", "benchmarks/import_cost.py", *session.posargs)
+    session.run("python", "tests/benchmarks/import_cost.py", *session.posargs)
 
 
 @nox.session
@@ -207,4 +207,4 @@ def soak(session: nox.Session) -> None:
     if platform.system() != "Linux":
         session.error("the soak looks into /proc")
     session.install("-e", ".[trio,test]", PLOTS)
-    session.run("python", "-m", "soak", *session.posargs)
+    session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})

@@ -2,7 +2,7 @@
 
 * the one who wrote the call or the configuration: `ConfigError`, `UnknownServer`, `UnknownTool`, `PoolClosed`
 * the one who runs the server: `ConnectError`, `ConnectTimeout`, `ConnectionLost`, `ServerUnavailable`
-* the one who wrote the server: `BadAnswer`, `CallTimeout`, `HttpStatus`
+* the one who wrote the server: `InvalidResponse`, `CallTimeout`, `HttpStatusError`
 
 An error that a server sends as its answer is none of these: `mcp.MCPError` passes through untouched.
 """
@@ -10,47 +10,70 @@ An error that a server sends as its answer is none of these: `mcp.MCPError` pass
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
-from typing import Literal, Self, TypeAlias, cast, final
-
-from mcp_pool.guard import cancellations
+from collections.abc import Sequence
+from typing import Final, Literal, Self, TypeAlias, TypedDict, Unpack, final
 
 Phase: TypeAlias = Literal["spawn", "discover", "initialize", "list", "call"]
-"""What was being done: starting the process, `server/discover`, `initialize`, listing the tools, or a call."""
+"""What was being done: starting the process, `server/discover`, `initialize`, listing, or a call."""
+
+REASON_LIMIT: Final = 2048
+"""Characters of a reason at most: it may be handed to a model, and a server may have a say in it."""
+
+
+class ErrorContext(TypedDict, total=False):
+    """What every error of this package may know; see `MCPPoolError`."""
+
+    advice: str
+    server_id: str | None
+    generation: int | None
+    phase: Phase | None
+    attempt: int | None
+    cause: BaseException | None
 
 
 class MCPPoolError(Exception):
     """The root of all errors of this package.
 
+    Its text is the reason, then the advice, then the end of the server's standard error where there is any.
+
     Args:
-        message: One clear sentence, and what to do.
+        reason: What happened, in one sentence, fit for a model to read: at most 2 KiB, without standard error.
+        advice: What the operator can do; empty where nothing can be done.
         server_id: The id of the server that it is about; None when it is about the pool.
         generation: The number of that server's connection (the first is 1); None when there was none.
         phase: What was being done.
-        attempt: The number of the dial that failed (the first is 1).
+        attempt: The number of the connection attempt that failed (the first is 1).
         cause: The exception that led to this one; it becomes `__cause__`.
     """
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         *,
+        advice: str = "",
         server_id: str | None = None,
         generation: int | None = None,
         phase: Phase | None = None,
         attempt: int | None = None,
         cause: BaseException | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        super().__init__(reason)
+        self.reason = reason if len(reason) <= REASON_LIMIT else f"{reason[: REASON_LIMIT - 1]}…"
+        self.advice = advice
         self.server_id = server_id
         self.generation = generation
         self.phase: Phase | None = phase
         self.attempt = attempt
+        self.stderr_tail = ""
         self.__cause__ = cause
 
     def __str__(self) -> str:
-        return self.message
+        message = f"{self.reason} {self.advice}".rstrip()
+        if self.stderr_tail:
+            message += "\nThe end of its standard error:" + "".join(
+                f"\n    {line}" for line in self.stderr_tail.splitlines()
+            )
+        return message
 
     @property
     def cause(self) -> BaseException | None:
@@ -69,47 +92,56 @@ class MCPPoolError(Exception):
 
 @final
 class ConfigError(MCPPoolError, ValueError):
-    """An argument is wrong. Nothing was started, and nothing that runs was disturbed.
+    """An argument is wrong. Nothing was started, and nothing that is running was disturbed.
 
     Args:
-        message: What is wrong with which field of which server.
+        reason: What is wrong with which field of what.
         server_id: The server that was being configured; None for the pool's own settings.
-        field: The name of the argument.
+        problems: All that is wrong, as pairs of a field's name and the end of a sentence that begins with it.
     """
 
-    def __init__(self, message: str, *, server_id: str | None = None, field: str | None = None) -> None:
-        super().__init__(message, server_id=server_id)
-        self.field = field
+    def __init__(
+        self,
+        reason: str,
+        *,
+        server_id: str | None = None,
+        problems: Sequence[tuple[str, str]] = (),
+        advice: str = "",
+        cause: BaseException | None = None,
+    ) -> None:
+        super().__init__(reason, server_id=server_id, advice=advice, cause=cause)
+        self.problems = tuple(problems)
+
+    @property
+    def field(self) -> str | None:
+        """The name of the first field that is wrong; None where it is no field."""
+        return self.problems[0][0] if self.problems else None
 
 
 class ConnectError(MCPPoolError):
     """A connection could not be made.
 
     Args:
-        message: See `MCPPoolError`, as for the keywords that are not named here.
-        needs_person: True when trying again cannot help until somebody changes something.
+        reason: See `MCPPoolError`, as for the keywords that are not named here.
+        retryable: False when another attempt cannot help until something is changed.
         exit_status: How the server's process ended: its exit code, or minus the number of the signal; None if it did
             not end or there is none.
-        last_words: The end of what the server wrote to standard error, secrets removed; empty if it wrote nothing.
+        stderr_tail: The end of what the server wrote to standard error, secrets removed; empty if it wrote nothing.
     """
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         *,
-        server_id: str | None = None,
-        generation: int | None = None,
-        phase: Phase | None = None,
-        attempt: int | None = None,
-        cause: BaseException | None = None,
-        needs_person: bool = False,
+        retryable: bool = True,
         exit_status: int | None = None,
-        last_words: str = "",
+        stderr_tail: str = "",
+        **context: Unpack[ErrorContext],
     ) -> None:
-        super().__init__(message, server_id=server_id, generation=generation, phase=phase, attempt=attempt, cause=cause)
-        self.needs_person = needs_person
+        super().__init__(reason, **context)
+        self.retryable = retryable
         self.exit_status = exit_status
-        self.last_words = last_words
+        self.stderr_tail = stderr_tail
 
 
 @final
@@ -119,128 +151,90 @@ class ConnectTimeout(ConnectError, TimeoutError):
 
 @final
 class ConnectionLost(MCPPoolError):
-    """A connection ended under a call, or under the pool.
+    """A connection was lost, during a call or while it was idle.
 
     Args:
-        message: See `MCPPoolError`, as for the keywords that are not named here.
+        reason: See `MCPPoolError`, as for the keywords that are not named here.
         may_have_run: False only when the server provably did not run the call. For a loss without a call: False.
         exit_status: As in `ConnectError`.
-        last_words: As in `ConnectError`.
+        stderr_tail: As in `ConnectError`.
     """
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         *,
-        server_id: str | None = None,
-        generation: int | None = None,
-        phase: Phase | None = None,
-        attempt: int | None = None,
-        cause: BaseException | None = None,
         may_have_run: bool = False,
         exit_status: int | None = None,
-        last_words: str = "",
+        stderr_tail: str = "",
+        **context: Unpack[ErrorContext],
     ) -> None:
-        super().__init__(message, server_id=server_id, generation=generation, phase=phase, attempt=attempt, cause=cause)
+        super().__init__(reason, **context)
         self.may_have_run = may_have_run
         self.exit_status = exit_status
-        self.last_words = last_words
+        self.stderr_tail = stderr_tail
+
+
+class _CallError(MCPPoolError):
+    def __init__(self, reason: str, *, may_have_run: bool = False, **context: Unpack[ErrorContext]) -> None:
+        super().__init__(reason, **context)
+        self.may_have_run = may_have_run
 
 
 @final
-class CallTimeout(MCPPoolError, TimeoutError):
+class CallTimeout(_CallError, TimeoutError):
     """A call was not answered in time. The server was told; the connection stays in use.
 
     Args:
-        message: See `MCPPoolError`, as for the keywords that are not named here.
+        reason: See `MCPPoolError`, as for the keywords that are not named here.
         may_have_run: True when the request had been handed to the server.
     """
 
+
+@final
+class InvalidResponse(_CallError):
+    """A server answered with something that breaks the protocol or the tool's own output schema.
+
+    Args:
+        reason: See `MCPPoolError`, as for the keywords that are not named here.
+        may_have_run: Whether the call may have run. For an answer to something that is not a call: False.
+    """
+
+
+@final
+class HttpStatusError(_CallError):
+    """A server answered with an HTTP error and no JSON-RPC message.
+
+    Args:
+        reason: See `MCPPoolError`, as for the keywords that are not named here.
+        status: The status, such as 503; 0 when it was not told.
+        may_have_run: Whether the call may have run. For an answer to something that is not a call: False.
+    """
+
     def __init__(
-        self,
-        message: str,
-        *,
-        server_id: str | None = None,
-        generation: int | None = None,
-        may_have_run: bool = True,
+        self, reason: str, *, status: int = 0, may_have_run: bool = False, **context: Unpack[ErrorContext]
     ) -> None:
-        super().__init__(message, server_id=server_id, generation=generation, phase="call")
-        self.may_have_run = may_have_run
+        super().__init__(reason, may_have_run=may_have_run, **context)
+        self.status = status
 
 
 @final
 class ServerUnavailable(MCPPoolError):
-    """A server is not connected, and was not within the time to wait for it. Nothing of the call has run.
+    """A server is not connected, and did not connect within the time to wait for it. Nothing of the call has run.
 
     Args:
-        message: See `MCPPoolError`, as for the keywords that are not named here.
-        missing: The ids of all servers that were waited for in vain.
+        reason: See `MCPPoolError`, as for the keywords that are not named here.
+        missing: The ids of all servers that did not connect.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        server_id: str | None = None,
-        generation: int | None = None,
-        cause: BaseException | None = None,
-        missing: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(message, server_id=server_id, generation=generation, cause=cause)
+    def __init__(self, reason: str, *, missing: tuple[str, ...] = (), **context: Unpack[ErrorContext]) -> None:
+        super().__init__(reason, **context)
         self.missing = missing
 
 
 @final
-class HttpStatus(MCPPoolError):
-    """A server answered with an HTTP error and no JSON-RPC message.
-
-    Args:
-        message: See `MCPPoolError`, as for the keywords that are not named here.
-        status: The status, such as 503; 0 when it was not told.
-        may_have_run: Whether the call may have run. For an answer to something that is no call: False.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        server_id: str | None = None,
-        generation: int | None = None,
-        phase: Phase | None = None,
-        status: int = 0,
-        may_have_run: bool = False,
-    ) -> None:
-        super().__init__(message, server_id=server_id, generation=generation, phase=phase)
-        self.status = status
-        self.may_have_run = may_have_run
-
-
-@final
-class BadAnswer(MCPPoolError):
-    """A server answered with something that breaks the protocol or the tool's own output schema.
-
-    Args:
-        message: See `MCPPoolError`, as for the keywords that are not named here.
-        may_have_run: Whether the call may have run. For an answer to something that is no call: False.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        server_id: str | None = None,
-        generation: int | None = None,
-        phase: Phase | None = None,
-        cause: BaseException | None = None,
-        may_have_run: bool = False,
-    ) -> None:
-        super().__init__(message, server_id=server_id, generation=generation, phase=phase, cause=cause)
-        self.may_have_run = may_have_run
-
-
-@final
 class UnknownServer(MCPPoolError, LookupError):
-    """No living server has this id."""
+    """No current server has this id."""
 
 
 @final
@@ -251,30 +245,3 @@ class UnknownTool(MCPPoolError, LookupError):
 @final
 class PoolClosed(MCPPoolError, RuntimeError):
     """The pool is not open: its block has not been entered yet, is being left, or has ended."""
-
-
-def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of an error that is kept, and of its causes: their frames hold whole connections."""
-    link: BaseException | None = error
-    seen = set[int]()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        with suppress(Exception):  # a frozen exception of the user's refuses
-            link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-
-
-def plain(error: BaseException) -> BaseException:
-    """Take exception groups apart: the first leaf that is an error of its own, or else the first one.
-
-    Args:
-        error: What came out of a task group, perhaps groups within groups.
-
-    Returns:
-        `error` itself when it is no group.
-    """
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    leaves = [plain(leaf) for leaf in group.exceptions]
-    return next((leaf for leaf in leaves if not isinstance(leaf, cancellations())), leaves[0])

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Self, final
 
+import anyio
 from anyio import AsyncContextManagerMixin
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import (
@@ -18,45 +19,45 @@ from mcp_types import (
     ResourceTemplateReference,
 )
 
-from mcp_pool.block import Block
-from mcp_pool.callbacks import CallbacksFor
-from mcp_pool.catalog import ToolEntry
-from mcp_pool.checks import kind_problems
-from mcp_pool.config import ServerConfig, check_all
+from mcp_pool.calls.lookup import find_tool
+from mcp_pool.catalog.catalog import Catalog, ToolEntry
+from mcp_pool.config.callbacks import CallbacksFor
+from mcp_pool.config.policies import HealthCheck, RestartPolicy
+from mcp_pool.config.servers import ServerConfig
+from mcp_pool.config.settings import DEFAULT, Seconds, Settings
+from mcp_pool.config.target import check_all
+from mcp_pool.config.validation import kind_problems
 from mcp_pool.errors import ConfigError
-from mcp_pool.events import Listener
-from mcp_pool.lifecycle import ConnectionStatus
-from mcp_pool.policies import HealthCheck, RestartPolicy
 from mcp_pool.server import Server
-from mcp_pool.settings import DEFAULT, Seconds, Settings
-from mcp_pool.stats import PoolSnapshot
-from mcp_pool.supervisor import Supervisor
-from mcp_pool.waiting import offered
+from mcp_pool.supervision.block import Block
+from mcp_pool.supervision.state import ConnectionStatus
+from mcp_pool.supervision.supervisor import Supervisor
+from mcp_pool.telemetry.events import EventStream
+from mcp_pool.telemetry.snapshot import PoolSnapshot, ServerSnapshot
 
 
 @final
 class MCPPool(AsyncContextManagerMixin):
-    """Keeps many MCP connections alive inside one `async with` block.
+    """Keeps many MCP connections open inside one `async with` block.
 
-    All times are in seconds, and None means that there is no bound (`close_timeout` has to have one).
+    All times are in seconds, and None means that there is no bound (`close_timeout` must have one).
 
     Args:
-        servers: Ids and specifications of servers to dial when the block opens.
-        connect_timeout: For one dial: start, handshake and first listing. Default 30.
+        servers: Ids and specs of servers to connect when the block opens.
+        connect_timeout: For one connection attempt: start, handshake and first listing. Default 30.
         open_timeout: For the opening of the block as a whole, which waits for the first outcome of each server; those
             with `required=True` are waited for beyond it. Default 10.
         wait_timeout: For a call to wait for a server that is connecting or backing off; 0: fail at once. Default 30.
-        call_timeout: For the silence in a call; progress from the server starts it anew. Default 60.
+        call_timeout: For silence during a call; progress from the server restarts it. Default 60.
         max_call_time: For one call as a whole. Default 3600.
-        close_timeout: For a connection to say goodbye. Default 5.
-        restart: When lost connections are made anew.
-        health: When servers that say nothing are asked whether they are there; None: never.
-        max_connecting: How many servers are dialled at once. One that hangs holds its place for a moment only.
-            Default 16.
-        callbacks: A function that gives the callbacks of a server by its id, where its specification has none.
+        close_timeout: For a connection to close in order. Default 5.
+        restart: When lost connections are made again.
+        health: When silent servers are probed; None: never.
+        max_connecting: How many servers connect at once. One that hangs holds its slot for a second only. Default 16.
+        callbacks: A function from a server's id to its callbacks, for what its spec leaves out.
 
     Raises:
-        ConfigError: An argument, or one of the servers, is wrong; the message names it.
+        ConfigError: An argument, or one of the servers, is invalid; the message names it.
     """
 
     def __init__(
@@ -89,11 +90,11 @@ class MCPPool(AsyncContextManagerMixin):
         settings.check()
         self._servers = check_all(servers)
         self._supervisor = Supervisor(settings)
+        self._catalog = Catalog(self._supervisor)
         self._block = Block(self._supervisor)
 
     def __repr__(self) -> str:
-        state = "open" if self._supervisor.is_open else "closed"
-        registry = self._supervisor.current.registry  # from anywhere: a debugger may look
+        state, registry = "open" if self._supervisor.is_open else "closed", self._supervisor.registry
         return f"<MCPPool {state}, {registry.connected_count} of {len(registry.rows)} servers connected>"
 
     @asynccontextmanager
@@ -102,10 +103,10 @@ class MCPPool(AsyncContextManagerMixin):
             yield self
 
     async def connect(self, server_id: str, config: ServerConfig) -> bool:
-        """Connect a server and wait until it stands; afterwards it is kept alive under its restart policy.
+        """Connect a server and wait until it is connected; from then on it is supervised under its restart policy.
 
         Concurrent calls for one id join one attempt, which is cancelled only when the last of them is. A server that
-        is backing off or parked is dialled at once.
+        is backing off or has failed connects at once.
 
         Args:
             server_id: Any printable name that is not empty.
@@ -115,7 +116,7 @@ class MCPPool(AsyncContextManagerMixin):
             True. If it was connected already, with an equal config, a warning is logged.
 
         Raises:
-            ConfigError: An argument is wrong, or a server of this id lives with another config.
+            ConfigError: An argument is invalid, or there is a server of this id with another config.
             ConnectError: It could not be connected. Its status is `ERROR`, its child has ended, and `connect` may be
                 called again; a server that was in the pool before stays there, under its restart policy.
             ConnectTimeout: Likewise, because it took longer than `connect_timeout`.
@@ -126,7 +127,7 @@ class MCPPool(AsyncContextManagerMixin):
     def add(self, server_id: str, config: ServerConfig) -> None:
         """Admit a server and return at once; it keeps trying to connect, under its restart policy.
 
-        Args and errors as in `connect`. A living id with an equal config: nothing happens.
+        Args and errors as in `connect`. A current id with an equal config: nothing happens.
         """
         self._supervisor.add(server_id, config)
 
@@ -138,7 +139,7 @@ class MCPPool(AsyncContextManagerMixin):
             drain: Seconds for calls in flight to finish; new ones are refused at once.
 
         Returns:
-            True; or False, with a warning in the log, when there is no living server of this id.
+            True; or False, with a warning in the log, when there is no current server of this id.
         """
         return await self._supervisor.disconnect(server_id, drain)
 
@@ -159,38 +160,34 @@ class MCPPool(AsyncContextManagerMixin):
         self._block.cancel()
 
     def get_status(self, server_id: str) -> ConnectionStatus | None:
-        """Return how a server stands; None for an id that was never seen.
+        """Return the status of a server; None for an id never seen.
 
-        The newest 1,024 that have departed are remembered until `close_all()` or the end of the block.
+        The newest 1,024 that have left are remembered until `close_all()` or the end of the block.
         """
-        return self._supervisor.status(server_id)
+        return self._supervisor.view.status(server_id)
 
     def get_all_statuses(self) -> dict[str, ConnectionStatus]:
-        """Return how the living servers and the departed ones that are remembered stand, as a copy."""
-        registry = self._supervisor.view.registry
-        return {
-            **{server_id: departed.status for server_id, departed in registry.departed.items()},
-            **{server_id: row.state.status for server_id, row in registry.rows.items()},
-        }
+        """Return the statuses of the current servers, and of the remembered ones that have left, as a copy."""
+        return self._supervisor.view.statuses()
 
     @property
     def connected_count(self) -> int:
         """How many servers are `CONNECTED`."""
-        return self._supervisor.view.registry.connected_count
+        return self._supervisor.view.connected_count
 
     @property
     def servers(self) -> Mapping[str, Server]:
-        """The living servers by their ids, as a read-only copy."""
-        rows = self._supervisor.view.registry.rows
+        """The current servers by their ids, as a read-only copy."""
+        rows = self._supervisor.view.rows
         return MappingProxyType({server_id: Server(server_id, self._supervisor) for server_id in rows})
 
     @property
     def tools(self) -> Mapping[str, ToolEntry]:
         """What is offered now, by catalog name, read-only. Entries of a server that is away are marked stale."""
-        return self._supervisor.view.catalog.tools
+        return self._catalog.tools
 
     def server(self, server_id: str) -> Server:
-        """Return a handle on one living server, or raise `UnknownServer`."""
+        """Return a handle on one current server, or raise `UnknownServer`."""
         self._supervisor.row(server_id)
         return Server(server_id, self._supervisor)
 
@@ -198,13 +195,13 @@ class MCPPool(AsyncContextManagerMixin):
         """Wait until these servers, or all, are connected.
 
         Args:
-            server_ids: Which; none: all that live now.
+            server_ids: Which; none: all current ones.
             timeout: Seconds; None: no bound; left out: the pool's `wait_timeout`.
 
         Raises:
-            ConnectError: One is parked: this is what keeps it from connecting. `ConnectionLost` likewise.
+            ConnectError: One has failed: this is what keeps it from connecting. `ConnectionLost` likewise.
             ServerUnavailable: The time is up; the message names the ones that are missing.
-            UnknownServer: There is no living server of one of these ids.
+            UnknownServer: There is no current server of one of these ids.
         """
         await self._supervisor.wait_ready(server_ids, timeout)
 
@@ -226,11 +223,9 @@ class MCPPool(AsyncContextManagerMixin):
             UnknownTool: No server in the pool has offered a tool of this name.
         """
         self._supervisor.check_open()
-        for field, problem in kind_problems("name", name, str, "must be a string"):
-            raise ConfigError(f"call_tool: {field} {problem}. Nothing was sent.", field=field)
-        catalog = self._supervisor.view.catalog
-        if (entry := catalog.find(name)) is None:
-            entry, timeout = await offered(catalog, name, timeout, self._supervisor.settings.wait_timeout)
+        for problem in kind_problems("name", name, str, "must be a string"):
+            raise ConfigError(f"call_tool: {' '.join(problem)}. Nothing was sent.", problems=[problem])
+        entry, timeout = await find_tool(self._catalog, name, timeout, self._supervisor.settings.wait_timeout)
         server = Server(entry.server_id, self._supervisor)
         return await server.call_tool(entry.name, arguments, timeout=timeout, progress=progress, meta=meta)
 
@@ -247,22 +242,26 @@ class MCPPool(AsyncContextManagerMixin):
         *,
         timeout: Seconds = DEFAULT,
     ) -> CompleteResult:
-        """Ask a server for completions of an argument. Arguments and errors as in `Server.complete`."""
+        """Request completions of an argument from a server. Arguments and errors as in `Server.complete`."""
         return await self.server(server_id).complete(ref, argument, context, timeout=timeout)
 
     @asynccontextmanager
-    async def events(self) -> AsyncGenerator[Listener]:
-        """Listen to what happens: an asynchronous context manager that gives an asynchronous iterator of events.
+    async def events(self) -> AsyncGenerator[EventStream]:
+        """Read what happens: an asynchronous context manager that gives an asynchronous iterator of events.
 
-        A listener that is too slow misses the oldest events and is told how many; it ends with the pool's block.
+        A reader that is too slow loses the oldest events and is told how many; its stream ends with the pool's block.
         """
         self._supervisor.check_open()
-        listener = self._supervisor.broadcast.listen()
+        queue = self._supervisor.broadcast.subscribe()
         try:
-            yield listener
+            yield EventStream(queue)
         finally:
-            self._supervisor.broadcast.leave(listener)
+            self._supervisor.broadcast.unsubscribe(queue)
 
     def snapshot(self) -> PoolSnapshot:
         """Return the state of all servers at this moment, as one frozen value."""
-        return self._supervisor.snapshot()
+        rows = self._supervisor.view.rows
+        return PoolSnapshot(
+            time=anyio.current_time() if self._supervisor.is_open else 0.0,
+            servers=MappingProxyType({server_id: ServerSnapshot.of(row) for server_id, row in rows.items()}),
+        )

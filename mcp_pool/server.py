@@ -23,17 +23,17 @@ from mcp_types import (
     Tool,
 )
 
-from mcp_pool.calling import Request, call
-from mcp_pool.checks import argument_problems, is_count, json_problems, kind_problems
-from mcp_pool.connection import Connection, ServerInfo
+from mcp_pool.calls.call import Request, call
+from mcp_pool.calls.progress import ProgressFeed
+from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
+from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_problems
+from mcp_pool.connection.connection import Connection, ServerInfo
+from mcp_pool.connection.listing import take_inventory
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost
-from mcp_pool.inventory import take_inventory
-from mcp_pool.lifecycle import ConnectionStatus, State
-from mcp_pool.progress import ProgressFeed
-from mcp_pool.registry import Row
-from mcp_pool.settings import DEFAULT, Default, Seconds, timeout_problems
-from mcp_pool.supervisor import Supervisor
-from mcp_pool.waiting import outcome, ready
+from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.state import ConnectionStatus, State
+from mcp_pool.supervision.supervisor import Supervisor
+from mcp_pool.supervision.waiting import wait_for_connection, wait_until_connected
 
 _T = TypeVar("_T")
 
@@ -51,28 +51,28 @@ class Server:
     _supervisor: Supervisor = attrs.field(repr=False)
 
     def __repr__(self) -> str:
-        row = self._supervisor.current.registry.rows.get(self.server_id)  # from anywhere: a debugger may look
-        return f"<Server {self.server_id!r} {'departed' if row is None else row.state.status.value}>"
+        status = self._supervisor.registry.status(self.server_id) or ConnectionStatus.DISCONNECTED
+        return f"<Server {self.server_id!r} {status.value}>"
 
     @property
     def status(self) -> ConnectionStatus:
-        """How it stands, in one word; `DISCONNECTED` when it has departed without an error."""
-        return self._supervisor.status(self.server_id) or ConnectionStatus.DISCONNECTED
+        """Its status; `DISCONNECTED` when it has left the pool without an error."""
+        return self._supervisor.view.status(self.server_id) or ConnectionStatus.DISCONNECTED
 
     @property
     def state(self) -> State | None:
-        """The state behind the status, with its details; None when it has departed."""
+        """The state behind the status, with its details; None when it has left the pool."""
         return None if self._seen is None else self._seen.state
 
     @property
     def generation(self) -> int:
-        """How many connections there have been, and the number of the present one; 0 when it has departed."""
+        """How many connections there have been, which is the number of the present one; 0 when it has left the pool."""
         return 0 if self._seen is None else self._seen.state.generation
 
     @property
     def last_error(self) -> ConnectError | ConnectionLost | None:
         """The latest failure, also when the server has come back since; None if there was none."""
-        return self._supervisor.last_error(self.server_id)
+        return self._supervisor.view.last_error(self.server_id)
 
     @property
     def client(self) -> Client | None:
@@ -84,7 +84,7 @@ class Server:
 
     @property
     def info(self) -> ServerInfo | None:
-        """What the server says of itself; None while it is not connected."""
+        """What the server says about itself; None while it is not connected."""
         return None if self._live is None else self._live.info
 
     async def call_tool(
@@ -102,10 +102,10 @@ class Server:
             name: The tool's name.
             arguments: Its arguments.
             timeout: Seconds for the call as a whole, the wait for the server included; None: no bound. Left out, the
-                server's `call_timeout` (of silence, which progress starts anew) and `max_call_time` hold.
+                server's `call_timeout` (for silence, restarted by progress) and `max_call_time` apply.
             progress: An async function of (progress, total, message), called in order and one at a time when the server
-                reports progress. What it raises is logged; the answer does not wait for it for more than half a second.
-            meta: Sent along as `_meta`.
+                reports progress. What it raises is logged; the answer waits for it for half a second at most.
+            meta: Sent as `_meta`.
 
         Returns:
             The result, also when the tool says by `is_error` that it failed.
@@ -113,9 +113,9 @@ class Server:
         Raises:
             ConfigError: An argument is wrong; nothing was sent.
             ServerUnavailable: There was no connection within `wait_timeout`; the call has not run.
-            ConnectionLost: The connection went down; `may_have_run` tells whether the tool may have run.
+            ConnectionLost: The connection was lost; `may_have_run` tells whether the tool may have run.
             CallTimeout: There was no answer in time.
-            BadAnswer: The result breaks the protocol or the tool's schema.
+            InvalidResponse: The result breaks the protocol or the tool's schema.
             mcp.MCPError: The server's own answer.
         """
         self._check(
@@ -125,7 +125,7 @@ class Server:
             json_problems("meta", meta),
         )
         if progress is not None and not callable(progress):
-            raise self._wrong("progress", f"must be an async function, not a {type(progress).__name__}")
+            raise self._invalid(("progress", f"must be an async function, not a {type(progress).__name__}"))
         given = None if arguments is None else dict(arguments)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
@@ -164,13 +164,13 @@ class Server:
         *,
         timeout: Seconds = DEFAULT,
     ) -> CompleteResult:
-        """Ask for completions of an argument.
+        """Request completions of an argument.
 
         Args:
             ref: The prompt or resource template that the argument belongs to.
             argument: The argument: its `name` and the `value` so far.
-            context: Arguments that are known already.
-            timeout: As in `call_tool`, and likewise the errors.
+            context: Arguments that are already known.
+            timeout: As in `call_tool`, and so are the errors.
         """
         self._check(
             kind_problems("ref", ref, (ResourceTemplateReference, PromptReference), "must be a reference"),
@@ -187,53 +187,56 @@ class Server:
         """Return the tools that the server offers, as it last listed them, after the filters of its configuration.
 
         Raises:
-            ServerUnavailable: It has not been connected within `wait_timeout`.
+            ServerUnavailable: It was not connected within `wait_timeout`.
         """
         row = self._row
         if row.inventory is None:
             wait_timeout = self._supervisor.settings.wait_timeout
-            await ready(row, math.inf if wait_timeout is None else anyio.current_time() + wait_timeout)
+            deadline = math.inf if wait_timeout is None else anyio.current_time() + wait_timeout
+            await wait_for_connection(row, deadline)
         return tuple(row.inventory.tools.values()) if row.inventory is not None else ()
 
     async def refresh(self) -> None:
-        """List what the server offers anew. Errors as in `call_tool`; the old listing stays when it fails."""
+        """List what the server offers again. Errors as in `call_tool`; the old listing stays when it fails."""
         row = self._row
-        include, exclude = row.spec.include_tools, row.spec.exclude_tools
+        spec = row.target.spec
         inventory = await self._call(
             Request(
-                send=lambda client, _: take_inventory(client, self.server_id, include=include, exclude=exclude),
+                send=lambda client, _: take_inventory(
+                    client, self.server_id, include=spec.include_tools, exclude=spec.exclude_tools
+                ),
                 what="the listing of tools",
             )
         )
-        row.list_anew(inventory)
+        row.update_inventory(inventory)
 
     async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
-        """Make a new connection and wait until it stands; one that is backing off or parked is dialled at once.
+        """Make a new connection and wait until it is open; a server that is backing off or has failed connects at once.
 
         Calls in flight end with `ConnectionLost`.
 
         Args:
             generation: Do nothing if there has been a newer connection than this: many callers that met one dead
-                connection then cause one new dial. Left out: whichever it is.
+                connection then cause one reconnect. Left out: whichever it is.
 
         Raises:
-            ConnectError: The dial failed; the server stays in the pool, under its restart policy.
+            ConnectError: The attempt failed; the server stays in the pool, under its restart policy.
         """
         if generation is not DEFAULT and not is_count(generation, least=0):
-            raise self._wrong("generation", f"must be a whole number, not {generation!r}")
+            raise self._invalid(("generation", f"must be a whole number, not {generation!r}"))
         row = self._row
         if generation is DEFAULT or row.state.generation <= generation:
-            await outcome(row)
+            await wait_until_connected(row)
 
     @property
     def _seen(self) -> Row | None:
-        return self._supervisor.view.registry.rows.get(self.server_id)
+        return self._supervisor.view.rows.get(self.server_id)
 
     @property
     def _live(self) -> Connection | None:
-        """The connection that stands or is being drained."""
+        """The connection that is open or being drained."""
         connection = None if self._seen is None else self._seen.connection
-        return None if connection is None or connection.over.is_set() else connection
+        return None if connection is None or connection.closed.is_set() else connection
 
     @property
     def _row(self) -> Row:
@@ -241,12 +244,12 @@ class Server:
 
     def _check(self, *problems: Iterable[tuple[str, str]]) -> None:
         """Raise `ConfigError` for the first problem with the arguments of a call."""
-        for field, problem in chain(*problems):
-            raise self._wrong(field, problem)
+        for problem in chain(*problems):
+            raise self._invalid(problem)
 
-    def _wrong(self, field: str, problem: str) -> ConfigError:
-        message = f"server {self.server_id!r}: {field} {problem}. Nothing was sent."
-        return ConfigError(message, server_id=self.server_id, field=field)
+    def _invalid(self, problem: tuple[str, str]) -> ConfigError:
+        reason = f"server {self.server_id!r}: {' '.join(problem)}. Nothing was sent."
+        return ConfigError(reason, server_id=self.server_id, problems=[problem])
 
     async def _call(self, request: Request[_T]) -> _T:
         """Check the time-out, and make the call."""

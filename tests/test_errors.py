@@ -12,29 +12,29 @@ from mcp import MCPError
 
 import mcp_pool
 from mcp_pool import (
-    BadAnswer,
     CallTimeout,
     ConfigError,
     ConnectError,
     ConnectionLost,
     ConnectTimeout,
-    HttpStatus,
+    HttpStatusError,
+    InvalidResponse,
     MCPPoolError,
     PoolClosed,
     ServerUnavailable,
     UnknownServer,
     UnknownTool,
 )
-from mcp_pool.errors import plain
+from mcp_pool._shared.exceptions import plain
 
 FAMILIES: dict[type[MCPPoolError], tuple[type[Exception], ...]] = {
-    BadAnswer: (),
+    InvalidResponse: (),
     CallTimeout: (TimeoutError,),
     ConfigError: (ValueError,),
     ConnectError: (),
     ConnectTimeout: (ConnectError, TimeoutError),
     ConnectionLost: (),
-    HttpStatus: (),
+    HttpStatusError: (),
     PoolClosed: (),
     ServerUnavailable: (),
     UnknownServer: (LookupError,),
@@ -43,25 +43,28 @@ FAMILIES: dict[type[MCPPoolError], tuple[type[Exception], ...]] = {
 """Each error of the design, and what else a caller may catch it as."""
 
 WHERE: dict[str, Any] = {"server_id": "files", "generation": 2, "phase": "list", "attempt": 3}
-END: dict[str, Any] = {"exit_status": -9, "last_words": "no more"}
+END: dict[str, Any] = {"exit_status": -9, "stderr_tail": "no more"}
 
 EXAMPLES: list[tuple[MCPPoolError, dict[str, Any]]] = [
     (error, data)
     for kind, data in [
         (MCPPoolError, WHERE),
-        (BadAnswer, {"server_id": "files", "generation": 2, "phase": "list", "may_have_run": True}),
+        (InvalidResponse, {"server_id": "files", "generation": 2, "phase": "list", "may_have_run": True}),
         (CallTimeout, {"server_id": "files", "generation": 2, "may_have_run": False}),
-        (ConfigError, {"server_id": "files", "field": "env"}),
-        (ConnectError, {**WHERE, **END, "needs_person": True}),
-        (ConnectTimeout, {**WHERE, **END, "needs_person": True}),
+        (ConfigError, {"server_id": "files", "problems": (("env", "is wrong"),)}),
+        (ConnectError, {**WHERE, **END, "retryable": False}),
+        (ConnectTimeout, {**WHERE, **END, "retryable": False}),
         (ConnectionLost, {**WHERE, **END, "may_have_run": True}),
-        (HttpStatus, {"server_id": "files", "generation": 2, "phase": "call", "status": 503, "may_have_run": True}),
+        (
+            HttpStatusError,
+            {"server_id": "files", "generation": 2, "phase": "call", "status": 503, "may_have_run": True},
+        ),
         (PoolClosed, {}),
         (ServerUnavailable, {"server_id": "files", "generation": 2, "missing": ("files", "search")}),
         (UnknownServer, {"server_id": "files"}),
         (UnknownTool, {}),
     ]
-    for error in [kind("Something happened. Do something.", **data)]
+    for error in [kind("Something happened.", advice="Do something.", **data)]
 ]
 examples = pytest.mark.parametrize(("error", "data"), EXAMPLES, ids=[type(error).__name__ for error, _ in EXAMPLES])
 
@@ -88,22 +91,18 @@ def test_an_error_carries_its_data(error: MCPPoolError, data: dict[str, Any]) ->
 
 
 @examples
-def test_an_error_reads_as_its_sentence(error: MCPPoolError, data: dict[str, Any]) -> None:
-    assert str(error) == error.message == "Something happened. Do something."
+def test_an_error_reads_as_its_reason_then_its_advice_then_the_tail_of_standard_error(
+    error: MCPPoolError, data: dict[str, Any]
+) -> None:
+    assert (error.reason, error.advice) == ("Something happened.", "Do something.")
+    tail = "\nThe end of its standard error:\n    no more" if error.stderr_tail else ""
+    assert str(error) == f"Something happened. Do something.{tail}"
 
 
 @examples
 def test_what_an_error_was_not_told_is_none(error: MCPPoolError, data: dict[str, Any]) -> None:
     bare = type(error)("A sentence.")
     assert [bare.server_id, bare.generation, bare.attempt, bare.cause] == [None] * 4
-
-
-def test_a_timed_out_call_is_in_the_phase_of_calls() -> None:
-    assert CallTimeout("Too slow.").phase == "call"
-
-
-def test_who_is_not_told_assumes_that_a_timed_out_call_ran() -> None:
-    assert CallTimeout("Too slow.").may_have_run
 
 
 def test_a_cause_is_chained() -> None:

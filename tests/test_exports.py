@@ -14,7 +14,7 @@ import mcp_pool
 DISTRIBUTION = "mcp-pool-supervisor"
 
 DESIGN = {
-    "BadAnswer",
+    "InvalidResponse",
     "CallTimeout",
     "ConfigError",
     "ConnectError",
@@ -85,7 +85,7 @@ def test_importing_turns_the_package_s_own_logs_off() -> None:
     program = """
 import mcp_pool, sys
 from loguru import logger
-exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.child", "logger": logger})
+exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.supervision.child", "logger": logger})
 exec(compile("logger.error('of another')", "<of a test>", "exec"), {"__name__": "another", "logger": logger})
 """
     said = run(program)
@@ -98,7 +98,7 @@ def test_the_logs_can_be_turned_on() -> None:
 import mcp_pool
 from loguru import logger
 logger.enable("mcp_pool")
-exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.child", "logger": logger})
+exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.supervision.child", "logger": logger})
 """
     assert "of the package" in run(program)
 

@@ -66,7 +66,7 @@ def test_two_commands():
 def test_each_test_that_the_table_of_failures_names_exists():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "failures.md").read_text()))
     there = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
+    for path in (ROOT / "tests").rglob("test_*.py"):
         there.update(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
     assert named
     assert named <= there, named - there

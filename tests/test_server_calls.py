@@ -19,12 +19,13 @@ from mcp_types import (
     Tool,
 )
 
+from helpers.calls import PROTOCOLS, answering, with_ledger, words
 from mcp_pool import (
-    BadAnswer,
     CallTimeout,
     ConfigError,
     ConnectionLost,
     InProcessServer,
+    InvalidResponse,
     MCPPool,
     RestartPolicy,
     ServerUnavailable,
@@ -32,17 +33,16 @@ from mcp_pool import (
 from servers import read_lines
 from servers.bookshelf import bookshelf
 from servers.in_process import calculator, raising_lifespan
-from support_calls import ERAS, answering, with_ledger, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 SLOWLY = RestartPolicy(initial_delay=1000, max_delay=1000)
-in_both_eras = pytest.mark.parametrize("mode", ["auto", "legacy"])
+in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
-@pytest.mark.parametrize("options", ERAS)
+@pytest.mark.parametrize("options", PROTOCOLS)
 async def test_a_handle_lists_the_tools_by_the_servers_own_names(options: Sequence[str]) -> None:
     async with MCPPool({"s": answering(*options, "--pages", "3", exclude_tools=["e*"])}) as pool:
         names = {tool.name for tool in await pool.server("s").list_tools()}
@@ -70,7 +70,7 @@ async def test_what_a_server_offered_is_listed_while_it_is_away() -> None:
         assert await pool.server("s").list_tools() == before
 
 
-@in_both_eras
+@in_both_protocols
 async def test_refreshing_lists_the_tools_anew(mode: str) -> None:
     inner = calculator()
     async with MCPPool({"s": InProcessServer(inner, mode=mode)}) as pool:
@@ -101,7 +101,7 @@ async def test_a_refresh_that_fails_leaves_the_old_listing() -> None:
         assert pool.tools == before
 
 
-@in_both_eras
+@in_both_protocols
 async def test_a_handle_gets_prompts(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         (message,) = (await pool.server("s").get_prompt("greet", {"name": "Ada"})).messages
@@ -109,7 +109,7 @@ async def test_a_handle_gets_prompts(mode: str) -> None:
         assert message.content.text == "Say hello to Ada."
 
 
-@in_both_eras
+@in_both_protocols
 async def test_resources_are_read_by_the_handle_and_by_the_pool(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         for result in (
@@ -121,7 +121,7 @@ async def test_resources_are_read_by_the_handle_and_by_the_pool(mode: str) -> No
             assert content.text == "the books of ada"
 
 
-@in_both_eras
+@in_both_protocols
 async def test_completions_are_asked_for_by_the_handle_and_by_the_pool(mode: str) -> None:
     ref, argument = PromptReference(type="ref/prompt", name="greet"), {"name": "name", "value": "A"}
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
@@ -131,7 +131,7 @@ async def test_completions_are_asked_for_by_the_handle_and_by_the_pool(mode: str
         assert informed.completion.values == ["Anna", "Byron"]
 
 
-@in_both_eras
+@in_both_protocols
 async def test_what_the_server_refuses_passes_from_every_method(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         server = pool.server("s")
@@ -187,5 +187,5 @@ async def test_an_endless_listing_is_a_bad_answer_to_a_refresh() -> None:
             return ListToolsResult(tools=[tool], next_cursor="again", ttl_ms=0, cache_scope="private")
 
         inner._lowlevel_server.add_request_handler("tools/list", PaginatedRequestParams, again)
-        with pytest.raises(BadAnswer, match="cursor"):
+        with pytest.raises(InvalidResponse, match="cursor"):
             await pool.server("s").refresh()

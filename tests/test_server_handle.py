@@ -8,14 +8,16 @@ import anyio
 import pytest
 from mcp import Client
 
+from helpers.calls import Outcome, answering, arrival, with_ledger, words
+from helpers.common import eventually
 from mcp_pool import (
     BackingOff,
     Connecting,
     ConnectionLost,
     ConnectionStatus,
+    Failed,
     InProcessServer,
     MCPPool,
-    Parked,
     PoolClosed,
     Ready,
     RestartPolicy,
@@ -25,14 +27,12 @@ from mcp_pool import (
 )
 from servers.bookshelf import bookshelf
 from servers.in_process import calculator, raising_lifespan
-from support import eventually
-from support_calls import Outcome, answering, arrival, with_ledger, words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SLOWLY = RestartPolicy(initial_delay=1000, max_delay=1000)
-in_both_eras = pytest.mark.parametrize("mode", ["auto", "legacy"])
+in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 # What it shows
@@ -70,10 +70,10 @@ async def test_a_handle_shows_a_server_that_is_backing_off_and_why() -> None:
         assert repr(server) == "<Server 's' error>"
 
 
-async def test_a_handle_shows_a_server_that_is_parked() -> None:
+async def test_a_handle_shows_a_server_that_has_failed() -> None:
     async with MCPPool({"s": InProcessServer(raising_lifespan(), restart=RestartPolicy.never())}) as pool:
         server = pool.server("s")
-        assert isinstance(server.state, Parked)
+        assert isinstance(server.state, Failed)
         assert server.state.error is server.last_error
         assert server.status is ConnectionStatus.ERROR
 
@@ -89,7 +89,7 @@ async def test_the_last_error_stays_when_the_server_has_come_back() -> None:
         assert server.last_error.generation == 1
 
 
-@in_both_eras
+@in_both_protocols
 async def test_a_handle_tells_what_the_server_says_of_itself(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         info = pool.server("s").info
@@ -133,7 +133,7 @@ async def test_the_pool_gives_handles_on_all_living_servers_in_a_mapping_that_ca
 # What is left of it
 
 
-async def test_the_handle_on_a_departed_server_still_reads_and_does_nothing_else() -> None:
+async def test_the_handle_on_a_left_server_still_reads_and_does_nothing_else() -> None:
     async with MCPPool({"s": answering()}) as pool:
         server = pool.server("s")
         await pool.disconnect("s")
@@ -145,7 +145,7 @@ async def test_the_handle_on_a_departed_server_still_reads_and_does_nothing_else
             None,
             None,
         )
-        assert repr(server) == "<Server 's' departed>"
+        assert repr(server) == "<Server 's' disconnected>"
         for method in (server.call_tool("echo"), server.list_tools(), server.refresh(), server.restart()):
             with pytest.raises(UnknownServer, match="'s'"):
                 await method
@@ -170,7 +170,7 @@ async def test_a_handle_stands_for_the_id_and_not_for_one_admission() -> None:
         assert words(await server.call_tool("pid"))
 
 
-async def test_after_the_block_a_handle_reads_as_departed_and_everything_else_raises() -> None:
+async def test_after_the_block_a_handle_reads_as_left_and_everything_else_raises() -> None:
     async with MCPPool({"s": answering()}) as pool:
         server = pool.server("s")
     assert server.status is ConnectionStatus.DISCONNECTED
@@ -181,7 +181,7 @@ async def test_after_the_block_a_handle_reads_as_departed_and_everything_else_ra
         None,
         None,
     )
-    assert repr(server) == "<Server 's' departed>"
+    assert repr(server) == "<Server 's' disconnected>"
     for method in (server.call_tool("echo"), server.list_tools(), server.refresh(), server.restart()):
         with pytest.raises(PoolClosed):
             await method

@@ -27,7 +27,7 @@ from mcp.client.auth.extensions.client_credentials import (
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
 
-from mcp_pool import BadAnswer, ClientCallbacks, ConnectError, HttpServer, MCPPool
+from mcp_pool import ClientCallbacks, ConnectError, HttpServer, InvalidResponse, MCPPool
 
 REDIRECT_URI = "http://localhost:3000/callback"
 CLIENT_METADATA_URL = "https://conformance-test.local/client-metadata.json"
@@ -115,7 +115,7 @@ async def calls_that_ask(pool: MCPPool) -> None:
     # for a breach of the protocol, with or without the pool: a server of this revision must say `resultType`.
     try:
         await pool.call_tool("server__test_mrtr_no_result_type")
-    except BadAnswer as error:
+    except InvalidResponse as error:
         assert "resultType" in str(error), error
     else:
         raise AssertionError("the SDK takes an answer without `resultType` now: it belongs to the calls above")

@@ -1,4 +1,4 @@
-"""What the official conformance suite asks of a client, in both eras: its own servers judge what the pool sends."""
+"""What the official conformance suite asks of a client, in both protocols: its own servers judge what the pool sends."""
 
 import re
 import shlex

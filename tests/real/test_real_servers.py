@@ -8,8 +8,8 @@ import anyio
 import pytest
 from mcp import MCPError
 
+from helpers.common import eventually
 from mcp_pool import ConnectionLost, ConnectionStatus, MCPPool
-from support import eventually
 
 pytestmark = pytest.mark.real
 

@@ -1,4 +1,4 @@
-"""`answering.py` with tools that ask the client back, in the manner of either era, and that tell it things unasked.
+"""`answering.py` with tools that ask the client back, in the manner of either protocol, and that tell it things unasked.
 
 What the client said is the answer of `ask`, as a JSON list: results, and errors as `{"error": {...}}`.
 """

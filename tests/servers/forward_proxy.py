@@ -19,7 +19,7 @@ import anyio
 import attrs
 
 from servers.http_wire import listening
-from servers.sockets import accept, close, dial, pump, receive, send_all
+from servers.sockets import accept, attempt, close, pump, receive, send_all
 
 if TYPE_CHECKING:
     import socket
@@ -92,7 +92,7 @@ class ForwardProxy:
             if refusal := self.refusal(passed):
                 await send_all(client, refusal.encode())
                 return
-            server = await dial(passed.port)
+            server = await attempt(passed.port)
             self.open.add(server)
             if passed.verb == "CONNECT":
                 await send_all(client, b"HTTP/1.1 200 Connection established\r\n\r\n")

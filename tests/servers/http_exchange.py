@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 MODERN_STATUSES: Final = {-32601: 404, -32602: 400}
-"""The HTTP statuses of JSON-RPC errors in the modern era; in the era before, an error is answered like a result."""
+"""The HTTP statuses of JSON-RPC errors in the modern protocol; in the protocol before, an error is answered like a result."""
 
 PADDING: Final = b"(padding)"  # as in `misbehaving.py`: stands where a message is blown up
 EVENT_STREAM: Final = "text/event-stream"
 
 
 class Session:
-    """A session of the handshake era."""
+    """A session of the handshake protocol."""
 
     def __init__(self, session_id: str, path: str, stream: Connection | None) -> None:
         self.session_id = session_id

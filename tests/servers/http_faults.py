@@ -1,7 +1,7 @@
 """The ways in which `http_raw.py` misbehaves, by name, and the rules that say when.
 
 A rule is a JSON object: `{"do": "status", "value": 503, "on": "tools/call", "first": 1, "times": 1}`. All but `do` may be left
-out. `on` is `*` (everything), an HTTP verb, `resume` (a GET with Last-Event-ID), `handshake` (of either era), a JSON-RPC
+out. `on` is `*` (everything), an HTTP verb, `resume` (a GET with Last-Event-ID), `handshake` (of either protocol), a JSON-RPC
 method, or `tools/call:` and the name of a tool. Of the requests that it speaks of, it applies to `times` of them (left out:
 to all) from the `first` on (1), and of those to every `every`-th. With `after`, the request is run before.
 """

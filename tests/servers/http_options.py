@@ -40,7 +40,7 @@ HTTP_BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
         "action": "store_true",
         "help": "set a cookie for the whole origin, named `path`, to the path asked for",
     },
-    "--stateless": {"action": "store_true", "help": "handshake era: no session ids, no GET stream"},
+    "--stateless": {"action": "store_true", "help": "handshake protocol: no session ids, no GET stream"},
     "--no-get": {"action": "store_true", "help": "answer 405 to a GET"},
     "--unknown-session": {
         "type": int,

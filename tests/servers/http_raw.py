@@ -1,4 +1,4 @@
-"""An MCP server over HTTP that does whatever a test needs: streamable HTTP of both eras, and the old SSE transport.
+"""An MCP server over HTTP that does whatever a test needs: streamable HTTP of both protocols, and the old SSE transport.
 
     python -I -S http_raw.py [option ...]
 
@@ -141,7 +141,7 @@ class RawServer(misbehaving.Server, Server):
         return True
 
     def needs_no_session(self, exchange: Exchange) -> bool:
-        """Whether a request is one of the modern era, or this server knows no sessions at all."""
+        """Whether a request is one of the modern protocol, or this server knows no sessions at all."""
         if self.options.modern:
             version = exchange.request.headers.get("mcp-protocol-version")
             exchange.modern = is_modern(exchange.message or {}) or version == MODERN_VERSION

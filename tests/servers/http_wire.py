@@ -25,7 +25,7 @@ def listening(port: int = 0, *, listen: bool = True, shared: bool = True) -> soc
     """Take a port of the loopback interface, or a free one.
 
     A free one lies below those that the system gives to clients: a server that has to come back to its port would
-    otherwise find it taken by somebody's outgoing connection, and a client that dials a dead port could meet itself.
+    otherwise find it taken by somebody's outgoing connection, and a client that attempts a dead port could meet itself.
     A port that is not shared cannot be taken again while old connections linger, but by nobody else either.
     """
     for _ in range(1 if port else 100):

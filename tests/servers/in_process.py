@@ -1,4 +1,4 @@
-"""Servers that live in the test's own process, for `mcp.Client(server)` in the modern era and in `mode="legacy"`.
+"""Servers that live in the test's own process, for `mcp.Client(server)` in the modern protocol and in `mode="legacy"`.
 
 Each call makes a new server with the same tools. Whoever gives a list as `record` finds "started" and "stopped" in it, in
 the order in which the server's lifespan began and ended.

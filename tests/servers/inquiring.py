@@ -57,7 +57,7 @@ def inquiring() -> MCPServer[Any]:
     async def tell(context: Context[Any, Any], count: int) -> str:
         """Send so many log messages, numbered; then answer."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # logging is deprecated as of the modern era
+            warnings.simplefilter("ignore")  # logging is deprecated as of the modern protocol
             for number in range(count):
                 await context.info(str(number))
         return "told"

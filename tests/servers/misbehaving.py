@@ -2,7 +2,7 @@
 
     python -I -S misbehaving.py [option ...]
 
-Without options it is a polite server of the handshake era: it answers `server/discover` with "method not found" and
+Without options it is a polite server of the handshake protocol: it answers `server/discover` with "method not found" and
 shakes hands by `initialize`; with `--modern` it answers both. Options may be combined, `--help` lists them all. The tools
 stand in the table TOOLS, the options in the table BEHAVIOURS.
 
@@ -64,7 +64,7 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     # In the handshake and the listing
     "--die-at-discover": {"action": "store_true", "help": f"exit with {DEATH} at server/discover"},
     "--ignore-discover": {"action": "store_true", "help": "never answer server/discover"},
-    "--fail-initialize": {"action": "store_true", "help": "answer the handshake (of either era) with an error"},
+    "--fail-initialize": {"action": "store_true", "help": "answer the handshake (of either protocol) with an error"},
     "--huge-at-start": {"type": int, "metavar": "BYTES", "help": "answer the handshake with a line of this size"},
     "--close-stdin": {"action": "store_true", "help": "close stdin after the handshake and live on"},
     "--fail-list": {"action": "store_true", "help": "answer tools/list with an error"},
@@ -212,7 +212,7 @@ class Server:
             self.refuse(message, refusal)
 
     def die(self, words: str) -> NoReturn:
-        """Exit with the code of a death, and last words."""
+        """Exit with the code of a death, and stderr tail."""
         say(words)
         os._exit(DEATH)
 
@@ -223,7 +223,7 @@ class Server:
     # The handshake
 
     def discover(self, request: Json) -> None:
-        """Answer the probe of the modern era, or what a server that never heard of it does."""
+        """Answer the probe of the modern protocol, or what a server that never heard of it does."""
         if self.options.die_at_discover:
             self.die("what is server/discover?")
         if self.options.ignore_discover:
@@ -234,13 +234,13 @@ class Server:
         self.shaken_hands(request)
 
     def initialize(self, request: Json) -> None:
-        """Answer the handshake of the era before."""
+        """Answer the handshake of the protocol before."""
         asked = params_of(request).get("protocolVersion")
         version = asked if asked in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1]
         self.shake(request, {"protocolVersion": version, "serverInfo": SERVER_INFO})
 
     def shake(self, request: Json, result: Json) -> None:
-        """Answer a handshake, of either era, unless it is to fail."""
+        """Answer a handshake, of either protocol, unless it is to fail."""
         if self.options.fail_initialize:
             raise Refusal(SERVER_ERROR, f"no handshake today {self.secret()}".strip())
         capabilities: Json = {} if self.options.no_tools else {"tools": {"listChanged": False}}
@@ -270,7 +270,7 @@ class Server:
         self.die("my time has come")
 
     def ping(self, request: Json) -> None:
-        """Answer a ping, which the modern era does not have."""
+        """Answer a ping, which the modern protocol does not have."""
         if is_modern(request):
             raise Refusal(METHOD_NOT_FOUND, "no such method: ping")
         self.answer(request, {})
@@ -345,7 +345,7 @@ class Server:
     # Writing
 
     def answer(self, request: Json, result: Json, *, size: int | None = None) -> None:
-        """Send a result, stamped as its era wants it; with a size, blown up to a line of so many bytes."""
+        """Send a result, stamped as its protocol wants it; with a size, blown up to a line of so many bytes."""
         if is_modern(request):
             result = {"resultType": "complete", "_meta": {SERVER_INFO_KEY: SERVER_INFO}, **result}
         self.write({"jsonrpc": "2.0", "id": request["id"], "result": result}, size=size)
@@ -411,7 +411,7 @@ class Server:
 
 
 def is_modern(request: Json) -> bool:
-    """Whether a request carries the envelope of the modern era."""
+    """Whether a request carries the envelope of the modern protocol."""
     meta: Json = params_of(request).get("_meta") or {}
     return PROTOCOL_VERSION_KEY in meta
 

@@ -1,4 +1,4 @@
-"""The SDK's own server under uvicorn, in a process of its own: streamable HTTP of both eras at /mcp, the old transport at /sse.
+"""The SDK's own server under uvicorn, in a process of its own: streamable HTTP of both protocols at /mcp, the old transport at /sse.
 
     python sdk_http.py [option ...]
 
@@ -52,8 +52,8 @@ class Memory(EventStore):
         return stream
 
 
-class Gate:
-    """What stands before the server: the ledger, the check of the token, and the refusal of the modern era."""
+class ConnectLimiter:
+    """What stands before the server: the ledger, the check of the token, and the refusal of the modern protocol."""
 
     def __init__(self, app: ASGIApp, options: argparse.Namespace) -> None:
         self.app = app
@@ -96,7 +96,7 @@ class Gate:
             return JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
         version = headers.get("mcp-protocol-version", HANDSHAKE_PROTOCOL_VERSIONS[-1])
         if self.options.legacy_only and version not in HANDSHAKE_PROTOCOL_VERSIONS:
-            # What the SDK answered before it knew the modern era.
+            # What the SDK answered before it knew the modern protocol.
             error = {"code": -32600, "message": f"Bad Request: Unsupported protocol version: {version}"}
             return JSONResponse({"jsonrpc": "2.0", "id": "server-error", "error": error}, 400)
         return None
@@ -115,7 +115,7 @@ class Gate:
         append(self.options.ledger, entry | {name: headers.get(header) for name, header in shown.items()})
 
 
-def application(options: argparse.Namespace) -> Gate:
+def application(options: argparse.Namespace) -> ConnectLimiter:
     """The server's application, with both transports."""
     server = calculator()
     any_host = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -127,7 +127,7 @@ def application(options: argparse.Namespace) -> Gate:
         transport_security=any_host,
     )
     app.router.routes.extend(server.sse_app(transport_security=any_host).routes)
-    return Gate(app, options)
+    return ConnectLimiter(app, options)
 
 
 def exit_with_parent() -> None:
@@ -157,8 +157,10 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="The SDK's own server over HTTP.", allow_abbrev=False)
     parser.add_argument("--port", type=int, default=0, help="the port (0: a free one)")
-    parser.add_argument("--legacy-only", action="store_true", help="refuse the modern era, as the SDK did before it")
-    parser.add_argument("--stateless", action="store_true", help="handshake era: no sessions")
+    parser.add_argument(
+        "--legacy-only", action="store_true", help="refuse the modern protocol, as the SDK did before it"
+    )
+    parser.add_argument("--stateless", action="store_true", help="handshake protocol: no sessions")
     parser.add_argument("--json", action="store_true", help="answer by JSON, not on event streams")
     parser.add_argument("--event-store", action="store_true", help="give events ids, and serve Last-Event-ID")
     parser.add_argument("--retry", type=int, metavar="MS", help="how soon to come back to a stream")

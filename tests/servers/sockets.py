@@ -72,7 +72,7 @@ async def send_all(side: socket.socket, data: bytes) -> None:
             rest = rest[side.send(rest) :]
 
 
-async def dial(port: int, host: str = "127.0.0.1") -> socket.socket:
+async def attempt(port: int, host: str = "127.0.0.1") -> socket.socket:
     """Connect."""
     side = prompt(socket.socket())
     try:

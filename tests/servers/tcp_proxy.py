@@ -22,7 +22,7 @@ import anyio
 import attrs
 
 from servers.http_wire import listening
-from servers.sockets import accept, close, dial, pump, send_all
+from servers.sockets import accept, attempt, close, pump, send_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -188,7 +188,7 @@ class TcpProxy:
                 if plan.deed != "stall":
                     return
             await connection.flowing.wait()
-            connection.server = server = await dial(self.target)
+            connection.server = server = await attempt(self.target)
             async with anyio.create_task_group() as group:
                 group.start_soon(pump, connection.client, server, lambda data: self._going_up(connection, data))
                 group.start_soon(pump, server, connection.client, lambda data: self._going_down(connection, data))

@@ -1,0 +1,34 @@
+"""The log: loguru, with the server's id bound to each line, and no harm from a sink that raises."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import Literal, TypeAlias
+
+from loguru import logger
+
+from mcp_pool._shared.guard import user_errors
+
+Level: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+"""A level of loguru."""
+
+
+def log(level: Level, server_id: str | None, message: str, *arguments: object) -> None:
+    """Write a line to the log.
+
+    A sink added with `catch=False` passes its exceptions on to the one who logs. Here that would be the task that
+    ends a connection, so they go to standard error, as loguru itself does with `catch=True`.
+
+    Args:
+        level: How serious it is.
+        server_id: The server that the line is about, bound to the record; None: the pool.
+        message: The line, with places for the arguments.
+        arguments: What to put there.
+    """
+    bound = logger if server_id is None else logger.bind(server=server_id)
+    try:
+        bound.opt(depth=1).log(level, message, *arguments)
+    except user_errors() as error:  # a full disk must not keep a connection from ending
+        with suppress(Exception):  # standard error may be closed
+            sys.stderr.write(f"mcp_pool: a sink of the log raised {type(error).__name__}; the line was lost\n")

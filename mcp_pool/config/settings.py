@@ -1,0 +1,120 @@
+"""The pool's own settings, and what holds for one server once the defaults are filled in."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal, TypeAlias, TypeVar, final
+
+import attrs
+
+from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
+from mcp_pool.config.policies import HealthCheck, RestartPolicy
+from mcp_pool.config.validation import is_count, is_number
+from mcp_pool.errors import ConfigError
+
+_T = TypeVar("_T")
+
+
+@final
+class Default(enum.Enum):
+    """The type of `DEFAULT`."""
+
+    DEFAULT = "the next wider setting"
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT: Final = Default.DEFAULT
+"""Stands for a parameter that was left out: the next wider setting applies."""
+
+Seconds: TypeAlias = float | Literal[Default.DEFAULT] | None
+"""A time in seconds; None: no bound; `DEFAULT`: the pool's setting."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Limits:
+    """The bounds and the policy of one server, with the pool's defaults filled in. Times in seconds."""
+
+    connect_timeout: float | None
+    call_timeout: float | None
+    max_call_time: float | None
+    close_timeout: float
+    restart: RestartPolicy
+    health: HealthCheck | None
+    callbacks: ClientCallbacks
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The pool's own settings. Times in seconds; None: no bound."""
+
+    connect_timeout: float | None
+    open_timeout: float | None
+    wait_timeout: float | None
+    call_timeout: float | None
+    max_call_time: float | None
+    close_timeout: float
+    restart: RestartPolicy
+    health: HealthCheck | None
+    max_connecting: int
+    callbacks: CallbacksFor | None
+
+    def check(self) -> None:
+        """Raise `ConfigError` for the first setting that makes no sense."""
+        times = ("connect_timeout", "open_timeout", "wait_timeout", "call_timeout", "max_call_time")
+        for field, problem in (
+            *timeout_problems({name: getattr(self, name) for name in times}, inherited=False),
+            *timeout_problems({"close_timeout": self.close_timeout}, unbounded=False, inherited=False),
+            *policy_problems("restart", self.restart, RestartPolicy),
+            *(() if self.health is None else policy_problems("health", self.health, HealthCheck)),
+            *count_problems("max_connecting", self.max_connecting),
+            *_function_problems("callbacks", self.callbacks),
+        ):
+            raise ConfigError(f"MCPPool: {field} {problem}.", problems=[(field, problem)])
+
+
+def resolve(value: _T | Literal[Default.DEFAULT], wider: _T) -> _T:
+    """Return `value`, or the wider setting when it was left out."""
+    return wider if value is DEFAULT else value
+
+
+def timeout_problems(
+    times: Mapping[str, object], *, unbounded: bool = True, inherited: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Yield a problem for each value that is not a time in seconds.
+
+    Args:
+        times: Names and values.
+        unbounded: Whether None is allowed.
+        inherited: Whether `DEFAULT` is allowed.
+    """
+    for name, value in times.items():
+        if (unbounded and value is None) or (inherited and value is DEFAULT):
+            continue
+        if not is_number(value) or value < 0:
+            allowed = "a number of seconds of at least 0" + (", or None" if unbounded else "")
+            yield name, f"must be {allowed}, not {value!r}"
+
+
+def policy_problems(name: str, policy: object, kind: type[RestartPolicy | HealthCheck]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a policy, which has to be of the kind."""
+    if not isinstance(policy, RestartPolicy | HealthCheck) or not isinstance(policy, kind):
+        yield name, f"must be a {kind.__name__}, not a {type(policy).__name__}"
+        return
+    for field, problem in policy.problems():
+        yield f"{name}.{field}", problem
+
+
+def _function_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if value is not None and not callable(value):
+        yield name, f"must be a function of a server's id, not a {type(value).__name__}"
+
+
+def count_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield a problem unless the value is a whole number of at least 1."""
+    if not is_count(value, least=1):
+        yield name, f"must be a whole number of at least 1, not {value!r}"

@@ -1,0 +1,94 @@
+"""What holds for one server of a pool: its id, its spec, and the bounds with the pool's defaults filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import attrs
+
+from mcp_pool._shared.redaction import Redactor
+from mcp_pool.config.callbacks import ClientCallbacks
+from mcp_pool.config.servers import ServerConfig
+from mcp_pool.config.settings import Limits, Settings, resolve
+from mcp_pool.config.spec import ServerSpec, callback_problems
+from mcp_pool.config.validation import is_mapping
+from mcp_pool.errors import ConfigError
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
+class Target:
+    """One server, as everything that connects to it, calls it or speaks about it needs to know it."""
+
+    server_id: str
+    """Its id in the pool."""
+    spec: ServerConfig
+    """What to connect to."""
+    limits: Limits
+    """Its bounds."""
+    redactor: Redactor
+    """Removes its secrets from texts and errors."""
+
+    @classmethod
+    def of(cls, settings: Settings, server_id: str, spec: ServerConfig) -> Target:
+        """Fill in the pool's settings where the spec has none.
+
+        Raises:
+            ConfigError: The pool's function of callbacks failed, or returned something else.
+        """
+        limits = Limits(
+            connect_timeout=resolve(spec.connect_timeout, settings.connect_timeout),
+            call_timeout=resolve(spec.call_timeout, settings.call_timeout),
+            max_call_time=resolve(spec.max_call_time, settings.max_call_time),
+            close_timeout=resolve(spec.close_timeout, settings.close_timeout),
+            restart=resolve(spec.restart, settings.restart),
+            health=resolve(spec.health, settings.health),
+            callbacks=spec.callbacks.merged_with(_pool_callbacks(settings, server_id)),
+        )
+        # What the id itself says is not a secret: it stands in every message.
+        return cls(server_id, spec, limits, Redactor.of(spec.secrets(), shown=server_id))
+
+
+def _pool_callbacks(settings: Settings, server_id: str) -> ClientCallbacks:
+    """Ask the pool's function for the callbacks of a server."""
+    if settings.callbacks is None:
+        return ClientCallbacks()
+    try:
+        given = settings.callbacks(server_id)
+    except Exception as error:
+        problem = ("callbacks", f"could not be had: the pool's function raised {type(error).__name__}")
+        raise _invalid(server_id, [problem]) from error
+    callbacks = ClientCallbacks() if given is None else given
+    if problems := list(callback_problems(callbacks)):
+        raise _invalid(server_id, problems)
+    return callbacks
+
+
+def check(server_id: object, spec: object) -> None:
+    """Raise `ConfigError`, naming the id and the fields, when an id or a spec is invalid."""
+    if not isinstance(server_id, str) or not server_id or not server_id.isprintable():
+        problem = ("server_id", f"must be a printable string that is not empty, not {server_id!r}")
+        raise ConfigError(f"{' '.join(problem)}.", problems=[problem])
+    if not isinstance(spec, ServerSpec):
+        kinds = "a StdioServer, HttpServer, SseServer or InProcessServer"
+        raise _invalid(server_id, [("config", f"must be {kinds}, not a {type(spec).__name__}")])
+    if problems := list(spec.problems()):
+        raise _invalid(server_id, problems)
+
+
+def check_all(servers: object) -> dict[str, ServerConfig]:
+    """Return the servers given to a pool as a dictionary of its own, or raise `ConfigError`."""
+    if servers is None:
+        return {}
+    if not is_mapping(servers):
+        problem = ("servers", f"must be a mapping, not a {type(servers).__name__}")
+        raise ConfigError(f"MCPPool: {' '.join(problem)}.", problems=[problem])
+    for server_id, spec in servers.items():
+        check(server_id, spec)
+    return dict(servers)
+
+
+def _invalid(server_id: str, problems: Sequence[tuple[str, str]]) -> ConfigError:
+    reason = f"server {server_id!r}: {'; '.join(map(' '.join, problems))}."
+    return ConfigError(reason, server_id=server_id, problems=problems)

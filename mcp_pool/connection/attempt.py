@@ -1,0 +1,118 @@
+"""One connection attempt, and why it failed: from what the SDK raised and the channel knows to one `ConnectError`."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final, final
+
+import attrs
+from mcp import MCPError
+
+from mcp_pool._shared.guard import ForeignCancellation, described, text_of
+from mcp_pool.config.servers import StdioServer
+from mcp_pool.config.target import Target
+from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError
+from mcp_pool.transports.channel import Channel
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, refused
+
+NOT_RETRYABLE: Final = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP, errno.E2BIG}
+)
+"""Failures to start a process that no retry can fix."""
+REQUESTS: Final = {
+    "spawn": "starting",
+    "discover": "server/discover",
+    "initialize": "initialize",
+    "list": "tools/list",
+    "call": "the handshake",
+}
+"""What was being done in each phase, in words."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One attempt to connect."""
+
+    target: Target
+    """The server."""
+    number: int
+    """The number of this attempt; the first is 1."""
+    generation: int
+    """The number of the connection that it makes."""
+    mode: str
+    """How the protocol is found, as in `mcp.Client`."""
+
+
+@final
+@attrs.frozen
+class _Explanation:
+    what: str
+    """The end of a sentence that begins with the server."""
+    advice: str
+    cause: BaseException | None
+    retryable: bool = True
+
+
+def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *, timed_out: bool) -> ConnectError:
+    """Say why an attempt failed.
+
+    Args:
+        attempt: Which.
+        channel: What the wire knows.
+        failure: What the SDK raised; None if it ended without an error.
+        timed_out: Whether `connect_timeout` was met.
+    """
+    target, lost = attempt.target, channel.disconnect_cause
+    why = _timed_out(attempt, channel, failure) if timed_out else _failed(attempt, channel, failure)
+    advice = why.advice
+    if count := channel.unreadable_lines:
+        wrote = "1 line that is not" if count == 1 else f"{count} lines that are not"
+        advice += f" It wrote {wrote} JSON-RPC to standard output."
+    kind = ConnectTimeout if timed_out else ConnectError
+    return kind(
+        target.redactor.text(f"Server {target.server_id!r} (attempt {attempt.number}) {why.what}."),
+        advice=target.redactor.text(advice.strip()),
+        server_id=target.server_id,
+        generation=attempt.generation - 1,
+        phase=channel.phase,
+        attempt=attempt.number,
+        cause=target.redactor.error(why.cause),
+        retryable=why.retryable,
+        exit_status=None if lost is None else lost.exit_status,
+        stderr_tail=channel.stderr_tail() if lost is None else lost.stderr_tail,
+    )
+
+
+def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
+    what = f"did not finish {REQUESTS[channel.phase]} within connect_timeout={attempt.target.limits.connect_timeout} s"
+    advice = "Find out what it is waiting for, or raise connect_timeout."
+    if channel.phase == "discover" and attempt.mode == "auto":
+        advice += ' A legacy server that does not answer this request needs mode="legacy".'
+    return _Explanation(what, advice, failure)
+
+
+def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
+    spec, request = attempt.target.spec, REQUESTS[channel.phase]
+    if (wrong := next(spec.problems(), None)) is not None:
+        # It was valid when it was given to the pool; a borrowed client has been closed since.
+        return _Explanation(f"cannot be connected: {' '.join(wrong)}", "Add it again.", failure, retryable=False)
+    lost = channel.disconnect_cause
+    if lost is None and channel.failure is not None:
+        lost = refused(channel.failure)
+    if lost is not None:
+        unauthorized = isinstance(lost.cause, HttpStatusError) and lost.cause.status in AUTH_STATUSES
+        return _Explanation(f"{lost.what} during {request}", lost.advice, lost.cause or failure, not unauthorized)
+    if isinstance(failure, OSError) and channel.process_id is None and isinstance(spec, StdioServer):
+        retryable = failure.errno not in NOT_RETRYABLE
+        what = f"could not be started: {failure.strerror or type(failure).__name__}"
+        what += "" if failure.filename is None else f": {failure.filename!r}"
+        fix = "Install the program, or correct command, cwd or PATH."
+        return _Explanation(what, "Check what the system is short of." if retryable else fix, failure, retryable)
+    if isinstance(failure, MCPError):
+        what = f"answered {request} with error {failure.code}: {failure.message}"
+        return _Explanation(what, "Correct the server's configuration, or fix the server.", failure)
+    if isinstance(failure, MCPPoolError):
+        return _Explanation(f"could not be listed: {text_of(failure).rstrip('.')}", "", failure)
+    failure = failure or ForeignCancellation()
+    return _Explanation(f"failed in {request} with {described(failure)}", "See the cause.", failure)

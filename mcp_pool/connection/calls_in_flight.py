@@ -1,0 +1,70 @@
+"""The calls that run on one connection, with their deadlines: cut when it is lost, drained before it is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import final
+
+import attrs
+
+from mcp_pool._shared.changed import Changed
+from mcp_pool.connection.deadline import CallDeadline
+from mcp_pool.transports.channel import CallRecord
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class CallsInFlight:
+    """The calls of one connection."""
+
+    _calls: dict[CallRecord, CallDeadline] = attrs.field(factory=dict[CallRecord, CallDeadline], init=False)
+    _pauses: int = attrs.field(default=0, init=False)
+    """How many sampling and elicitation callbacks of the server are running."""
+    _changed: Changed = attrs.field(factory=Changed, init=False)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @contextmanager
+    def running(self, record: CallRecord, deadline: CallDeadline) -> Generator[None]:
+        """Hold a call while it runs."""
+        self._calls[record] = deadline
+        if self._pauses:
+            deadline.pause()
+        try:
+            yield
+        finally:
+            record.channel.forget(record)
+            del self._calls[record]
+            if not self._calls:
+                self._changed.notify()
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Let silence not count while a model or a person is asked on behalf of the server."""
+        self._pauses += 1
+        for deadline in self._calls.values():
+            deadline.pause()
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                for deadline in self._calls.values():
+                    deadline.restart()
+
+    def note_progress(self, deadline: CallDeadline) -> None:
+        """Note that the server reported progress of a call, unless deadlines are paused anyway."""
+        if not self._pauses:
+            deadline.restart()
+
+    def cut(self) -> None:
+        """Cancel the calls that cannot be answered any more."""
+        for record in self._calls:
+            if not record.is_answered:  # an answer that has arrived is still the answer
+                record.scope.cancel()
+
+    async def idle(self) -> None:
+        """Wait until no call runs."""
+        await self._changed.until(lambda: not self._calls)

@@ -1,0 +1,180 @@
+"""From an attempt to a connection: one task that opens a client, holds it, and closes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, final
+
+import anyio
+import attrs
+from mcp import Client
+from mcp.client import Transport
+from mcp.server import Server as LowLevelServer
+from mcp.server.mcpserver import MCPServer
+
+from mcp_pool._shared.exceptions import plain
+from mcp_pool._shared.guard import ForeignCancellation, described
+from mcp_pool._shared.log import log
+from mcp_pool.config.servers import HttpServer, InProcessServer, StdioServer
+from mcp_pool.connection.attempt import Attempt, explain
+from mcp_pool.connection.calls_in_flight import CallsInFlight
+from mcp_pool.connection.connection import Connection
+from mcp_pool.connection.dispatcher import CallbackDispatcher
+from mcp_pool.connection.listing import Inventory, take_inventory
+from mcp_pool.transports.channel import Channel, DisconnectCause
+from mcp_pool.transports.http.session import Renewals
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class Connector:
+    """Makes one attempt, and holds the connection that it makes."""
+
+    attempt: Attempt
+    """What to connect to, and how."""
+    deadline: float
+    """When the connection must be open, on the event loop's clock."""
+    on_open: Callable[[Connection, Inventory], None]
+    """Called once, synchronously, when the connection is open, with it and what the server offers."""
+    on_lost: Callable[[Connection], None]
+    """Called at most once, synchronously, when the open connection is lost; not when it is closed on purpose."""
+    on_suspect: Callable[[], None]
+    """Called when the server should be probed soon."""
+    renewals: Renewals
+    """How often the server's session may be renewed on suspicion."""
+    channel: Channel = attrs.field(init=False)
+    """What is known of the wire."""
+    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
+    _connection: Connection | None = attrs.field(default=None, init=False)
+    _connecting: anyio.CancelScope = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        target = self.attempt.target
+        tracked = not isinstance(target.spec, InProcessServer)
+        self.channel = Channel(tracked, self._on_channel_lost, self.on_suspect, target.redactor.learn)
+        self._connecting = anyio.CancelScope(deadline=self.deadline)
+
+    async def run(self) -> None:
+        """Open the connection, hold it until it is closed, and close the client. Runs in a task of its own.
+
+        Until the connection is open, cancelling the task ends the attempt at once. From then on the task is shielded
+        and ends by `Connection.close` or by a loss, so that the client and the server's process have up to
+        `close_timeout` to end in order.
+
+        Raises:
+            ConnectError: It could not be opened.
+        """
+        failure: BaseException | None = None
+        try:
+            with anyio.CancelScope() as scope, self._connecting:
+                await anyio.lowlevel.checkpoint_if_cancelled()  # starting a process is shielded: do not begin in vain
+                await self._hold(scope)
+        # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
+        except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
+            failure = plain(error)
+            self._note_breakdown(failure)
+        except BaseExceptionGroup as group:
+            cancelled, rest = group.split(anyio.get_cancelled_exc_class())
+            if cancelled is None or not isinstance(rest, ExceptionGroup):
+                raise
+            # On trio, an error in the clean-up of a cancelled attempt comes together with the cancellation.
+            raise plain(cancelled) from None
+        finally:
+            if self._connection is not None:
+                if self.channel.disconnect_cause is None:
+                    # A task of the SDK's ended it, by a cancellation out of user code. The policy must see it.
+                    advice = "See what its auth, http_client or server cancels."
+                    self.channel.mark_lost(DisconnectCause("broke down", cause=ForeignCancellation(), advice=advice))
+                self._connection.close("broke down")
+        if self._connection is None:
+            timed_out = self._connecting.cancelled_caught and self._connecting.deadline < math.inf
+            raise explain(self.attempt, self.channel, failure, timed_out=timed_out)
+
+    async def _hold(self, scope: anyio.CancelScope) -> None:
+        attempt, spec = self.attempt, self.attempt.target.spec
+        dispatcher = CallbackDispatcher(attempt.target.server_id, attempt.target.limits.callbacks, self._calls)
+        async with self._client(dispatcher) as client:
+            inventory = await take_inventory(
+                client, attempt.target.server_id, include=spec.include_tools, exclude=spec.exclude_tools
+            )
+            await anyio.lowlevel.checkpoint_if_cancelled()  # what is lost by now is never open
+            self._connecting.deadline = math.inf
+            scope.shield = True
+            connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
+            self.channel.probe_when_idle = not (connection.is_modern and isinstance(spec, HttpServer))
+            self.channel.is_open = True
+            self._connection = connection
+            self.on_open(connection, inventory)
+            await _outlast(connection, scope)
+
+    def _on_channel_lost(self) -> None:
+        """Pass on that the channel is lost; called synchronously, so that no state lags behind."""
+        connection = self._connection
+        if connection is None:
+            if not self._connecting.cancel_called:
+                self._connecting.deadline = math.inf  # it has not timed out: there is nothing to wait for
+                self._connecting.cancel()
+        elif not connection.closed.is_set():  # else it was closed on purpose
+            connection.note_lost()
+            self.on_lost(connection)
+
+    def _note_breakdown(self, error: BaseException) -> None:
+        """Take an error of the SDK, or of an in-process server's own task, for the loss of an open connection."""
+        target = self.attempt.target
+        if self._connection is None:
+            return
+        if self.channel.disconnect_cause is None:
+            self.channel.mark_lost(DisconnectCause(f"broke down with {type(error).__name__}", cause=error))
+        else:
+            text = target.redactor.text(described(error))
+            log("DEBUG", target.server_id, "Closing server {!r}: {}", target.server_id, text)
+
+    def _client(self, dispatcher: CallbackDispatcher) -> Client:
+        """Make the client of a connection. Only the wires that a program uses are loaded: importing stays cheap."""
+        target, mode = self.attempt.target, self.attempt.mode
+        spec = target.spec
+        transport: LowLevelServer[Any] | MCPServer | Transport
+        match spec:
+            case InProcessServer():
+                transport = spec.server
+            case StdioServer():
+                from mcp_pool.transports.stdio.transport import stdio_transport  # noqa: PLC0415  # see above
+
+                transport = stdio_transport(
+                    target.server_id, spec, self.channel, target.redactor, target.limits.close_timeout
+                )
+            case HttpServer():
+                from mcp_pool.transports.http.streamable import streamable_transport  # noqa: PLC0415  # see above
+
+                transport = streamable_transport(
+                    target.server_id, spec, self.channel, self.renewals, target.limits.close_timeout
+                )
+            case _:  # an SseServer is all that remains
+                from mcp_pool.transports.http.sse import sse_transport  # noqa: PLC0415  # see above
+
+                transport, mode = sse_transport(target.server_id, spec, self.channel, self.renewals), "legacy"
+        return Client(transport, mode=mode, **dispatcher.client_arguments(), **spec.client_options)
+
+
+async def _outlast(connection: Connection, scope: anyio.CancelScope) -> None:
+    """Wait until a connection is closed and its calls have ended, for up to `close_timeout`.
+
+    Args:
+        connection: Is open, and is held.
+        scope: Shields the task that holds it.
+    """
+    async with anyio.create_task_group() as group:
+        if connection.dispatcher.takes_notifications:
+            group.start_soon(connection.dispatcher.run, name=f"mcp_pool: callbacks of {connection.target.server_id!r}")
+        await connection.closed.wait()
+        if connection.is_draining:
+            scope.shield = False
+            try:
+                await connection.calls.idle()
+            finally:
+                scope.shield = True
+                connection.close("was disconnected")
+        scope.deadline = anyio.current_time() + connection.target.limits.close_timeout
+        await connection.calls.idle()
+        group.cancel_scope.cancel()

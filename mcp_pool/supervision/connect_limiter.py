@@ -1,0 +1,56 @@
+"""How many servers connect at once: a pool of hundreds must not start them all in one moment."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import anyio
+import attrs
+
+from mcp_pool._shared.changed import Changed
+
+SLOT_TIME: Final = 1.0
+"""Seconds for which an attempt holds its slot: most are done by then, and one that hangs must not hold up others."""
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class ConnectSlot:
+    """The slot of one attempt."""
+
+    until: float
+    """When it is free again, on the event loop's clock, if it is not released before."""
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class ConnectLimiter:
+    """Lets attempts begin, so many at once, in the order in which they came."""
+
+    slots: int
+    """How many."""
+    _taken: set[ConnectSlot] = attrs.field(factory=set[ConnectSlot], init=False)
+    _released: Changed = attrs.field(factory=Changed, init=False)
+    _turn: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
+    """Held by the first of those who wait: only one of hundreds wakes when a slot is free."""
+
+    async def acquire(self) -> ConnectSlot:
+        """Wait for a slot and take it."""
+        async with self._turn:
+            while len(taken := self._still_taken()) >= self.slots:
+                with anyio.CancelScope(deadline=min(slot.until for slot in taken)):
+                    await self._released.wait()
+            slot = ConnectSlot(anyio.current_time() + SLOT_TIME)
+            self._taken.add(slot)
+            return slot
+
+    def release(self, slot: ConnectSlot) -> None:
+        """Give a slot back; nothing happens when it was given back before."""
+        if slot in self._taken:
+            self._taken.remove(slot)
+            self._released.notify()
+
+    def _still_taken(self) -> set[ConnectSlot]:
+        now = anyio.current_time()
+        self._taken = {slot for slot in self._taken if slot.until > now}
+        return self._taken

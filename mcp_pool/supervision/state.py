@@ -1,0 +1,103 @@
+"""The states of a server, and the legal moves between them.
+
+::
+
+    Connecting ─→ Ready ─→ BackingOff ─→ Connecting        and from each of these to Closing, which ends
+        │           │  └─→ Failed ─────→ Connecting
+        │           └────→ Connecting    (a restart was requested)
+        ├─→ BackingOff
+        └─→ Failed
+
+States are plain data: they hold no connection and no task.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar, Final, TypeAlias, final
+
+import attrs
+
+from mcp_pool.errors import ConnectError, ConnectionLost
+
+
+@final
+class ConnectionStatus(enum.Enum):
+    """The status of a server, in one word."""
+
+    DISCONNECTED = "disconnected"
+    """It was disconnected, or is being disconnected."""
+    CONNECTING = "connecting"
+    """A connection attempt is running."""
+    CONNECTED = "connected"
+    """It is connected."""
+    ERROR = "error"
+    """It has no connection: it failed, and waits for the next attempt, or automatic reconnects have stopped."""
+
+
+@attrs.frozen(kw_only=True)
+class _State:
+    attempt: int
+    """The number of the latest connection attempt; the first is 1."""
+    generation: int
+    """How many connections there have been; 0 before the first."""
+    since: float
+    """When this state began, on the event loop's clock, in seconds."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Connecting(_State):
+    """A connection attempt is running, or about to begin."""
+
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.CONNECTING
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Ready(_State):
+    """The server is connected."""
+
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.CONNECTED
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Closing(_State):
+    """The server is being disconnected: it takes no new calls, and those in flight may finish. Nothing follows."""
+
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.DISCONNECTED
+
+
+@final
+@attrs.frozen(kw_only=True)
+class BackingOff(_State):
+    """The connection was lost or could not be made, and the next attempt begins by itself."""
+
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
+    error: ConnectError | ConnectionLost
+    """Why."""
+    next_retry_at: float
+    """When the next attempt begins, on the event loop's clock, in seconds."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Failed(_State):
+    """The connection was lost or could not be made, and automatic reconnects have stopped."""
+
+    status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
+    error: ConnectError | ConnectionLost
+    """Why."""
+
+
+State: TypeAlias = Connecting | Ready | Closing | BackingOff | Failed
+
+LEGAL_MOVES: Final[dict[type[State], frozenset[type[State]]]] = {
+    Connecting: frozenset({Ready, BackingOff, Failed, Closing}),
+    Ready: frozenset({Connecting, BackingOff, Failed, Closing}),
+    BackingOff: frozenset({Connecting, Closing}),
+    Failed: frozenset({Connecting, Closing}),
+    Closing: frozenset(),
+}
+"""From each state, the states that may follow."""

@@ -1,0 +1,256 @@
+"""The task group: one child task per server, one cancel that ends them all.
+
+::
+
+    block (the user's task)                       cancelled first, cleans up first
+    └─ supervisor task
+       └─ shielded scope ── child groups          ended when the body is done, or by close_all(): one cancel, no loop
+          └─ child group ── children
+             ├─ child "files"                     its row is born and ends with it
+             └─ child "search"
+
+`close_all()` puts a fresh child group in place, synchronously, and ends the old one; so nothing is ever started into a
+group that has been cancelled, and nothing has to be cleared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import final
+
+import anyio
+import attrs
+from anyio.lowlevel import EventLoopToken, current_token
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from mcp_pool._shared.log import log
+from mcp_pool.config.servers import ServerConfig
+from mcp_pool.config.settings import Seconds, Settings, resolve, timeout_problems
+from mcp_pool.config.target import Target, check
+from mcp_pool.errors import ConfigError, PoolClosed, UnknownServer
+from mcp_pool.supervision.child import Child
+from mcp_pool.supervision.child_group import ChildGroup
+from mcp_pool.supervision.connect_limiter import ConnectLimiter
+from mcp_pool.supervision.events import Broadcast
+from mcp_pool.supervision.health import HealthMonitor
+from mcp_pool.supervision.registry import Registry, Row
+from mcp_pool.supervision.state import Closing, Ready
+from mcp_pool.supervision.waiting import wait_until_all_ready, wait_until_connected, wait_until_open
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class Supervisor:
+    """Admits servers, finds them, and ends them."""
+
+    settings: Settings
+    """The pool's settings."""
+    broadcast: Broadcast = attrs.field(factory=Broadcast, init=False)
+    """Tells what happens."""
+    _current: ChildGroup = attrs.field(init=False)
+    """The child group that new servers belong to."""
+    _closing: list[ChildGroup] = attrs.field(factory=list[ChildGroup], init=False)
+    """Earlier child groups whose children have not all ended, the oldest first."""
+    _token: EventLoopToken | None = attrs.field(default=None, init=False)
+    """The event loop that the pool belongs to; None while it is not open."""
+    _limiter: ConnectLimiter = attrs.field(init=False)
+    _monitor: HealthMonitor = attrs.field(factory=HealthMonitor, init=False)
+    _new_groups: MemoryObjectSendStream[ChildGroup] = attrs.field(init=False)
+    """The way to the supervisor task, which runs each new child group."""
+    _groups: MemoryObjectReceiveStream[ChildGroup] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._current = self._nothing()
+        self._limiter = ConnectLimiter(self.settings.max_connecting)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether servers can be admitted."""
+        return self._token is not None
+
+    def check_open(self) -> None:
+        """Raise `PoolClosed` unless the pool is open, `RuntimeError` in another event loop or thread."""
+        if self._token is None:
+            reason = "The pool is not open."
+            raise PoolClosed(reason, advice="Use it inside its `async with` block, and make a new one after it.")
+        self._check_here()
+
+    @property
+    def registry(self) -> Registry:
+        """The registry of the current servers, from anywhere; empty while the pool is not open."""
+        return self._current.registry
+
+    @property
+    def view(self) -> Registry:
+        """The same, for observers.
+
+        Raises:
+            RuntimeError: The pool is open in another event loop or thread, where it may change at any moment.
+        """
+        if self._token is not None:
+            self._check_here()
+        return self.registry
+
+    def begin(self) -> None:
+        """Open. Synchronous: a cancellation must find the pool either not begun or about to `finish`."""
+        self._new_groups, self._groups = anyio.create_memory_object_stream[ChildGroup](math.inf)
+        self._token = current_token()
+        self._begin_group()
+
+    async def run(self) -> None:
+        """Run the child groups until `finish` is called and the last has ended.
+
+        Shielded: when the block is cancelled, the body ends first, and the connections after it.
+        """
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as watching:
+                watching.start_soon(self._monitor.run, name="mcp_pool: health monitor")
+                async with anyio.create_task_group() as running, self._groups:
+                    async for group in self._groups:
+                        running.start_soon(self._run_group, group)
+                watching.cancel_scope.cancel()
+
+    def finish(self) -> None:
+        """End all children, for good. The end of the task that runs `run` tells when they have."""
+        self._token = None
+        last, self._current = self._current, self._nothing()
+        for group in (*self._closing, last):
+            group.end()
+        self._new_groups.close()
+        self.broadcast.close()
+
+    async def close_all(self, drain: float) -> None:
+        """See `MCPPool.close_all`."""
+        self.check_open()
+        _check_drain(drain)
+        old = self._current
+        self._begin_group()
+        old.registry.retire()
+        self._closing.append(old)
+        ending = tuple(self._closing)
+        for earlier in ending[:-1]:
+            earlier.end()  # one that is drained no longer: "at once" holds for whatever was admitted before
+        draining = tuple(old.registry.rows.values()) if drain else ()
+        for row in draining:  # before any wait: a call that waits for a slot must not begin now, to be cut off later
+            row.refuse()
+        try:
+            with anyio.move_on_after(drain):
+                for row in draining:
+                    await row.idle()
+        finally:
+            old.end()
+        for group in ending:
+            await group.ended.wait()
+
+    def add(self, server_id: str, spec: ServerConfig, *, persistent: bool = True) -> Row:
+        """See `MCPPool.add`. One that is not persistent ends when its first attempt fails."""
+        self.check_open()
+        check(server_id, spec)
+        row = self.registry.rows.get(server_id)
+        if row is not None and not isinstance(row.state, Closing):
+            if row.target.spec != spec:
+                raise ConfigError(
+                    f"server {server_id!r}: config differs from that of the current server of this id, "
+                    "which goes on undisturbed.",
+                    advice=f"Call disconnect({server_id!r}) first.",
+                    server_id=server_id,
+                    problems=[("config", "differs from that of the current server of this id")],
+                )
+            if persistent and not row.persistent:
+                row.persistent = True
+                row.request_attempt()  # its first attempt may have failed in this very moment
+            return row
+        target = Target.of(self.settings, server_id, spec)
+        row = self.registry.admit(target, persistent=persistent, predecessor=self._predecessor(server_id))
+        self._current.start(Child(row, self._limiter, self._monitor))
+        return row
+
+    async def connect(self, server_id: str, spec: ServerConfig) -> bool:
+        """See `MCPPool.connect`."""
+        row = self.add(server_id, spec, persistent=False)
+        if isinstance(row.state, Ready):
+            log("WARNING", server_id, "Server {!r} is connected already", server_id)
+            return True
+        await wait_until_connected(row)
+        return True
+
+    async def disconnect(self, server_id: str, drain: float) -> bool:
+        """See `MCPPool.disconnect`."""
+        self.check_open()
+        _check_drain(drain, server_id)
+        row = self.registry.rows.get(server_id)
+        if row is None:
+            log("WARNING", server_id, "No server {!r} to disconnect", server_id)
+            return False
+        row.refuse()
+        try:
+            with anyio.move_on_after(drain):
+                await row.idle()
+                for older in row.predecessors():
+                    await older.ended.wait()
+        finally:
+            for ending in (row, *row.predecessors()):
+                ending.scope.cancel()
+        await row.ended.wait()
+        return True
+
+    def row(self, server_id: str) -> Row:
+        """Return the row of a current server, or raise `UnknownServer`."""
+        self.check_open()
+        row = self.registry.rows.get(server_id)
+        if row is None:
+            current = ", ".join(sorted(self.registry.rows)) or "none"
+            reason = f"No server {server_id!r} in the pool; the current servers are: {current}."
+            raise UnknownServer(reason, advice="Add it first.", server_id=server_id)
+        return row
+
+    async def open(self, servers: Mapping[str, ServerConfig]) -> None:
+        """Connect servers in parallel and wait for their first attempts, as `MCPPool` says of its opening."""
+        rows = [self.add(server_id, spec) for server_id, spec in servers.items()]
+        await wait_until_open(rows, self.settings.open_timeout)
+
+    async def wait_ready(self, server_ids: tuple[str, ...], timeout: Seconds) -> None:
+        """See `MCPPool.wait_ready`."""
+        self.check_open()
+        for problem in timeout_problems({"timeout": timeout}):
+            raise ConfigError(f"wait_ready: {' '.join(problem)}.", problems=[problem])
+        rows = [self.row(server_id) for server_id in server_ids or tuple(self.registry.rows)]
+        await wait_until_all_ready(rows, resolve(timeout, self.settings.wait_timeout))
+
+    def _check_here(self) -> None:
+        try:
+            here = current_token() == self._token
+        except RuntimeError:  # there is no event loop in this thread
+            here = False
+        if not here:
+            raise RuntimeError("This pool belongs to another event loop or thread; use it where it was opened.")
+
+    def _predecessor(self, server_id: str) -> Row | None:
+        """Return the newest row of this id that has not ended."""
+        for group in (self._current, *reversed(self._closing)):
+            if server_id in group.registry.rows:
+                return group.registry.rows[server_id]
+        return None
+
+    def _begin_group(self) -> None:
+        """Put a fresh child group in place."""
+        self._current = ChildGroup(Registry(self.broadcast))
+        self._new_groups.send_nowait(self._current)
+
+    async def _run_group(self, group: ChildGroup) -> None:
+        await group.run()
+        if group in self._closing:
+            self._closing.remove(group)
+
+    def _nothing(self) -> ChildGroup:
+        """Return what the pool holds while it is not open."""
+        group = ChildGroup(Registry(self.broadcast))
+        group.discard()
+        return group
+
+
+def _check_drain(drain: float, server_id: str | None = None) -> None:
+    for problem in timeout_problems({"drain": drain}, unbounded=False, inherited=False):
+        whose = "close_all" if server_id is None else f"server {server_id!r}"
+        raise ConfigError(f"{whose}: {' '.join(problem)}.", server_id=server_id, problems=[problem])

@@ -1,0 +1,195 @@
+"""Waiting for servers: for an attempt, for one connection, for many. Conditions on rows, never moments."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from mcp_pool.connection.connection import Connection
+from mcp_pool.errors import ConnectError, ServerUnavailable
+from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
+
+
+async def wait_until_connected(row: Row) -> None:
+    """Request an attempt, unless one is running, and wait until the server is connected.
+
+    Raises:
+        ConnectError: The attempt failed, or the server was disconnected meanwhile.
+    """
+    generation, attempt = row.state.generation, row.request_attempt()
+
+    def settled() -> bool:
+        if row.ended.is_set() or row.state.generation > generation or isinstance(row.state, Closing):
+            return True
+        # One that is not persistent has settled only when its child has ended.
+        return row.persistent and failure() is not None
+
+    def failure() -> ConnectError | None:
+        error = row.last_error
+        return error if isinstance(error, ConnectError) and (error.attempt or 0) >= attempt else None
+
+    with row.joined():
+        await row.changed.until(settled)
+    if row.state.generation > generation:
+        return
+    if (error := failure()) is not None:
+        raise error.again()
+    raise ConnectError(
+        f"Server {row.server_id!r} was disconnected while it was connecting.",
+        advice="Connect it again if it is needed.",
+        server_id=row.server_id,
+        generation=generation,
+        attempt=attempt,
+    )
+
+
+async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
+    """Wait for the first attempt of each server.
+
+    Args:
+        rows: The servers.
+        timeout: Seconds in all for those that are not required; None: no bound.
+
+    Raises:
+        ConnectError: A required server failed; the others are not waited for.
+    """
+    failures: list[ConnectError] = []
+
+    async def wait_for(row: Row) -> None:
+        required = row.target.spec.required
+        with anyio.move_on_after(None if required else timeout):
+            await row.changed.until(lambda: row.ended.is_set() or not isinstance(row.state, Connecting))
+        # A connection that was made and lost again is not a failure to open.
+        if required and isinstance(row.last_error, ConnectError) and not isinstance(row.state, Ready):
+            failures.append(row.last_error)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for row in rows:
+            group.start_soon(wait_for, row)
+    if failures:
+        raise failures[0].again()
+
+
+async def wait_for_connection(row: Row, deadline: float) -> Connection:
+    """Wait for a server's connection.
+
+    Args:
+        row: The server.
+        deadline: Until when, on the event loop's clock; when it has passed: no wait at all.
+
+    Raises:
+        ServerUnavailable: It has failed or is leaving, or the time is up.
+    """
+    if row.connection is None and deadline > anyio.current_time():
+        with anyio.CancelScope(deadline=deadline):
+            await row.changed.until(lambda: row.is_final or isinstance(row.state, Ready))
+    if row.connection is not None and isinstance(row.state, Ready):
+        return row.connection
+    raise unavailable([row])
+
+
+@asynccontextmanager
+async def call_slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncGenerator[None]:
+    """Hold one of the calls that a server may run at once; those who wait get theirs in the order of arrival.
+
+    Args:
+        row: The server.
+        slots: Its slots.
+        deadline: Until when to wait, on the event loop's clock; when it has passed: no wait at all.
+
+    Raises:
+        ServerUnavailable: The server has failed or is leaving, or no slot became free in time.
+    """
+    try:
+        slots.acquire_nowait()
+    except anyio.WouldBlock:
+        if row.is_final:
+            raise unavailable([row]) from None
+        acquired = False
+        row.queue.add(wait := anyio.CancelScope(deadline=deadline))
+        try:
+            with wait:
+                await slots.acquire()
+                acquired = True
+        finally:
+            refused = wait not in row.queue
+            row.queue.discard(wait)
+        if not acquired:
+            full = f"runs as many calls as it may at once (max_in_flight={row.target.spec.max_in_flight})"
+            raise unavailable([row], reason=None if refused else full) from None
+    try:
+        yield
+    finally:
+        slots.release()
+
+
+async def wait_until_all_ready(rows: Sequence[Row], timeout: float | None) -> None:
+    """Wait until all of these servers are connected at once.
+
+    Args:
+        rows: The servers.
+        timeout: Seconds; None: no bound.
+
+    Raises:
+        ConnectError: One has failed; ConnectionLost: likewise, after it had been connected.
+        ServerUnavailable: One was disconnected, or the time is up.
+    """
+    with anyio.move_on_after(timeout):
+        while missing := [row for row in rows if _is_missing(row)]:
+            if final := [row for row in missing if row.is_final]:
+                raise final[0].state.error.again() if isinstance(final[0].state, Failed) else unavailable(final[:1])
+            await _any_settled(missing)
+        return
+    raise unavailable([row for row in rows if _is_missing(row)], timeout)
+
+
+async def _any_settled(rows: Sequence[Row]) -> None:
+    """Wait until all of these servers have connected once, or one of them will not without being asked."""
+
+    async def wait_for(row: Row) -> None:
+        await row.changed.until(lambda: isinstance(row.state, Ready) or row.is_final)
+        if row.is_final:
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for row in rows:
+            group.start_soon(wait_for, row)
+
+
+def _is_missing(row: Row) -> bool:
+    return row.ended.is_set() or not isinstance(row.state, Ready)
+
+
+def unavailable(rows: Sequence[Row], after: float | None = None, reason: str | None = None) -> ServerUnavailable:
+    """Say which servers are missing, and why.
+
+    Args:
+        rows: The servers.
+        after: Seconds for which they were waited for.
+        reason: Why, in the place of what their states say.
+    """
+    reasons = "; ".join(f"{row.server_id!r} {reason or _reason(row)}" for row in rows)
+    time = "" if after is None else f" within {after} s"
+    only = rows[0] if len(rows) == 1 else None
+    may_come = reason is None and any(isinstance(row.state, Connecting | BackingOff) for row in rows)
+    return ServerUnavailable(
+        f"{'Servers' if only is None else 'Server'} not available{time}: {reasons}.",
+        advice="Wait longer, or find out what keeps it from connecting." if may_come else "",
+        server_id=None if only is None else only.server_id,
+        generation=None if only is None else only.state.generation,
+        cause=None if only is None or only.last_error is None or reason else only.last_error.again(),
+        missing=tuple(row.server_id for row in rows),
+    )
+
+
+def _reason(row: Row) -> str:
+    if row.ended.is_set() or isinstance(row.state, Closing):
+        return "was disconnected"
+    last = "" if row.last_error is None else f" (last error: {row.last_error.reason.rstrip('.')})"
+    if isinstance(row.state, Failed):
+        return f"has failed, and automatic reconnects have stopped until restart() or connect() is called{last}"
+    return f"is {'backing off' if isinstance(row.state, BackingOff) else 'connecting'}{last}"

@@ -1,0 +1,36 @@
+"""The events of a pool as a program reads them."""
+
+from __future__ import annotations
+
+from typing import Self, final
+
+import anyio
+import attrs
+
+from mcp_pool.supervision.events import Event, EventQueue, EventsDropped
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
+class EventStream:
+    """The events since it was opened, in order. Iterate over it; it ends with the pool's block.
+
+    Made by `MCPPool.events`. A reader that is too slow loses the oldest events and gets an `EventsDropped` in their
+    place.
+    """
+
+    _queue: EventQueue
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        await anyio.lowlevel.checkpoint()
+        queue = self._queue
+        await queue.changed.until(lambda: queue.waiting or queue.is_closed)
+        if not queue.waiting:
+            raise StopAsyncIteration
+        if queue.dropped:
+            count, queue.dropped = queue.dropped, 0
+            return EventsDropped(count)
+        return queue.waiting.popleft()

@@ -1,0 +1,103 @@
+"""The pool at one moment, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import attrs
+
+from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.state import BackingOff, ConnectionStatus
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ServerSnapshot:
+    """One server at one moment. Times on the event loop's clock, in seconds."""
+
+    server_id: str
+    """Its id in the pool."""
+    status: ConnectionStatus
+    """Its status."""
+    state: str
+    """The name of the state behind the status: `"Connecting"`, `"Ready"`, `"Closing"`, `"BackingOff"`, `"Failed"`."""
+    since: float
+    """When this state began."""
+    generation: int
+    """How many connections there have been."""
+    attempt: int
+    """How many connection attempts there have been."""
+    last_error: Exception | None
+    """The latest failure, also when the server has come back since; None if there was none."""
+    next_retry_at: float | None
+    """When the next attempt begins; None unless it is backing off."""
+    protocol_version: str | None
+    """The version of the protocol that the connection speaks; None without a connection."""
+    process_id: int | None
+    """The process id; None without a connection, or for a server without a process of its own."""
+    calls_in_flight: int
+    """Calls that are running."""
+    calls_done: int
+    """Calls that brought a result."""
+    calls_failed: int
+    """Calls that ended with an error, a time-out or a cancellation."""
+    restarts: int
+    """Connections after the first."""
+
+    @classmethod
+    def of(cls, row: Row) -> ServerSnapshot:
+        """Look at a server."""
+        state, connection = row.state, row.connection
+        return cls(
+            server_id=row.server_id,
+            status=state.status,
+            state=type(state).__name__,
+            since=state.since,
+            generation=state.generation,
+            attempt=state.attempt,
+            last_error=row.last_error,
+            next_retry_at=state.next_retry_at if isinstance(state, BackingOff) else None,
+            protocol_version=None if connection is None else connection.info.protocol_version,
+            process_id=None if connection is None else connection.channel.process_id,
+            calls_in_flight=row.calls_in_flight,
+            calls_done=row.calls.done,
+            calls_failed=row.calls.failed,
+            restarts=max(0, state.generation - 1),
+        )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class PoolSnapshot:
+    """The pool at one moment."""
+
+    time: float
+    """The moment, on the event loop's clock, in seconds; 0 when the pool is not open."""
+    servers: Mapping[str, ServerSnapshot]
+    """The current servers by their ids."""
+
+    @property
+    def connected(self) -> int:
+        """How many servers are connected."""
+        return sum(server.status is ConnectionStatus.CONNECTED for server in self.servers.values())
+
+    @property
+    def calls_in_flight(self) -> int:
+        """Calls that are running, on all servers."""
+        return sum(server.calls_in_flight for server in self.servers.values())
+
+    @property
+    def calls_done(self) -> int:
+        """Calls that brought a result, on all current servers."""
+        return sum(server.calls_done for server in self.servers.values())
+
+    @property
+    def calls_failed(self) -> int:
+        """Calls that ended otherwise, on all current servers."""
+        return sum(server.calls_failed for server in self.servers.values())
+
+    @property
+    def restarts(self) -> int:
+        """Connections after the first, on all current servers."""
+        return sum(server.restarts for server in self.servers.values())

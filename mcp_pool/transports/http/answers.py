@@ -1,0 +1,118 @@
+"""JSON-RPC messages in the bodies of HTTP responses, whatever their status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final, final
+
+import anyio
+import attrs
+import httpx2
+from mcp.shared.dispatcher import coerce_request_id
+from mcp_types import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCResponse,
+    RequestId,
+    jsonrpc_message_adapter,
+)
+from pydantic import BaseModel
+
+from mcp_pool.transports.http.responses import EVENT_STREAM, EventReader, TooLong, content_type, is_unread, read_whole
+
+JSON: Final = "application/json"
+"""The content type of a single message."""
+PAGE_TIMEOUT: Final = 1.0
+"""Seconds for the body of a response that has failed by its status, where it is neither JSON nor a stream of events."""
+
+
+@final
+@attrs.frozen
+class Said:
+    """What the body of a response says to a request."""
+
+    answer: JSONRPCResponse | JSONRPCError | None = None
+    """The answer that bears the id of the request, if there is one."""
+    error: JSONRPCError | None = None
+    """Otherwise a JSON-RPC error that bears no id, or another one, with the id of the request in its place: what comes
+    back on a request can only be about that request."""
+    is_certain: bool = True
+    """Whether it is certain that `answer` is all there is: not so where the body could not be read, or where it names
+    the request without being a JSON-RPC message."""
+
+
+class _Named(BaseModel):
+    """A JSON object that bears an id, whatever else it is."""
+
+    id: RequestId
+
+
+async def hear_out(response: httpx2.Response, limit: int, request_id: RequestId) -> Said:
+    """Read the body of a response and return what it says to a request. Never fails, except by cancellation.
+
+    Args:
+        response: Is closed.
+        limit: The longest body in bytes.
+        request_id: The id of the request.
+    """
+    kind = content_type(response)
+    if is_unread(response):
+        return Said(is_certain=False)
+    try:
+        # An answer is worth as long a wait as the caller has; a web page is not.
+        with anyio.fail_after(math.inf if kind in (JSON, EVENT_STREAM) else PAGE_TIMEOUT):
+            body = await read_whole(response, limit)
+    except Exception:  # noqa: BLE001  # whatever breaks the body, it leaves open what was in it
+        return Said(is_certain=False)
+    return said_in(body, kind, request_id, limit)
+
+
+def said_in(body: bytes, kind: str, request_id: RequestId, limit: int) -> Said:
+    """Return what a body says to a request, whatever its content type claims.
+
+    Args:
+        body: The whole body.
+        kind: Its content type.
+        request_id: The id of the request.
+        limit: The longest event in bytes.
+    """
+    error: JSONRPCError | None = None
+    is_certain = True
+    try:
+        for data in _pieces(body, kind, limit):
+            message = parsed(data)
+            if isinstance(message, JSONRPCResponse | JSONRPCError) and bears(message.id, request_id):
+                return Said(message)
+            if isinstance(message, JSONRPCError):
+                error = error or message.model_copy(update={"id": request_id})
+            is_certain = is_certain and (message is not None or not _names(data, request_id))
+    except TooLong:
+        is_certain = False
+    return Said(error=error, is_certain=is_certain)
+
+
+def parsed(data: bytes) -> JSONRPCMessage | None:
+    """Return the JSON-RPC message that some bytes are; None when they are none."""
+    try:
+        return jsonrpc_message_adapter.validate_json(data, by_name=False)
+    except ValueError:
+        return None
+
+
+def bears(named: RequestId | None, request_id: RequestId) -> bool:
+    """Tell whether the id of an answer is that of a request, as the SDK compares them."""
+    return named is not None and coerce_request_id(named) == coerce_request_id(request_id)
+
+
+def _pieces(body: bytes, kind: str, limit: int) -> Iterator[bytes]:
+    return EventReader(limit).feed(body + b"\n\n") if kind == EVENT_STREAM else iter((body,))
+
+
+def _names(data: bytes, request_id: RequestId) -> bool:
+    """Tell whether some bytes are a JSON object with the id of a request, though no JSON-RPC message."""
+    try:
+        named = _Named.model_validate_json(data).id
+    except ValueError:
+        return False
+    return bears(named, request_id)

@@ -1,0 +1,238 @@
+"""One HTTP client per server, with connections, cookies, headers and credentials of its own.
+
+The SDK's transports let an exception of one request end all of them. So the wire, which knows what each request is for,
+stands in `send`: there it catches what a transport below could not, authorization flows, event hooks and decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias, final
+
+import anyio
+import httpx2
+from mcp.shared.message import SessionMessage
+
+from mcp_pool.transports.channel import Channel
+from mcp_pool.transports.http.authorization import Authorization
+from mcp_pool.transports.http.responses import rebuilt, unread
+from mcp_pool.transports.http.tls import trusting, trusting_nobody
+from mcp_pool.transports.tracked_streams import Outgoing
+
+REACH_TIMEOUT: Final = 10.0
+"""Seconds to reach a host. An answer has no time-out here: the pool bounds the call that waits for it."""
+IDLE_EXPIRY: Final = 3.0
+"""Seconds after which an idle connection is dropped: well under the 5 s at which common servers drop theirs, because
+a request that meets a connection being closed is lost."""
+IDLE_CONNECTIONS: Final = 20
+"""Idle connections that are kept for the next calls."""
+CREDENTIALS: Final = ("authorization", "proxy-authorization", "cookie", "mcp-session-id")
+"""Headers whose values must not be shown, wherever they come from."""
+
+current_message: Final[ContextVar[Outgoing | None]] = ContextVar("mcp_pool_current_message", default=None)
+"""The message that is being sent, with the record of its call. The SDK's transports send in the writer's context."""
+
+Forward: TypeAlias = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
+"""Sends a request over the network, with authorization."""
+
+
+class Wire(Protocol):
+    """Knows what each request is for, and what its failure means."""
+
+    @property
+    def channel(self) -> Channel:
+        """What is known of the wire."""
+        ...
+
+    async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
+        """Forward a request, in the place of the client's own `send`."""
+        ...
+
+
+class Stream(Protocol):
+    """Where the SDK's transport takes messages."""
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Hand over a message, in the writer's context."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        ...
+
+
+@final
+class Outbox:
+    """Hands messages to the SDK's transport in a context that tells which message a request carries."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def send(self, item: Outgoing, /) -> None:
+        """Hand over a message, with what belongs to it."""
+        record = item.record
+        if record is not None:
+            record.sent += 1
+        token = current_message.set(item)
+        try:
+            await self._stream.send(item.message)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            if record is not None:
+                record.sent -= 1  # the SDK's transport has gone: nobody took it
+            raise
+        finally:
+            current_message.reset(token)
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._stream.aclose()
+
+
+@final
+class _Own(httpx2.AsyncBaseTransport):
+    """The clients of one server's own, in the place of a transport, so that they are closed with the client.
+
+    There are two of them only where a server redirects from http to https: no TLS context is made before.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[bool, httpx2.AsyncClient] = {}
+
+    def client(self, *, secure: bool) -> httpx2.AsyncClient:
+        """Return the client whose requests may go over TLS, or the one for all others."""
+        if secure not in self._clients:
+            # No limit of connections: calls and streams that last must not starve each other.
+            limits = httpx2.Limits(
+                max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
+            )
+            verify = trusting() if secure else trusting_nobody()
+            self._clients[secure] = httpx2.AsyncClient(verify=verify, limits=limits)
+        return self._clients[secure]
+
+    async def aclose(self) -> None:
+        """Close them."""
+        for client in self._clients.values():
+            await client.aclose()
+
+
+@final
+class ServerHttpClient(httpx2.AsyncClient):
+    """The client of one connection to one server.
+
+    Args:
+        url: The server's. Its user and password, if it has any, authorize where nothing else does.
+        wire: What `send` goes through.
+        headers: Sent with each request.
+        auth: Authorizes each request.
+        borrowed_client: A client of the user's that requests are delegated to, and that is never closed; or None.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        wire: Wire,
+        *,
+        headers: Mapping[str, str] | None,
+        auth: httpx2.Auth | None,
+        borrowed_client: httpx2.AsyncClient | None,
+    ) -> None:
+        self._own = _Own()
+        super().__init__(transport=self._own)
+        if borrowed_client is not None:
+            self.max_redirects: int = borrowed_client.max_redirects
+            auth = borrowed_client.auth if auth is None else auth
+        self._wire = wire
+        self._given_headers = headers
+        self._given_auth = _basic(httpx2.URL(url)) if auth is None else auth
+        self._lender = borrowed_client
+
+    def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
+        """Make a request as the client that will send it, with the headers of this server on top.
+
+        The SDK gives the message as an object to be encoded anew, and what cannot be encoded would end its transport.
+        """
+        if "json" in options and (outgoing := current_message.get()) is not None:
+            del options["json"]
+            options["content"] = outgoing.body
+            options["headers"] = {"content-type": "application/json", **(options.get("headers") or {})}
+        headers = httpx2.Headers(self._given_headers)
+        headers.update(options.pop("headers", None))
+        target = httpx2.URL(url).copy_with(userinfo=b"")  # which would stand in the log of httpx2
+        request = self._client_for(target).build_request(method, target, headers=headers, **options)
+        timeout = httpx2.Timeout(None, connect=REACH_TIMEOUT)
+        request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
+        return request
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request the way the wire does."""
+        return await self._wire.send(request, partial(self._forward, **options))
+
+    def _client_for(self, url: httpx2.URL) -> httpx2.AsyncClient:
+        if self._lender is not None:
+            return self._lender
+        # The flow of an authorization may lead to other servers.
+        stays = self._given_auth is None or isinstance(self._given_auth, httpx2.BasicAuth | httpx2.DigestAuth)
+        return self._own.client(secure=url.scheme == "https" or not stays)
+
+    async def _forward(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        client, authorization = self._client_for(request.url), None
+        if self._given_auth is not None:
+            options["auth"] = authorization = Authorization(self._given_auth)
+        trace = request.extensions.get("trace", _ignore)
+        try:
+            response = await client.send(request, **options)
+        except httpx2.LocalProtocolError:
+            pass  # its text shows the header that is wrong
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            raise
+        except BaseException as error:
+            if authorization is None or authorization.released:
+                if self._lender is not None:
+                    # Its transport may tell nothing of what it sends, so that only a failure to connect proves
+                    # anything: a request that was cancelled may have run as well.
+                    await trace("borrowed_client.send_request_headers.started", {})
+                if isinstance(error, httpx2.HTTPStatusError) and (refusal := _refusal(error, request)) is not None:
+                    return refusal
+            raise
+        else:
+            self._keep_secret(response.request.headers)
+            return response
+        finally:
+            self._keep_secret(request.headers)
+        raise httpx2.LocalProtocolError("The request is not valid HTTP: see headers and auth", request=request)
+
+    def _keep_secret(self, headers: httpx2.Headers) -> None:
+        """Mask the credentials that a request was sent with, whether a flow, a hook or a borrowed client gave them."""
+        for name in CREDENTIALS:
+            if name in headers:
+                self._wire.channel.learn_secret(name, headers[name])
+
+
+def _refusal(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.Response | None:
+    """Return the server's response where a hook or a flow has only raised for its status: the wire knows what it means.
+
+    Args:
+        error: What was raised. It may tell of another server, whose status means nothing here.
+        request: What was sent.
+    """
+    response = error.response
+    with suppress(RuntimeError):  # made by hand, for no request
+        asked = response.request
+        if response.is_success or (asked.method, asked.url) != (request.method, request.url):
+            return None
+        try:
+            return rebuilt(response, response.content)
+        except httpx2.ResponseNotRead:
+            return unread(response)
+    return None
+
+
+def _basic(url: httpx2.URL) -> httpx2.Auth | None:
+    return httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
+
+
+async def _ignore(_event: str, _info: object) -> None:
+    """Stand in for a `trace` where nobody has asked for one."""

@@ -1,0 +1,112 @@
+"""What it means over SSE when a server does not take a message that is posted."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import final
+
+import attrs
+import httpx2
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, JSONRPCRequest
+
+from mcp_pool._shared.redaction import origin
+from mcp_pool.transports.channel import CallRecord, Channel, Failure
+from mcp_pool.transports.http.answers import Said
+from mcp_pool.transports.http.client import Forward
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, refused
+from mcp_pool.transports.http.inbox import Inbox
+from mcp_pool.transports.http.session import PING_METHOD, Finding, Refusal, SessionEvidence
+from mcp_pool.transports.http.session_probe import SessionProbe
+
+
+@final
+@attrs.frozen
+class RefusedPost:
+    """A post that was answered with another status than one of success."""
+
+    request: httpx2.Request
+    """What was posted."""
+    forward: Forward
+    """What it was sent by."""
+    response: httpx2.Response
+    """What came back; its body has been read."""
+    said: Said
+    """What stood in the body."""
+
+
+@final
+@attrs.define(eq=False)
+class PostRefusals:
+    """Decides what a refused post ends: the session, one call, or nothing."""
+
+    channel: Channel
+    """The wire."""
+    inbox: Inbox
+    """Takes answers that do not come on the stream."""
+    probe: SessionProbe
+    """Settles whether the session is lost."""
+    _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
+
+    def note(self, post: RefusedPost, message: JSONRPCMessage, record: CallRecord | None) -> None:
+        """Note that a post was refused.
+
+        Args:
+            post: The post.
+            message: What was posted.
+            record: The call that it is for, if any.
+        """
+        status = post.response.status_code
+        loss = refused(Failure(f"refused a message with HTTP status {status}", status=status))
+        if not isinstance(message, JSONRPCRequest):
+            if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
+                self.channel.mark_lost(loss)
+            else:
+                self.probe.tell(f"answered a notice with HTTP status {status}")
+            return
+        is_early = not self.channel.is_settled
+        if self._delivers(post, message, is_early=is_early):
+            return
+        refusal, is_ping = Refusal.of(status, post.said.error), message.method == PING_METHOD
+        finding = self._evidence.note_refusal(refusal, is_ping=is_ping, is_certain=post.said.is_certain)
+        is_lost = finding is Finding.LOST
+        if is_lost and record is not None:
+            record.sent -= 1
+            record.is_rejected = True
+        if is_lost or is_early:
+            self.channel.mark_lost(loss)
+            return
+        self._fail(post, message, record)
+        if finding is Finding.SUSPECT:
+            self.probe.suspect(refusal, post.request, post.forward)
+
+    def _delivers(self, post: RefusedPost, message: JSONRPCRequest, *, is_early: bool) -> bool:
+        """Deliver the answer that came with the refusal, if there is one. It counts whatever the status."""
+        status, answer = post.response.status_code, post.said.answer
+        if answer is None or (is_early and status in AUTH_STATUSES):
+            return False
+        self.channel.note_activity()
+        error = Refusal.of(status, answer) if isinstance(answer, JSONRPCError) else None
+        finding = self._evidence.note_answer(error, is_ping=message.method == PING_METHOD)
+        self.inbox.deliver(answer)
+        if error is not None and finding is Finding.SUSPECT:
+            self.probe.suspect(error, post.request, post.forward)
+        return True
+
+    def _fail(self, post: RefusedPost, message: JSONRPCRequest, record: CallRecord | None) -> None:
+        """Fail the one request that was refused, with what the server said of it."""
+        status, elsewhere = post.response.status_code, post.response.next_request
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.channel.note_activity()
+        if post.said.error is not None:
+            self.inbox.deliver(post.said.error)
+            return
+        what = f"answered with HTTP status {status}"
+        if elsewhere is not None:
+            what = f"redirects to {origin(elsewhere.url)}, which is not followed"
+        failure = Failure(what, status=status)
+        if record is None:
+            self.channel.failure = failure
+        else:
+            record.failure = failure
+        error = ErrorData(code=INTERNAL_ERROR, message=what)
+        self.inbox.deliver(JSONRPCError(jsonrpc="2.0", id=message.id, error=error))

@@ -1,0 +1,147 @@
+"""A wrong argument of a call is a `ConfigError` that names the server and the field, and nothing is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mcp_types import PromptReference
+
+from helpers.common import scripted
+from mcp_pool import DEFAULT, ConfigError, ConnectionStatus, InProcessServer, MCPPool, UnknownServer, UnknownTool
+from servers import read_lines
+from servers.in_process import calculator
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+REF = PromptReference(name="prompt")
+anything: Any = object()
+wrong: Any
+
+WRONG_CALLS: list[tuple[str, str, Callable[[MCPPool], Awaitable[Any]]]] = [
+    (field, kind, call)
+    for wrong in ([1], "text", 1, {1: 2}, {None: 3})
+    for field, kind, call in [
+        ("arguments", "a tool", lambda pool, wrong=wrong: pool.call_tool("s__echo", wrong)),
+        ("meta", "a tool", lambda pool, wrong=wrong: pool.call_tool("s__echo", {}, meta=wrong)),
+        ("arguments", "a prompt", lambda pool, wrong=wrong: pool.server("s").get_prompt("x", wrong)),
+        ("argument", "completion", lambda pool, wrong=wrong: pool.complete("s", REF, wrong)),
+        ("context", "completion", lambda pool, wrong=wrong: pool.complete("s", REF, {"name": "a", "value": ""}, wrong)),
+    ]
+]
+WRONG_CALLS += [
+    (field, kind, call)
+    for wrong in (-1, -0.001, float("nan"), float("inf"), 10**400, "1", True, [], anything)
+    for field, kind, call in [
+        ("timeout", "a tool", lambda pool, wrong=wrong: pool.call_tool("s__echo", {}, timeout=wrong)),
+        ("timeout", "a prompt", lambda pool, wrong=wrong: pool.server("s").get_prompt("x", timeout=wrong)),
+        ("timeout", "a resource", lambda pool, wrong=wrong: pool.read_resource("s", "file:///x", timeout=wrong)),
+        ("timeout", "completion", lambda pool, wrong=wrong: pool.complete("s", REF, {}, timeout=wrong)),
+        ("drain", "disconnecting", lambda pool, wrong=wrong: pool.disconnect("s", drain=wrong)),
+    ]
+]
+WRONG_CALLS += [
+    (field, kind, call)
+    for wrong in (None, 1, [], b"x", anything)
+    for field, kind, call in [
+        ("name", "a tool of a server", lambda pool, wrong=wrong: pool.server("s").call_tool(wrong)),
+        ("name", "a prompt", lambda pool, wrong=wrong: pool.server("s").get_prompt(wrong)),
+        ("uri", "a resource", lambda pool, wrong=wrong: pool.read_resource("s", wrong)),
+        ("ref", "completion", lambda pool, wrong=wrong: pool.complete("s", wrong, {"name": "a", "value": ""})),
+    ]
+]
+WRONG_CALLS += [
+    ("arguments", "what cannot be sent", lambda pool: pool.call_tool("s__echo", {"text": anything})),
+    ("meta", "what cannot be sent", lambda pool: pool.call_tool("s__echo", {}, meta={"x": anything})),
+    ("arguments", "a number for a prompt", lambda pool: pool.server("s").get_prompt("x", {"a": anything})),
+    ("argument", "nothing to complete", lambda pool: pool.complete("s", REF, anything)),
+    ("argument", "a number to complete", lambda pool: pool.complete("s", REF, {"name": "a", "value": anything})),
+    ("progress", "not callable", lambda pool: pool.call_tool("s__echo", {}, progress=anything)),
+    ("drain", "no bound for disconnecting", lambda pool: pool.disconnect("s", drain=anything)),
+    ("generation", "a word", lambda pool: pool.server("s").restart(generation=anything)),
+    ("generation", "negative", lambda pool: pool.server("s").restart(generation=-1)),
+]
+
+
+async def test_a_wrong_argument_of_a_call_names_the_server_and_the_field_and_nothing_is_sent(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted("--ledger", ledger))
+        before = read_lines(ledger), pool.snapshot().servers
+        for field, kind, call in WRONG_CALLS:
+            with pytest.raises(ConfigError) as caught:
+                await call(pool)
+            assert (caught.value.server_id, caught.value.field) == ("s", field), kind
+            assert "'s'" in str(caught.value), kind
+            assert field in str(caught.value), kind
+        assert (await pool.call_tool("s__calls")).is_error is False
+        after = read_lines(ledger)
+    assert [line["tool"] for line in after[len(before[0]) :]] == ["calls"]
+
+
+async def test_a_call_with_wrong_arguments_is_not_counted() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        with pytest.raises(ConfigError):
+            await pool.call_tool("s__add", {"a": 1, "b": 2}, timeout=-1)
+        assert (pool.snapshot().calls_done, pool.snapshot().calls_failed) == (0, 0)
+
+
+async def test_in_process_too_a_request_that_cannot_be_made_is_a_wrong_argument() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        for arguments in ({1: 2}, [1]):
+            with pytest.raises(ConfigError, match="arguments"):
+                await pool.call_tool("s__add", anything if arguments is None else arguments)
+
+
+@pytest.mark.parametrize("name", [1, None, [], b"s__echo"], ids=repr)
+async def test_a_catalog_name_that_is_no_string_is_a_wrong_argument(name: Any) -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        with pytest.raises(ConfigError) as caught:
+            await pool.call_tool(name)
+    assert caught.value.field == "name"
+
+
+@pytest.mark.parametrize("drain", [None, -1, float("nan"), "1", True, DEFAULT], ids=repr)
+async def test_a_wrong_drain_closes_nothing(drain: Any) -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        with pytest.raises(ConfigError) as caught:
+            await pool.close_all(drain=drain)
+        assert caught.value.field == "drain"
+        assert pool.get_status("s") is ConnectionStatus.CONNECTED
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True], ids=repr)
+async def test_a_wrong_time_to_wait_is_told_at_once(timeout: Any) -> None:
+    async with MCPPool() as pool:
+        with pytest.raises(ConfigError) as caught:
+            await pool.wait_ready(timeout=timeout)
+    assert caught.value.field == "timeout"
+
+
+async def test_an_unknown_server_is_told_with_those_that_live() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        with pytest.raises(UnknownServer, match=r"'t'.*current servers are: s") as caught:
+            pool.server("t")
+        assert caught.value.server_id == "t"
+
+
+async def test_wrong_arguments_for_an_unknown_tool_are_an_unknown_tool() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        with pytest.raises(UnknownTool):
+            await pool.call_tool("s__nothing", timeout=-1)
+
+
+async def test_unbounded_calls_are_right() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        result = await pool.call_tool("s__add", {"a": 1, "b": 2}, timeout=None)
+        assert result.structured_content == {"result": 3}
+
+
+async def test_another_config_for_a_living_id_is_refused_by_name() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        with pytest.raises(ConfigError, match="disconnect\\('s'\\)") as caught:
+            pool.add("s", InProcessServer(calculator()))
+        assert (caught.value.server_id, caught.value.field) == ("s", "config")
+        assert pool.get_status("s") is ConnectionStatus.CONNECTED

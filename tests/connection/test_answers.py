@@ -1,0 +1,156 @@
+"""What a server answers is what the caller gets: results, errors of any code; and answers that are no answers."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+
+from helpers.calls import PROTOCOLS, Outcome, answering, arrival, with_ledger, words
+from helpers.common import eventually
+from mcp_pool import ConnectionLost, InProcessServer, InvalidResponse, MCPPool
+from servers.in_process import calculator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CODES = [CONNECTION_CLOSED, REQUEST_TIMEOUT, -32601, -32602, -32603, -32042, 1, 404]
+"""The first two are those by which the SDK tells its own troubles."""
+BAD = {
+    "bad_result": "breaks the protocol",
+    "malformed_envelope": "breaks the protocol",
+    "structured": "'a word' is not of type 'integer'",
+    "unstructured": "did not return structured content",
+}
+"""Tools that answer badly, and a part of what is said of it."""
+
+
+@pytest.mark.parametrize("options", PROTOCOLS)
+async def test_a_result_that_says_that_the_tool_failed_is_a_result(options: Sequence[str]) -> None:
+    async with MCPPool({"s": answering(*options)}) as pool:
+        result = await pool.call_tool("s__failed")
+        assert result.is_error
+        assert words(result) == "no luck"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_an_exception_in_a_tool_of_this_process_is_a_result_that_says_so(mode: str) -> None:
+    async with MCPPool({"s": InProcessServer(calculator(), mode=mode)}) as pool:
+        result = await pool.call_tool("s__fail")
+        assert result.is_error
+        assert words(result) == "Error executing tool fail"
+
+
+async def test_structured_content_that_keeps_the_schema_is_passed_on() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        assert (await pool.call_tool("s__add", {"a": 1, "b": 2})).structured_content == {"result": 3}
+
+
+@pytest.mark.parametrize("options", PROTOCOLS)
+async def test_an_error_that_the_server_answers_passes_whatever_its_code(options: Sequence[str]) -> None:
+    async with MCPPool({"s": answering(*options)}) as pool:
+        for code in CODES:
+            with pytest.raises(MCPError) as caught:
+                await pool.call_tool("s__error", {"code": code, "message": "as I said"})
+            assert type(caught.value) is MCPError
+            assert (caught.value.error.code, caught.value.error.message) == (code, "as I said")
+        assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+        assert pool.server("s").generation == 1
+
+
+async def test_words_that_look_like_those_of_the_sdk_are_still_the_servers() -> None:
+    async with MCPPool({"s": answering()}) as pool:
+        for code in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
+            with pytest.raises(MCPError, match="Connection closed"):
+                await pool.call_tool("s__error", {"code": code, "message": "Connection closed"})
+        assert pool.server("s").generation == 1
+
+
+@pytest.mark.parametrize("options", PROTOCOLS)
+@pytest.mark.parametrize("code", [CONNECTION_CLOSED, -32603])
+async def test_an_error_that_was_answered_passes_though_the_server_dies_at_once(
+    options: Sequence[str], code: int
+) -> None:
+    async with MCPPool({"s": answering(*options)}) as pool:
+        with pytest.raises(MCPError, match="my last error"):
+            await pool.call_tool("s__error_and_die", {"code": code})
+        await eventually(lambda: pool.server("s").generation == 2)
+
+
+@pytest.mark.parametrize("options", PROTOCOLS)
+async def test_a_result_that_was_answered_is_returned_though_the_server_dies_at_once(options: Sequence[str]) -> None:
+    async with MCPPool({"s": answering(*options)}) as pool:
+        assert words(await pool.call_tool("s__answer_and_die")) == "my last answer"
+        await eventually(lambda: pool.server("s").generation == 2)
+
+
+async def test_each_call_in_flight_gets_what_is_its_own_when_the_server_answers_one_and_dies(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    waiting, answered = Outcome(), Outcome()
+    async with MCPPool({"s": with_ledger(ledger)}) as pool:
+        async with anyio.create_task_group() as group:
+            group.start_soon(waiting.of, pool.call_tool, "s__silent")
+            await arrival(ledger, "silent")
+            group.start_soon(answered.of, pool.call_tool, "s__error_and_die")
+        assert isinstance(answered.error, MCPError)
+        assert isinstance(waiting.error, ConnectionLost)
+        assert waiting.error.may_have_run
+
+
+@pytest.mark.parametrize("options", PROTOCOLS)
+async def test_an_answer_that_breaks_the_rules_is_a_bad_answer_and_the_connection_stays_in_use(
+    options: Sequence[str],
+) -> None:
+    async with MCPPool({"s": answering(*options)}) as pool:
+        for tool, problem in BAD.items():
+            with pytest.raises(InvalidResponse, match=problem) as caught:
+                await pool.call_tool(f"s__{tool}")
+            error = caught.value
+            assert (error.server_id, error.generation, error.phase) == ("s", 1, "call")
+            assert error.cause is not None
+            assert f"'{tool}'" in str(error)
+        assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+        assert pool.server("s").generation == 1
+
+
+async def test_a_bad_answer_keeps_the_servers_secrets() -> None:
+    secret = "correct horse battery"
+    async with MCPPool({"s": answering(env={"TOKEN": secret})}) as pool:
+        with pytest.raises(InvalidResponse) as caught:
+            await pool.call_tool("s__leak", {"name": "TOKEN"})
+    assert "***" in str(caught.value)
+    assert secret not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_garbage_between_the_messages_does_no_harm() -> None:
+    async with MCPPool({"s": answering()}) as pool:
+        assert words(await pool.call_tool("s__garbage", {"lines": 50})) == "sorry"
+        assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+
+
+async def test_a_long_answer_arrives_whole() -> None:
+    async with MCPPool({"s": answering()}) as pool:
+        assert words(await pool.call_tool("s__big", {"n": 2_000_000})) == "x" * 2_000_000
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_an_error_of_a_server_in_this_process_passes_whatever_its_code(mode: str) -> None:
+    server = calculator()
+
+    @server.tool()
+    def refuse(code: int) -> None:
+        """Answer a JSON-RPC error."""
+        raise MCPError(code=code, message="Connection closed")
+
+    async with MCPPool({"s": InProcessServer(server, mode=mode)}) as pool:
+        for code in CODES:
+            with pytest.raises(MCPError) as caught:
+                await pool.call_tool("s__refuse", {"code": code})
+            assert (caught.value.error.code, caught.value.error.message) == (code, "Connection closed")
+        assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+        assert pool.server("s").generation == 1

@@ -1,0 +1,253 @@
+"""What servers call back: with what they sent, in order, announced truly, and with troubles that stay their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from mcp_types import ErrorData, ToolListChangedNotification
+
+from helpers.callbacks import (
+    ANSWERS,
+    CURIOUS,
+    LOGS,
+    TOOLS,
+    WIRES,
+    WORDS,
+    Listener,
+    asking,
+    each_question,
+    on_each_wire,
+    said,
+)
+from helpers.calls import answering
+from helpers.common import eventually
+from mcp_pool import ClientCallbacks, ConfigError, ConnectionStatus, MCPPool, StdioServer
+from servers import read_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loguru import Message
+
+SECRET = "hunter-2-hunter-2"
+BOUND = 15.0
+"""Seconds in which what must end has ended, on a slow machine too."""
+
+
+@on_each_wire
+async def test_what_is_asked_reaches_its_callback_and_the_answer_reaches_the_server(wire: str) -> None:
+    listener = Listener()
+    async with MCPPool({"s": asking(wire, callbacks=listener.callbacks())}) as pool:
+        for kind, tool in TOOLS.items():
+            assert WORDS[kind] in await said(pool, tool)
+    assert listener.asked == ["how?", "who?", "ClientRequestContext"]
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_server_of_the_sdk_in_a_process_of_its_own_asks_and_is_answered(mode: str) -> None:
+    listener = Listener()
+    program = str(CURIOUS.with_name("inquiring.py"))
+    spec = StdioServer(sys.executable, [program], mode=mode, callbacks=listener.callbacks(), client_options=LOGS)
+    async with MCPPool({"s": spec}, open_timeout=None) as pool:
+        assert [await said(pool, tool) for tool in TOOLS.values()] == list(WORDS.values())
+        await said(pool, "tell", arguments={"count": 5})
+        await eventually(lambda: len(listener.told) == 5)
+    assert listener.logged == ["0", "1", "2", "3", "4"]
+
+
+@on_each_wire
+async def test_notifications_arrive_in_order_and_one_at_a_time(wire: str) -> None:
+    listener, happened = Listener(), list[str]()
+
+    async def logging(params: Any) -> None:
+        happened.append(f"{params.data} begins")
+        await anyio.sleep(0.01 / (int(params.data) + 1))  # those that come later would be faster, if they were let
+        happened.append(f"{params.data} ends")
+
+    async with MCPPool({"s": asking(wire, callbacks=listener.callbacks(logging=logging))}) as pool:
+        await said(pool, "tell", arguments={"count": 50})
+        await eventually(lambda: len(listener.told) == 50)
+    assert listener.told == [str(number) for number in range(50)]
+    assert happened == [f"{number} {what}" for number in range(50) for what in ("begins", "ends")]
+
+
+@pytest.mark.parametrize("wire", [wire for wire in WIRES if "stdio" in wire])
+async def test_any_notification_reaches_the_callback_for_messages(wire: str) -> None:
+    listener = Listener()
+    async with MCPPool({"s": asking(wire, callbacks=listener.callbacks())}) as pool:
+        await said(pool, "change")
+        await eventually(lambda: listener.told)
+    assert [type(message) for message in listener.told] == [ToolListChangedNotification]
+
+
+@each_question
+@on_each_wire
+async def test_a_callback_that_raises_is_an_error_for_the_server_that_does_not_tell_its_words(
+    wire: str, kind: str, record_logs: list[Message]
+) -> None:
+    async def stumble(*_: Any) -> Any:
+        raise ValueError(SECRET)
+
+    listener = Listener()
+    callbacks = listener.callbacks(**{kind: stumble}, logging=stumble)
+    async with MCPPool({"s": asking(wire, callbacks=callbacks)}) as pool:
+        words = await said(pool, TOOLS[kind])
+        assert "the client could not answer" in words
+        assert SECRET not in words
+        for other in TOOLS.keys() - {kind}:
+            assert WORDS[other] in await said(pool, TOOLS[other])
+        await said(pool, "tell", arguments={"count": 3})
+        await eventually(lambda: listener.told == ["0", "1", "2"])
+        assert pool.server("s").generation == 1
+    assert any("it raised ValueError" in line for line in record_logs)
+    assert not any(SECRET in line for line in record_logs)
+
+
+@each_question
+@pytest.mark.parametrize(("wire", "rubbish"), [("legacy stdio", SECRET), ("modern in process", None)])
+async def test_a_callback_that_returns_something_else_is_no_fault_of_the_server(
+    wire: str, kind: str, rubbish: object, record_logs: list[Message]
+) -> None:
+    async def mistake(*_: Any) -> Any:
+        return rubbish
+
+    async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(**{kind: mistake}))}) as pool:
+        words = await said(pool, TOOLS[kind])
+        assert "the client could not answer" in words
+        assert SECRET not in words
+    assert any(f"it returned a {type(rubbish).__name__}" in line for line in record_logs)
+
+
+@on_each_wire
+async def test_a_callback_may_decline_in_words_of_its_own(wire: str) -> None:
+    async def decline(*_: Any) -> Any:
+        return ErrorData(code=-1, message="nobody is at home")
+
+    async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(elicitation=decline))}) as pool:
+        assert "nobody is at home" in await said(pool, "person")
+
+
+@on_each_wire
+@pytest.mark.parametrize(
+    "given",
+    [("sampling",), ("elicitation", "list_roots", "logging", "message")],
+    ids="+".join,
+)
+async def test_the_server_is_told_of_those_callbacks_that_there_are(wire: str, given: tuple[str, ...]) -> None:
+    everything = Listener().callbacks()
+    callbacks = ClientCallbacks(**{name: getattr(everything, name) for name in given})
+    async with MCPPool({"s": asking(wire, callbacks=callbacks)}) as pool:
+        announced = json.loads(await said(pool, "capabilities"))
+    names = {"sampling": "sampling", "elicitation": "elicitation", "list_roots": "roots"}
+    assert set(announced) == {names[name] for name in given if name in names}
+
+
+@on_each_wire
+async def test_a_servers_own_callbacks_stand_before_those_of_the_pool_which_are_asked_for_by_its_id(wire: str) -> None:
+    own, pools, ids = Listener(), Listener(), list[str]()
+
+    def callbacks_for(server_id: str) -> ClientCallbacks | None:
+        ids.append(server_id)
+        return None if server_id == "bare" else pools.callbacks()
+
+    mine = own.callbacks()
+    servers = {
+        "both": asking(wire, callbacks=ClientCallbacks(elicitation=mine.elicitation, logging=mine.logging)),
+        "pools": asking(wire),
+        "bare": asking(wire),
+    }
+    async with MCPPool(servers, callbacks=callbacks_for) as pool:
+        assert sorted(ids) == ["bare", "both", "pools"]
+        for server_id in ("both", "pools"):
+            for kind, tool in TOOLS.items():
+                assert WORDS[kind] in await said(pool, tool, server_id)
+            await said(pool, "tell", server_id, arguments={"count": 1})
+        await eventually(lambda: len(pools.told) == 2)
+        assert json.loads(await said(pool, "capabilities", "bare")) == {}
+    assert (own.asked, own.logged, own.told) == (["who?"], ["0"], [])
+    assert pools.asked == ["how?", "ClientRequestContext", "how?", "who?", "ClientRequestContext"]
+    assert (pools.logged, pools.told) == (["0"], ["0", "0"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda _: 1 / 0,
+        lambda _: 0,
+        lambda _: "",
+        lambda _: {"sampling": print},
+        lambda _: ClientCallbacks(sampling="print"),
+        lambda _: anyio.lowlevel.checkpoint,
+    ],
+    ids=["raises", "zero", "empty", "mapping", "no function", "function"],
+)
+async def test_a_function_of_the_pool_that_fails_is_a_mistake_before_anything_starts(
+    given: Any, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+
+    def callbacks_for(server_id: str) -> Any:
+        return None if server_id == "good" else given(server_id)
+
+    servers = {"good": answering("--pid-file", str(pids)), "bad": answering("--pid-file", str(pids))}
+    with pytest.raises(ConfigError, match="'bad'.*callbacks") as caught:
+        async with MCPPool(servers, callbacks=callbacks_for):
+            pytest.fail("the block was entered")
+    assert caught.value.server_id == "bad"
+    assert read_lines(pids) == []
+    async with MCPPool({"good": servers["good"]}, callbacks=callbacks_for) as pool:
+        with pytest.raises(ConfigError, match="'bad'.*callbacks"):
+            await pool.connect("bad", servers["bad"])
+        assert list(pool.servers) == ["good"]
+        assert pool.get_status("good") is ConnectionStatus.CONNECTED
+    assert len(read_lines(pids)) == 1
+
+
+@pytest.mark.parametrize("field", ["sampling", "elicitation", "list_roots", "logging", "message"])
+def test_a_callback_that_cannot_be_called_is_a_mistake(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'s': callbacks\.{field} must be an async function, not a str"):
+        MCPPool({"s": answering(callbacks=ClientCallbacks(**{field: "print"}))})
+
+
+def test_callbacks_that_are_none_are_a_mistake() -> None:
+    wrong: Any = print
+    with pytest.raises(ConfigError, match="'s': callbacks must be ClientCallbacks"):
+        MCPPool({"s": answering(callbacks=wrong)})
+    with pytest.raises(ConfigError, match="MCPPool: callbacks must be a function"):
+        MCPPool(callbacks=ClientCallbacks())
+
+
+@pytest.mark.parametrize(
+    ("wire", "named", "options", "told"),
+    [
+        ("modern stdio", "logging", {}, True),
+        ("modern in process", "logging", {"log_level": None}, True),
+        ("modern stdio", "logging", LOGS, False),
+        ("modern in process", "message", {}, False),
+        ("legacy stdio", "logging", {}, False),
+        ("legacy in process", "logging", {}, False),
+    ],
+)
+async def test_a_logging_callback_that_can_never_be_called_is_told_of_once(
+    wire: str, named: str, options: dict[str, Any], told: bool, record_logs: list[Message]
+) -> None:
+    callbacks = ClientCallbacks(**{named: getattr(Listener().callbacks(), named)})
+    async with MCPPool({"s": asking(wire, callbacks=callbacks, client_options=options)}) as pool:
+        await pool.server("s").restart()
+        lines = [line for line in record_logs if "its log messages come only with a log_level" in line]
+        assert len(lines) == (1 if told else 0)
+
+
+@on_each_wire
+async def test_a_callback_may_call_the_pool(wire: str) -> None:
+    async def sampling(*_: Any) -> Any:
+        assert WORDS["elicitation"] in await said(pool, "person")
+        return ANSWERS["sampling"]
+
+    async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(sampling=sampling))}) as pool:
+        with anyio.fail_after(BOUND):
+            assert WORDS["sampling"] in await said(pool, "model")

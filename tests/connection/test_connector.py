@@ -1,0 +1,136 @@
+"""What can be seen only where two parts meet: connections that are over, streams that are gone, and failures behind others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCRequest
+
+from helpers.common import connection_of
+from mcp_pool import DEFAULT, ConnectError, ConnectionLost, ConnectTimeout, InProcessServer, MCPPool, StdioServer
+from mcp_pool.connection.listing import Inventory
+from mcp_pool.supervision.supervisor import Supervisor
+from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
+from mcp_pool.transports.http.client import Outbox
+from mcp_pool.transports.stdio.transport import _signal_name
+from mcp_pool.transports.tracked_streams import Outgoing
+from servers import misbehaving
+from servers.in_process import calculator
+
+if TYPE_CHECKING:
+    from loguru import Message
+
+
+async def test_an_error_of_the_body_hides_one_of_the_connections_but_not_from_the_log(
+    monkeypatch: pytest.MonkeyPatch, record_logs: list[Message]
+) -> None:
+    run = Supervisor.run
+
+    async def break_down(supervisor: Supervisor) -> None:
+        await run(supervisor)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Supervisor, "run", break_down)
+    with pytest.raises(ValueError, match="of the body"):
+        async with MCPPool():
+            raise ValueError("of the body")
+    assert any("RuntimeError" in message for message in record_logs)
+
+
+async def test_a_connection_that_is_over_takes_no_call_and_says_so() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        connection = connection_of(pool, "s")
+        assert repr(connection) == "<Connection 's' generation 1, 0 calls, open>"
+        await pool.disconnect("s")
+        assert repr(connection) == "<Connection 's' generation 1, 0 calls, was disconnected>"
+        with pytest.raises(ConnectionLost) as caught:
+            await connection.call(pytest.fail, what="a call", timeout=DEFAULT, begun=anyio.current_time())
+        assert not caught.value.may_have_run
+
+
+async def test_an_error_that_comes_with_the_end_of_a_connection_is_its_end() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        connection = connection_of(pool, "s")
+
+        async def end_and_fail(_progress: Any) -> None:
+            connection.close("was ended")
+            raise MCPError(code=1, message="of nobody")
+
+        with pytest.raises(ConnectionLost, match="was ended"):
+            await connection.call(end_and_fail, what="a call", timeout=DEFAULT, begun=anyio.current_time())
+
+
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
+    """The links of all attempts, in order."""
+    made: list[Channel] = []
+
+    def make(*arguments: Any) -> Channel:
+        made.append(Channel(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("mcp_pool.connection.connect.Channel", make)
+    return made
+
+
+async def test_a_wire_that_goes_down_behind_the_listing_never_comes_to_stand(
+    links: list[Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def list_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
+        links[-1].mark_lost(DisconnectCause("fell over"))
+        return Inventory()
+
+    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", list_and_lose)
+    async with MCPPool() as pool:
+        with pytest.raises(ConnectError, match="fell over"):
+            await pool.connect("s", InProcessServer(calculator()))
+
+
+async def test_a_wire_that_goes_down_because_the_time_was_up_is_told_as_what_took_too_long(
+    links: list[Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            links[-1].mark_lost(DisconnectCause("fell over"))
+
+    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", hang_and_lose)
+    async with MCPPool(connect_timeout=0.2) as pool:
+        with pytest.raises(ConnectTimeout, match=r"connect_timeout=0\.2"):
+            await pool.connect("s", InProcessServer(calculator()))
+
+
+class Gone:
+    """A stream that nobody reads any more."""
+
+    async def send(self, _item: SessionMessage, /) -> None:
+        raise anyio.BrokenResourceError
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("of_a_call", [True, False])
+async def test_a_message_that_nobody_took_was_not_sent(of_a_call: bool) -> None:
+    record = CallRecord(Channel(tracked=True), anyio.CancelScope(), sent=0) if of_a_call else None
+    message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call"))
+    with pytest.raises(anyio.BrokenResourceError):
+        await Outbox(Gone()).send(Outgoing(message, b"{}", record))
+    assert record is None or record.sent == 0
+
+
+async def test_blank_lines_on_standard_output_are_no_noise() -> None:
+    command, arguments = misbehaving()
+    async with MCPPool() as pool:
+        await pool.connect("s", StdioServer("sh", ["-c", 'echo; exec "$@"', "sh", command, *arguments]))
+        assert connection_of(pool, "s").channel.unreadable_lines == 0
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert _signal_name(9) == "SIGKILL (9)"
+    assert _signal_name(200) == "signal 200"

@@ -1,0 +1,181 @@
+"""What one server offers: all pages, after the filters of its configuration, and listed anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from helpers.common import scripted
+from mcp_pool import (
+    ConnectError,
+    InProcessServer,
+    MCPPool,
+    RestartPolicy,
+    ServerUnavailable,
+    StdioServer,
+    UnknownTool,
+)
+from mcp_pool.errors import ConnectionLost
+from servers.in_process import calculator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mcp_pool import ToolEntry
+
+MODERN = "2026-07-28"
+CALCULATOR_TOOLS = ["add", "echo", "sleep", "fail", "progress"]
+LATER = RestartPolicy(initial_delay=1000, max_delay=1000)
+
+
+def own_names(tools: Mapping[str, ToolEntry], server_id: str) -> list[str]:
+    """What a server's tools are called by itself, as the catalog has them."""
+    return [entry.name for entry in tools.values() if entry.server_id == server_id]
+
+
+async def crash(pool: MCPPool, server_id: str) -> None:
+    """Let a server of `misbehaving.py` die in the middle of a call."""
+    with pytest.raises(ConnectionLost):
+        await pool.server(server_id).call_tool("crash")
+
+
+async def listed(config: StdioServer) -> list[str]:
+    """The tools that a pool offers of this server."""
+    async with MCPPool() as pool:
+        await pool.connect("s", config)
+        return own_names(pool.tools, "s")
+
+
+async def refused(config: StdioServer) -> ConnectError:
+    """Why a pool cannot connect this server."""
+    async with MCPPool() as pool:
+        with pytest.raises(ConnectError) as caught:
+            await pool.connect("s", config)
+        assert pool.tools == {}
+    return caught.value
+
+
+# Filters
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param({}, CALCULATOR_TOOLS, id="all"),
+        pytest.param({"include_tools": []}, [], id="none"),
+        pytest.param({"include_tools": ["add", "echo"]}, ["add", "echo"], id="some"),
+        pytest.param({"include_tools": ["*e*"]}, ["echo", "sleep", "progress"], id="by a glob"),
+        pytest.param({"include_tools": ["[af]*"]}, ["add", "fail"], id="by a set of letters"),
+        pytest.param({"include_tools": ["ADD"]}, [], id="case counts"),
+        pytest.param({"exclude_tools": ["s*", "fail"]}, ["add", "echo", "progress"], id="all but some"),
+        pytest.param({"include_tools": ["a*", "e*"], "exclude_tools": ["*o"]}, ["add"], id="excluding is stronger"),
+        pytest.param({"include_tools": ["calc__add"]}, [], id="by the server's own names only"),
+    ],
+)
+async def test_globs_choose_the_tools_that_are_offered(fields: dict[str, Any], expected: list[str]) -> None:
+    async with MCPPool({"calc": InProcessServer(calculator(), **fields)}) as pool:
+        assert own_names(pool.tools, "calc") == expected
+        assert [tool.name for tool in await pool.server("calc").list_tools()] == expected
+
+
+async def test_a_tool_that_is_left_out_is_unknown() -> None:
+    async with MCPPool({"calc": InProcessServer(calculator(), exclude_tools=["add"])}) as pool:
+        with pytest.raises(UnknownTool):
+            await pool.call_tool("calc__add", {"a": 1, "b": 2})
+
+
+# Listings
+
+
+@pytest.mark.parametrize("options", [(), ("--modern",)], ids=["legacy", "modern"])
+async def test_all_pages_are_listed_in_order(options: tuple[str, ...]) -> None:
+    names = await listed(scripted("--pages", 5, *options))
+    assert [name for name in names if name.startswith("page_")] == [f"page_{n}" for n in range(1, 6)]
+    assert "echo" in names
+
+
+async def test_a_listing_whose_cursor_repeats_is_a_bad_answer() -> None:
+    error = await refused(scripted("--repeat-cursor"))
+    assert error.phase == "list"
+    assert "same cursor" in str(error)
+
+
+async def test_a_listing_of_too_many_pages_is_a_bad_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.connection.listing.PAGE_LIMIT", 5)
+    error = await refused(scripted("--pages", 6))
+    assert error.phase == "list"
+    assert "more than 5 pages" in str(error)
+
+
+async def test_a_listing_that_is_too_long_is_a_bad_answer_however_its_cursors_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcp_pool.connection.listing.LISTING_LIMIT", 20_000)
+    assert "page_9" in await listed(scripted("--pages", 9))
+    error = await refused(scripted("--pages", 900))
+    assert error.phase == "list"
+    assert "characters of tools" in str(error)
+
+
+async def test_a_listing_of_just_as_many_pages_as_allowed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.connection.listing.PAGE_LIMIT", 5)
+    assert "page_5" in await listed(scripted("--pages", 5))
+
+
+async def test_a_listing_that_fails_is_not_one_that_is_empty() -> None:
+    error = await refused(scripted("--fail-list"))
+    assert error.phase == "list"
+    assert "the list is not available" in str(error)
+
+
+@pytest.mark.parametrize("options", [(), ("--modern",)], ids=["legacy", "modern"])
+async def test_a_server_that_declares_no_tools_is_not_asked_for_any(options: tuple[str, ...]) -> None:
+    assert await listed(scripted("--no-tools", *options)) == []
+
+
+async def test_a_server_pinned_to_a_version_is_asked_for_its_tools() -> None:
+    """Then there is no handshake that could tell what it has."""
+    assert "echo" in await listed(scripted("--modern", mode=MODERN))
+
+
+async def test_a_server_pinned_to_a_version_may_have_no_tools() -> None:
+    assert await listed(scripted("--modern", "--no-tools", mode=MODERN)) == []
+
+
+async def test_a_listing_that_fails_at_a_pinned_server_is_an_error_all_the_same() -> None:
+    assert "the list is not available" in str(await refused(scripted("--modern", "--fail-list", mode=MODERN)))
+
+
+# Listing anew
+
+
+async def test_refreshing_shows_what_a_server_offers_now() -> None:
+    server = calculator()
+    async with MCPPool({"calc": InProcessServer(server)}) as pool:
+        server.remove_tool("fail")
+        assert "calc__fail" in pool.tools
+        await pool.server("calc").refresh()
+        assert own_names(pool.tools, "calc") == [name for name in CALCULATOR_TOOLS if name != "fail"]
+
+
+async def test_when_refreshing_fails_the_old_listing_stays() -> None:
+    async with MCPPool(wait_timeout=0) as pool:
+        await pool.connect("s", scripted(restart=LATER))
+        await crash(pool, "s")
+        with pytest.raises(ServerUnavailable):
+            await pool.server("s").refresh()
+        assert "s__echo" in pool.tools
+
+
+async def test_listing_the_tools_of_a_server_that_is_connecting_waits_for_it() -> None:
+    async with MCPPool() as pool:
+        pool.add("s", scripted("--slow-start", 0.2))
+        assert "echo" in [tool.name for tool in await pool.server("s").list_tools()]
+
+
+async def test_listing_the_tools_of_a_server_that_is_away_gives_those_it_had() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted(restart=LATER))
+        await crash(pool, "s")
+        assert "echo" in [tool.name for tool in await pool.server("s").list_tools()]

@@ -1,0 +1,186 @@
+"""P11: whenever a task can look, events, statuses, counts and catalog tell the same story.
+
+A watcher looks at every turn of the event loop. It keeps its own picture of the pool, drawn from the events alone, and
+compares it with what the pool says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from helpers.common import eventually, scripted
+from mcp_pool import (
+    ConnectError,
+    ConnectionLost,
+    ConnectionStatus,
+    Event,
+    InProcessServer,
+    MCPPool,
+    PoolCleared,
+    RestartPolicy,
+    ServerAdded,
+    ServerRemoved,
+    StatusChanged,
+)
+from servers.in_process import calculator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mcp_pool import EventStream
+
+AT_ONCE = RestartPolicy(initial_delay=0)
+
+
+class Picture:
+    """The pool as its events show it."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, ConnectionStatus] = {}
+        self.living: set[str] = set()
+        self.looks = 0
+
+    def draw(self, event: Event) -> None:
+        """Take one event into the picture."""
+        match event:
+            case ServerAdded(server_id):
+                assert server_id not in self.living
+                self.living.add(server_id)
+                self.statuses[server_id] = ConnectionStatus.CONNECTING
+            case StatusChanged(server_id, status):
+                assert server_id in self.living
+                self.statuses[server_id] = status
+            case ServerRemoved(server_id):
+                self.living.remove(server_id)
+            case PoolCleared():
+                self.statuses.clear()
+                self.living.clear()
+
+    def compare(self, pool: MCPPool) -> None:
+        """Fail unless the pool tells the same, in each of its ways to tell it."""
+        self.looks += 1
+        assert pool.get_all_statuses() == self.statuses
+        assert set(pool.servers) == self.living == set(pool.snapshot().servers)
+        connected = {server_id for server_id, status in self.statuses.items() if status is ConnectionStatus.CONNECTED}
+        assert pool.connected_count == len(connected) == pool.snapshot().connected
+        assert {entry.server_id for entry in pool.tools.values() if not entry.stale} == connected
+        for server_id, server in pool.servers.items():
+            assert server.status is pool.get_status(server_id) is self.statuses[server_id]
+            assert (server.client is not None) == (server.info is not None)
+            assert server.client is not None or server_id not in connected
+
+
+@asynccontextmanager
+async def watched(pool: MCPPool) -> AsyncIterator[Picture]:
+    """Look at every turn of the event loop, as long as the block lasts."""
+    picture = Picture()
+
+    def look(events: EventStream) -> None:
+        while events._queue.waiting:
+            picture.draw(events._queue.waiting.popleft())
+        picture.compare(pool)
+
+    async def watch(events: EventStream) -> None:
+        while True:
+            look(events)
+            await anyio.lowlevel.checkpoint()
+
+    async with pool.events() as events, anyio.create_task_group() as group:
+        group.start_soon(watch, events)
+        yield picture
+        look(events)
+        group.cancel_scope.cancel()
+
+
+async def comes_and_goes(pool: MCPPool) -> None:
+    """A server that behaves."""
+    await pool.connect("s", InProcessServer(calculator()))
+    await pool.disconnect("s")
+
+
+async def never_comes(pool: MCPPool) -> None:
+    """A server that cannot be connected."""
+    with pytest.raises(ConnectError):
+        await pool.connect("s", scripted("--exit-at-start", 3))
+
+
+async def crashes_and_returns(pool: MCPPool) -> None:
+    """A server that dies in the middle of a call."""
+    await pool.connect("s", scripted(restart=AT_ONCE))
+    with pytest.raises(ConnectionLost):
+        await pool.call_tool("s__crash")
+    await pool.wait_ready("s")
+
+
+async def is_restarted(pool: MCPPool) -> None:
+    """A server that is restarted on purpose."""
+    await pool.connect("s", InProcessServer(calculator()))
+    await pool.server("s").restart()
+
+
+async def is_failed_and_connected(pool: MCPPool) -> None:
+    """A server that gives up at its first loss."""
+    await pool.connect("s", scripted(restart=RestartPolicy.never()))
+    with pytest.raises(ConnectionLost):
+        await pool.call_tool("s__crash")
+    await pool.connect("s", scripted(restart=RestartPolicy.never()))
+
+
+async def all_are_closed(pool: MCPPool) -> None:
+    """Servers that all leave at once, one of them unwillingly, with successors that come meanwhile."""
+    for server_id in ("a", "b"):
+        await pool.connect(server_id, InProcessServer(calculator()))
+    await pool.connect("s", scripted("--stubborn", close_timeout=0.2))
+    async with anyio.create_task_group() as group:
+        group.start_soon(pool.close_all)
+        await eventually(lambda: not pool.servers)
+        pool.add("a", InProcessServer(calculator()))
+    await pool.wait_ready()
+
+
+async def is_replaced_while_it_closes(pool: MCPPool) -> None:
+    """A server that takes its time to leave, and another of its id."""
+    await pool.connect("s", scripted("--stubborn", close_timeout=0.2))
+    async with anyio.create_task_group() as group:
+        group.start_soon(pool.disconnect, "s")
+        await eventually(lambda: pool.get_status("s") is ConnectionStatus.DISCONNECTED)
+        await pool.connect("s", InProcessServer(calculator()))
+
+
+async def is_cancelled_while_connecting(pool: MCPPool) -> None:
+    """A connect whose caller loses patience."""
+    with anyio.move_on_after(0.05):
+        await pool.connect("s", scripted("--never-answer", close_timeout=0.1))
+    await eventually(lambda: not pool.servers)
+
+
+STORIES: list[Callable[[MCPPool], Awaitable[None]]] = [
+    comes_and_goes,
+    never_comes,
+    crashes_and_returns,
+    is_restarted,
+    is_failed_and_connected,
+    all_are_closed,
+    is_replaced_while_it_closes,
+    is_cancelled_while_connecting,
+]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+async def test_whoever_looks_at_any_moment_finds_all_in_agreement(story: Callable[[MCPPool], Awaitable[None]]) -> None:
+    async with MCPPool() as pool:
+        async with watched(pool) as picture:
+            await story(pool)
+        assert picture.looks > 2
+
+
+async def test_after_the_block_all_is_empty() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        pass
+    Picture().compare(pool)

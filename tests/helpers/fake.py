@@ -1,0 +1,182 @@
+"""Connections without a server behind them, for tests of time and of large numbers.
+
+They stand in for `Connector`, the seam between the child and everything below it.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import attrs
+import pytest
+from mcp_types import ServerCapabilities
+
+from mcp_pool import ConnectError, StdioServer
+from mcp_pool.connection.calls_in_flight import CallsInFlight
+from mcp_pool.connection.connection import Connection
+from mcp_pool.connection.dispatcher import CallbackDispatcher
+from mcp_pool.connection.listing import Inventory
+from mcp_pool.transports.channel import Channel, DisconnectCause
+from mcp_pool.transports.http.session import Renewals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mcp_pool.connection.attempt import Attempt
+
+
+@attrs.frozen
+class Answering:
+    """A session whose server answers whenever it is probed."""
+
+    channel: Channel
+
+    async def send_discover(self, _version: str) -> None:
+        """Note activity."""
+        self.channel.note_activity()
+
+
+def fake_client(channel: Channel, **more: Any) -> Any:
+    """What a connected client says about its server, and what else is given."""
+    said = {"server_info": None, "server_capabilities": ServerCapabilities(), "instructions": None}
+    return SimpleNamespace(protocol_version="2026-07-28", session=Answering(channel), **said, **more)
+
+
+FAKE = StdioServer("a-program-that-is-never-run")
+
+
+@attrs.frozen(kw_only=True)
+class Life:
+    """What one attempt leads to. Times in seconds."""
+
+    handshake: float = 0.0
+    fails: bool = False
+    """Whether the attempt fails, after the time of the handshake."""
+    is_final: bool = False
+    """Whether it fails in a way that no retry can fix."""
+    uptime: float = math.inf
+    """How long the connection is open, unless it is closed; 0: it is lost before anybody can look."""
+    closing: float = 0.0
+    """How long it takes to close."""
+
+
+class FakeConnector:
+    """What every stand-in for `Connector` does with its callbacks."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        deadline: float,
+        *,
+        on_open: Callable[[Connection, Inventory], None],
+        on_lost: Callable[[Connection], None],
+        on_suspect: Callable[[], None],
+        renewals: Renewals,
+    ) -> None:
+        self.attempt = attempt
+        self.deadline = deadline
+        self.channel = Channel(True, self._lost, on_suspect)
+        self.connection: Connection | None = None
+        self._on_open, self._on_lost = on_open, on_lost
+
+    @property
+    def server_id(self) -> str:
+        """Whose it is."""
+        return self.attempt.target.server_id
+
+    def open(self, inventory: Inventory, **client: Any) -> Connection:
+        """Open the connection; what is given goes to its client."""
+        attempt, calls = self.attempt, CallsInFlight()
+        dispatcher = CallbackDispatcher(self.server_id, attempt.target.limits.callbacks, calls)
+        fake: Any = fake_client(self.channel, **client)
+        connection = Connection(attempt.target, attempt.generation, fake, self.channel, calls, dispatcher)
+        self.channel.is_open = True
+        self.connection = connection
+        self._on_open(connection, inventory)
+        return connection
+
+    def _lost(self) -> None:
+        if self.connection is not None and not self.connection.closed.is_set():
+            self.connection.note_lost()
+            self._on_lost(self.connection)
+
+
+class FakeWire:
+    """Plays a life for each attempt, and remembers the attempts and their times."""
+
+    def __init__(self, script: Callable[[Attempt], Life]) -> None:
+        self.script = script
+        self.attempts: list[Attempt] = []
+        self.times: list[float] = []
+        self.deadlines: list[float] = []
+        self.channels: dict[str, Channel] = {}
+        self.open: list[str] = []
+        """The ids of the servers with an attempt or a connection that has not ended."""
+
+    @property
+    def waits(self) -> list[float]:
+        """The seconds between each attempt and the next."""
+        return [later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False)]
+
+    def forget(self) -> None:
+        """Forget the attempts so far, where memory is measured."""
+        self.attempts.clear()
+        self.times.clear()
+        self.deadlines.clear()
+        self.channels.clear()
+
+    def kill(self, server_id: str) -> None:
+        """Lose the newest connection of a server."""
+        self.channels[server_id].mark_lost(DisconnectCause("fell over"))
+
+    def connector(self, *args: Any, **options: Any) -> _Playing:
+        """Stand in for the class `Connector`."""
+        return _Playing(self, *args, **options)
+
+
+class _Playing(FakeConnector):
+    def __init__(self, wire: FakeWire, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.wire = wire
+
+    async def run(self) -> None:
+        """Do what `Connector.run` does, as the script says."""
+        wire, attempt, server_id = self.wire, self.attempt, self.server_id
+        if server_id in wire.open:
+            pytest.fail("two connections of one id overlap")  # not an `Exception`: nobody takes it for a failed attempt
+        life = wire.script(attempt)
+        wire.attempts.append(attempt)
+        wire.times.append(anyio.current_time())
+        wire.deadlines.append(self.deadline)
+        wire.channels[server_id] = self.channel
+        wire.open.append(server_id)
+        try:
+            await anyio.sleep(life.handshake)
+            if life.fails or life.is_final:
+                raise ConnectError(
+                    f"Server {server_id!r} is not there.",
+                    server_id=server_id,
+                    attempt=attempt.number,
+                    retryable=not life.is_final,
+                )
+            await anyio.lowlevel.checkpoint_if_cancelled()  # as the real one: a cancelled attempt never opens
+            with anyio.CancelScope(shield=True):
+                connection = self.open(Inventory())
+                if life.uptime > 0:
+                    with anyio.move_on_after(life.uptime):
+                        await connection.closed.wait()
+                self.channel.mark_lost(DisconnectCause("fell over"))
+                await anyio.sleep(life.closing)
+        finally:
+            wire.open.remove(server_id)
+
+
+def fake_wire(monkeypatch: pytest.MonkeyPatch, *lives: Life) -> FakeWire:
+    """Put a fake wire in place: the n-th attempt of each server has the n-th life, later ones the last."""
+    turns = lives or (Life(),)
+    wire = FakeWire(lambda attempt: turns[min(attempt.number, len(turns)) - 1])
+    monkeypatch.setattr("mcp_pool.supervision.child.Connector", wire.connector)
+    return wire

@@ -1,0 +1,261 @@
+"""How many servers are connected at once (`max_connecting`), by a virtual clock."""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from mcp.server.mcpserver import MCPServer
+
+from helpers.clock import virtual_backends
+from helpers.fake import FAKE, FakeWire, Life, fake_wire
+from mcp_pool import ConnectError, ConnectionStatus, ConnectTimeout, InProcessServer, MCPPool, RestartPolicy
+from mcp_pool.supervision.connect_limiter import SLOT_TIME, ConnectLimiter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+HANGS = 1e6
+"""Seconds of a handshake that nobody waits for."""
+EXACT = RestartPolicy(jitter=0.0)
+MOMENT = 0.001
+
+
+@pytest.fixture(scope="module", params=virtual_backends())
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
+
+def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Life) -> FakeWire:
+    """A fake wire on which some servers have a life of their own."""
+    wire = fake_wire(monkeypatch)
+    wire.script = lambda attempt: lives.get(attempt.target.server_id, others)
+    return wire
+
+
+def most_at_once(times: list[float], lasting: float) -> int:
+    """How many of the attempts that begin at these times are under way together, at most."""
+    return max(sum(begun <= time < begun + lasting - MOMENT for begun in times) for time in times)
+
+
+def begun(wire: FakeWire) -> dict[str, float]:
+    """When the first attempt of each server began, in the order of the attempts."""
+    times = dict[str, float]()
+    for attempt, time in zip(wire.attempts, wire.times, strict=True):
+        times.setdefault(attempt.target.server_id, time)
+    return times
+
+
+@pytest.mark.parametrize(("slots", "servers"), [(1, 20), (3, 50), (16, 200), (500, 200)])
+async def test_no_more_than_max_connecting_are_connected_at_once_and_all_come_up(
+    monkeypatch: pytest.MonkeyPatch, slots: int, servers: int
+) -> None:
+    wire, handshake = fake_wire(monkeypatch, Life(handshake=0.4)), 0.4
+    async with MCPPool(max_connecting=slots) as pool:
+        start = anyio.current_time()
+        for number in range(servers):
+            pool.add(str(number), FAKE)
+        await pool.wait_ready(timeout=None)
+        assert most_at_once(wire.times, handshake) == min(slots, servers)
+        assert anyio.current_time() - start == pytest.approx(-(-servers // slots) * handshake)
+        assert pool.connected_count == servers
+        assert len(wire.attempts) == servers
+
+
+async def test_left_alone_sixteen_are_connected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = fake_wire(monkeypatch, Life(handshake=0.5))
+    async with MCPPool({str(number): FAKE for number in range(40)}) as pool:
+        assert pool.connected_count == 40
+    assert most_at_once(wire.times, 0.5) == 16
+
+
+async def test_servers_are_connected_in_the_order_in_which_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = fake_wire(monkeypatch, Life(handshake=0.1))
+    ids = [str(number) for number in range(30)]
+    async with MCPPool(max_connecting=2) as pool:
+        for server_id in ids[:20]:
+            pool.add(server_id, FAKE)
+        await anyio.sleep(0.25)
+        for server_id in ids[20:]:
+            pool.add(server_id, FAKE)
+        await pool.wait_ready()
+    order = [int(attempt.target.server_id) for attempt in wire.attempts]
+    assert all(abs(place - number) <= 1 for place, number in enumerate(order))  # two begin in one moment
+
+
+async def test_an_attempt_that_hangs_holds_its_slot_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = [f"hung {number}" for number in range(4)]
+    wire = wire_of(monkeypatch, dict.fromkeys(hung, Life(handshake=HANGS)), Life(handshake=0.1))
+    async with MCPPool(max_connecting=2) as pool:
+        start = anyio.current_time()
+        for server_id in [*hung, *map(str, range(10))]:
+            pool.add(server_id, FAKE)
+        await pool.wait_ready(*map(str, range(10)))
+        assert anyio.current_time() - start == pytest.approx(2 * SLOT_TIME + 5 * 0.1)
+        assert all(pool.get_status(server_id) is ConnectionStatus.CONNECTING for server_id in hung)
+        times = begun(wire)
+        assert [times[server_id] - start for server_id in hung] == pytest.approx([0, 0, SLOT_TIME, SLOT_TIME])
+
+
+async def test_servers_that_all_hang_do_not_hold_up_those_behind_them_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = wire_of(monkeypatch, {"last": Life(handshake=0.1)}, Life(handshake=HANGS))
+    async with MCPPool(max_connecting=10) as pool:
+        start = anyio.current_time()
+        for number in range(100):
+            pool.add(str(number), FAKE)
+        pool.add("last", FAKE)
+        await pool.wait_ready("last", timeout=None)
+        assert anyio.current_time() - start == pytest.approx(10 * SLOT_TIME + 0.1)
+    assert most_at_once(wire.times, SLOT_TIME) == 10
+
+
+async def test_an_attempt_that_fails_leaves_its_slot_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire_of(monkeypatch, {"good": Life(handshake=0.1)}, Life(handshake=0.2, fails=True))
+    async with MCPPool(max_connecting=1, restart=RestartPolicy.never()) as pool:
+        start = anyio.current_time()
+        for number in range(5):
+            pool.add(str(number), FAKE)
+        await pool.connect("good", FAKE)
+        assert anyio.current_time() - start == pytest.approx(5 * 0.2 + 0.1)
+
+
+@pytest.mark.parametrize("end", ["disconnect", "cancelled connect"])
+async def test_an_attempt_that_is_cancelled_leaves_its_slot_at_once(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    wire = wire_of(monkeypatch, {"hung": Life(handshake=HANGS)}, Life())
+    async with MCPPool(max_connecting=1) as pool, anyio.create_task_group() as group:
+        start = anyio.current_time()
+        scope = anyio.CancelScope()
+
+        async def connect() -> None:
+            with scope, suppress(ConnectError):
+                await pool.connect("hung", FAKE)
+
+        group.start_soon(connect)
+        await anyio.sleep(0.1)
+        pool.add("next", FAKE)
+        await anyio.sleep(0.2)
+        assert "next" not in begun(wire)
+        if end == "disconnect":
+            await pool.disconnect("hung")
+        else:
+            scope.cancel()
+        await pool.wait_ready("next")
+        assert begun(wire)["next"] - start == pytest.approx(0.3)
+
+
+async def test_who_waits_for_a_slot_can_leave_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = wire_of(monkeypatch, {"first": Life(handshake=0.5)}, Life(handshake=0.1))
+    async with MCPPool(max_connecting=1) as pool:
+        start = anyio.current_time()
+        for server_id in ("first", "leaves", "stays", "also leaves", "last"):
+            pool.add(server_id, FAKE)
+        await anyio.sleep(0.2)
+        assert await pool.disconnect("leaves")
+        assert await pool.disconnect("also leaves")
+        assert anyio.current_time() - start == pytest.approx(0.2)
+        await pool.wait_ready()
+        assert {key: time - start for key, time in begun(wire).items()} == pytest.approx(
+            {"first": 0.0, "stays": 0.5, "last": 0.6}
+        )
+
+
+async def test_close_all_waits_for_no_slot_and_leaves_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = wire_of(monkeypatch, {"new": Life(handshake=0.1)}, Life(handshake=HANGS))
+    async with MCPPool(max_connecting=3) as pool:
+        for number in range(50):
+            pool.add(str(number), FAKE)
+        await anyio.sleep(0.1)
+        start = anyio.current_time()
+        await pool.close_all()
+        await pool.connect("new", FAKE)
+        assert anyio.current_time() - start == pytest.approx(0.1)
+    assert len(wire.attempts) == 4
+
+
+async def test_connections_that_are_lost_together_are_connected_again_by_slots_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = fake_wire(monkeypatch, Life(handshake=0.3))
+    ids = [str(number) for number in range(60)]
+    async with MCPPool(dict.fromkeys(ids, FAKE), max_connecting=5, restart=EXACT, open_timeout=None) as pool:
+        wire.times.clear()
+        for server_id in ids:
+            wire.kill(server_id)
+        await pool.wait_ready(timeout=None)
+        assert len(wire.times) == 60
+        assert most_at_once(wire.times, 0.3) == 5
+
+
+async def test_connect_timeout_counts_from_the_attempt_and_not_from_the_wait_for_a_place() -> None:
+    def takes(seconds: float) -> InProcessServer:
+        @asynccontextmanager
+        async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None]:
+            await anyio.sleep(seconds)
+            yield
+
+        return InProcessServer(MCPServer("slow", lifespan=lifespan, log_level="WARNING"))
+
+    async with MCPPool(max_connecting=1, connect_timeout=0.9, open_timeout=None) as pool:
+        start = anyio.current_time()
+        for number in range(4):
+            pool.add(str(number), takes(0.8))
+        pool.add("too slow", takes(5))
+        pool.add("behind it", takes(0.8))
+        await pool.wait_ready("0", "1", "2", "3", "behind it")
+        assert anyio.current_time() - start == pytest.approx(4 * 0.8 + 0.9 + 0.8, abs=0.1)
+        error = pool.server("too slow").last_error
+        assert isinstance(error, ConnectTimeout)
+        assert "connect_timeout=0.9" in str(error)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whoever_comes_and_goes_no_slot_is_lost(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    chance = random.Random(seed)
+    wire = fake_wire(monkeypatch)
+    wire.script = lambda _attempt: Life(
+        handshake=chance.choice([0, 0.01, 0.3, 0.9, 1.5, 20]), fails=chance.random() < 0.2
+    )
+
+    async def come_and_go(number: int) -> None:
+        await anyio.sleep(chance.random() * 3)
+        with anyio.move_on_after(chance.choice([0, 0.05, 0.3, 2])):
+            try:
+                await pool.connect(str(number), FAKE)
+            except ConnectError:
+                return
+        if chance.random() < 0.7:
+            await pool.disconnect(str(number))
+
+    async with MCPPool(max_connecting=2) as pool:
+        async with anyio.create_task_group() as group:
+            for number in range(60):
+                group.start_soon(come_and_go, number)
+        wire.script = lambda _attempt: Life(handshake=0.1)
+        await pool.close_all()
+        wire.forget()
+        start = anyio.current_time()
+        for number in range(6):
+            pool.add(f"after {number}", FAKE)
+        await pool.wait_ready()
+        assert anyio.current_time() - start == pytest.approx(0.3)
+        assert most_at_once(wire.times, 0.1) == 2
+
+
+async def test_a_slot_that_was_left_cannot_be_left_again_for_another() -> None:
+    limiter = ConnectLimiter(1)
+    first = await limiter.acquire()
+    limiter.release(first)
+    second = await limiter.acquire()
+    limiter.release(first)
+    with anyio.move_on_after(SLOT_TIME / 2) as waiting:
+        await limiter.acquire()
+    assert waiting.cancelled_caught
+    limiter.release(second)
+    start = anyio.current_time()
+    await limiter.acquire()
+    assert anyio.current_time() == start

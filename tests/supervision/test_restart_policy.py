@@ -1,0 +1,170 @@
+"""When a lost connection is tried again: the formula, its bounds, and when reconnects stop."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_pool import RestartPolicy
+from mcp_pool.supervision.restart import Retry, decide
+
+NEAR = 1e-9
+"""How far a float may be from the exact value, as a fraction of it."""
+
+policies = st.builds(
+    RestartPolicy,
+    initial_delay=st.floats(0, 1e3),
+    multiplier=st.floats(1, 10),
+    max_delay=st.floats(0, 1e6),
+    jitter=st.floats(0, 1),
+    stable_after=st.floats(0, 1e6),
+)
+chances = st.floats(0, 1, exclude_max=True)
+rows = st.integers(0, 5000)
+
+
+def wait(policy: RestartPolicy, restarts: int, *, uptime: float = 0.0, chance: float = 0.0) -> float:
+    """The seconds until the next attempt, of a policy that does not stop."""
+    decision = decide(policy, restarts=restarts, uptime=uptime, chance=chance)
+    assert decision is not None
+    return decision.after
+
+
+def exact_ceiling(policy: RestartPolicy, restarts: int) -> Fraction:
+    """The formula of the docstring in exact arithmetic, where nothing overflows."""
+    grown = Fraction(policy.initial_delay) * Fraction(policy.multiplier) ** restarts
+    return min(Fraction(policy.max_delay), grown)
+
+
+def losses(policy: RestartPolicy, uptimes: list[float]) -> list[Retry | None]:
+    """What is decided in a life of so many losses, until reconnects stop."""
+    decisions: list[Retry | None] = []
+    restarts = 0
+    for uptime in uptimes:
+        decision = decide(policy, restarts=restarts, uptime=uptime, chance=0.0)
+        decisions.append(decision)
+        if decision is None:
+            break
+        restarts = decision.restarts
+    return decisions
+
+
+def test_the_waits_double_from_half_a_second_to_a_minute() -> None:
+    policy = RestartPolicy(jitter=0)
+    assert [wait(policy, n) for n in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+@given(policies, st.integers(0, 200))
+def test_without_chance_the_wait_is_that_of_the_formula(policy: RestartPolicy, restarts: int) -> None:
+    assert wait(policy, restarts) == pytest.approx(float(exact_ceiling(policy, restarts)), rel=NEAR)
+
+
+@given(policies, rows, chances)
+def test_jitter_only_shortens_a_wait_and_by_no_more_than_its_fraction(
+    policy: RestartPolicy, restarts: int, chance: float
+) -> None:
+    longest = wait(policy, restarts)
+    assert longest * (1 - policy.jitter) * (1 - NEAR) <= wait(policy, restarts, chance=chance) <= longest
+
+
+@given(policies, rows, chances)
+def test_a_wait_is_never_negative_nor_longer_than_the_longest(
+    policy: RestartPolicy, restarts: int, chance: float
+) -> None:
+    assert 0 <= wait(policy, restarts, chance=chance) <= policy.max_delay
+
+
+@given(policies, st.integers(0, 2000))
+def test_each_further_wait_is_at_least_as_long(policy: RestartPolicy, restarts: int) -> None:
+    assert wait(policy, restarts) <= wait(policy, restarts + 1)
+
+
+def test_servers_that_fell_together_return_apart() -> None:
+    policy = RestartPolicy()
+    assert len({wait(policy, 3, chance=chance / 10) for chance in range(10)}) == 10
+
+
+@pytest.mark.parametrize("multiplier", [2.0, 2, 1.5, 10**6])
+def test_after_years_of_restarts_the_wait_is_the_longest(multiplier: float) -> None:
+    policy = RestartPolicy(multiplier=multiplier, jitter=0)
+    assert wait(policy, 100_000) == policy.max_delay
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 1023, 1024, 1025, 100_000])
+def test_a_policy_without_delay_never_waits(restarts: int) -> None:
+    assert wait(RestartPolicy(initial_delay=0), restarts) == 0
+
+
+@given(policies, rows, chances)
+def test_each_restart_is_counted(policy: RestartPolicy, restarts: int, chance: float) -> None:
+    decision = decide(policy, restarts=restarts, uptime=0, chance=chance)
+    assert decision is not None
+    assert decision.restarts == restarts + 1
+
+
+def test_a_stable_time_makes_earlier_restarts_forgotten() -> None:
+    policy = RestartPolicy(stable_after=60, jitter=0)
+    assert decide(policy, restarts=9, uptime=60, chance=0) == Retry(after=0.5, restarts=1)
+
+
+def test_a_time_just_short_of_stable_does_not() -> None:
+    policy = RestartPolicy(stable_after=60, jitter=0)
+    assert decide(policy, restarts=9, uptime=59.999, chance=0) == Retry(after=60, restarts=10)
+
+
+def test_a_failed_attempt_is_no_stable_time_even_where_any_time_is_stable() -> None:
+    policy = RestartPolicy(stable_after=0, jitter=0)
+    assert decide(policy, restarts=2, uptime=0, chance=0) == Retry(after=2, restarts=3)
+
+
+def test_where_any_time_is_stable_each_connection_is() -> None:
+    policy = RestartPolicy(stable_after=0, jitter=0)
+    assert decide(policy, restarts=2, uptime=0.001, chance=0) == Retry(after=0.5, restarts=1)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_reconnects_stop_at_the_first_loss_after_the_restarts_that_are_allowed(allowed: int) -> None:
+    decisions = losses(RestartPolicy(max_restarts=allowed), [0.0] * 10)
+    assert [decision is None for decision in decisions] == [False] * allowed + [True]
+
+
+def test_a_stable_time_in_between_gives_all_restarts_back() -> None:
+    decisions = losses(RestartPolicy(max_restarts=2, stable_after=60), [0, 0, 100, 0, 0, 0])
+    assert [decision is None for decision in decisions] == [False, False, False, False, True]
+
+
+def test_without_a_limit_reconnects_never_stop() -> None:
+    assert all(decision is not None for decision in losses(RestartPolicy(), [0.0] * 2000))
+
+
+@given(st.integers(0, 100), st.floats(0, 1e9), chances)
+def test_never_stops_at_every_loss(restarts: int, uptime: float, chance: float) -> None:
+    assert decide(RestartPolicy.never(), restarts=restarts, uptime=uptime, chance=chance) is None
+
+
+@given(policies)
+def test_every_sensible_policy_has_no_problems(policy: RestartPolicy) -> None:
+    assert policy.problems() == []
+
+
+def test_all_problems_of_a_policy_are_told_by_field() -> None:
+    policy = RestartPolicy(initial_delay=-1, multiplier=0.5, max_delay=-1, jitter=1.5, stable_after=-1, max_restarts=-1)
+    assert sorted(field for field, _ in policy.problems()) == [
+        "initial_delay",
+        "jitter",
+        "max_delay",
+        "max_restarts",
+        "multiplier",
+        "stable_after",
+    ]
+
+
+@given(policies, rows, st.floats(0, 1e9), chances)
+def test_the_same_history_leads_to_the_same_decision(
+    policy: RestartPolicy, restarts: int, uptime: float, chance: float
+) -> None:
+    decisions = [decide(policy, restarts=restarts, uptime=uptime, chance=chance) for _ in range(2)]
+    assert decisions[0] == decisions[1]

@@ -1,0 +1,190 @@
+"""The states of a server, the status behind each, and the moves between them."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, get_args
+
+import attrs
+import pytest
+
+from helpers.common import scripted
+from mcp_pool import (
+    BackingOff,
+    Closing,
+    ConnectError,
+    Connecting,
+    ConnectionLost,
+    ConnectionStatus,
+    Failed,
+    InProcessServer,
+    MCPPool,
+    Ready,
+    RestartPolicy,
+    StdioServer,
+)
+from mcp_pool.config.settings import Settings
+from mcp_pool.config.target import Target
+from mcp_pool.supervision.events import Broadcast
+from mcp_pool.supervision.registry import Registry, Row
+from mcp_pool.supervision.state import LEGAL_MOVES, State
+from servers.in_process import calculator
+
+ERROR = ConnectError("It failed.")
+WHEN: dict[str, Any] = {"attempt": 1, "generation": 1, "since": 0.0}
+STATES: dict[type[State], State] = {
+    Connecting: Connecting(**WHEN),
+    Ready: Ready(**WHEN),
+    Closing: Closing(**WHEN),
+    BackingOff: BackingOff(**WHEN, error=ERROR, next_retry_at=1.0),
+    Failed: Failed(**WHEN, error=ERROR),
+}
+STATUSES = {
+    Connecting: ConnectionStatus.CONNECTING,
+    Ready: ConnectionStatus.CONNECTED,
+    Closing: ConnectionStatus.DISCONNECTED,
+    BackingOff: ConnectionStatus.ERROR,
+    Failed: ConnectionStatus.ERROR,
+}
+MOVES = {
+    (Connecting, Ready),
+    (Connecting, BackingOff),
+    (Connecting, Failed),
+    (Connecting, Closing),
+    (Ready, Connecting),
+    (Ready, BackingOff),
+    (Ready, Failed),
+    (Ready, Closing),
+    (BackingOff, Connecting),
+    (BackingOff, Closing),
+    (Failed, Connecting),
+    (Failed, Closing),
+}
+"""All moves that make sense: a connection stands only after an attempt, and nothing follows the end."""
+
+SETTINGS = Settings(
+    connect_timeout=None,
+    open_timeout=None,
+    wait_timeout=None,
+    call_timeout=None,
+    max_call_time=None,
+    close_timeout=1,
+    restart=RestartPolicy(),
+    health=None,
+    max_connecting=16,
+    callbacks=None,
+)
+
+
+def row_in(state: type[State]) -> Row:
+    """A row whose server is in this state."""
+    spec = StdioServer("program")
+    row = Registry(Broadcast()).admit(Target.of(SETTINGS, "s", spec), persistent=True, predecessor=None)
+    row.state = STATES[state]
+    return row
+
+
+def pairs(*, legal: bool) -> list[Any]:
+    """All pairs of states that are, or are not, moves, as parameters."""
+    return [
+        pytest.param(before, after, id=f"{before.__name__}-{after.__name__}")
+        for before, after in product(STATES, repeat=2)
+        if ((before, after) in MOVES) is legal
+    ]
+
+
+def test_all_states_are_listed_here() -> None:
+    assert set(get_args(State)) == STATES.keys() == STATUSES.keys() == LEGAL_MOVES.keys()
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_each_state_has_its_status(state: type[State]) -> None:
+    assert state.status is STATUSES[state]
+
+
+def test_the_statuses_have_the_values_that_were_promised() -> None:
+    assert {status.name: status.value for status in ConnectionStatus} == {
+        "DISCONNECTED": "disconnected",
+        "CONNECTING": "connecting",
+        "CONNECTED": "connected",
+        "ERROR": "error",
+    }
+
+
+@pytest.mark.parametrize(("before", "after"), pairs(legal=True))
+async def test_a_legal_move_is_made_at_once(before: type[State], after: type[State]) -> None:
+    row = row_in(before)
+    row.move(STATES[after])
+    assert row.state is STATES[after]
+
+
+@pytest.mark.parametrize(("before", "after"), pairs(legal=False))
+async def test_no_other_move_can_be_made(before: type[State], after: type[State]) -> None:
+    row = row_in(before)
+    with pytest.raises(RuntimeError, match=f"'s'.*{after.__name__}"):
+        row.move(STATES[after])
+    assert row.state is STATES[before]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_state_is_a_value_that_cannot_be_changed(state: type[State]) -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        STATES[state].generation = 2
+
+
+@pytest.mark.parametrize("state", [Ready, BackingOff, Failed])
+async def test_connecting_again_makes_one_attempt_more(state: type[State]) -> None:
+    row = row_in(state)
+    assert row.request_attempt() == 2
+    assert isinstance(row.state, Connecting)
+    assert (row.state.attempt, row.state.generation) == (2, 1)
+
+
+async def test_connecting_again_joins_an_attempt_that_is_under_way() -> None:
+    row = row_in(Connecting)
+    assert row.request_attempt() == 1
+    assert row.state is STATES[Connecting]
+
+
+async def test_a_server_that_is_leaving_is_not_connected_again() -> None:
+    row = row_in(Closing)
+    row.request_attempt()
+    assert row.state is STATES[Closing]
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_every_server_can_be_told_to_leave_also_twice(state: type[State]) -> None:
+    row = row_in(state)
+    row.refuse()
+    row.refuse()
+    assert isinstance(row.state, Closing)
+
+
+async def test_a_failure_is_remembered_when_the_server_has_come_back() -> None:
+    row = row_in(Connecting)
+    for state in (BackingOff, Connecting, Ready):
+        row.move(STATES[state])
+    assert row.last_error is ERROR
+
+
+async def test_the_states_of_a_real_life_are_those_of_the_design() -> None:
+    never = scripted(restart=RestartPolicy.never())
+    async with MCPPool() as pool:
+        pool.add("s", never)
+        server, seen = pool.server("s"), [type(pool.server("s").state)]
+        await pool.wait_ready("s")
+        seen.append(type(server.state))
+        with pytest.raises(ConnectionLost):
+            await server.call_tool("crash")
+        seen.append(type(server.state))
+        await server.restart()
+        seen.append(type(server.state))
+        await pool.disconnect("s")
+        assert server.state is None
+    assert seen == [Connecting, Ready, Failed, Ready]
+
+
+async def test_a_snapshot_names_the_state() -> None:
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        snapshot = pool.snapshot().servers["s"]
+        assert (snapshot.state, snapshot.status) == ("Ready", ConnectionStatus.CONNECTED)

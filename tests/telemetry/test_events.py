@@ -1,0 +1,293 @@
+"""Events: in order, bounded, for any number of listeners, and in agreement with the statuses."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from helpers.common import scripted
+from mcp_pool import (
+    CatalogChanged,
+    ConnectError,
+    ConnectionLost,
+    ConnectionStatus,
+    Event,
+    EventsDropped,
+    InProcessServer,
+    MCPPool,
+    PoolCleared,
+    PoolClosed,
+    RestartPolicy,
+    ServerAdded,
+    ServerRemoved,
+    StatusChanged,
+)
+from mcp_pool.supervision.events import BUFFER
+from servers.in_process import calculator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CONNECTING, CONNECTED, ERROR, DISCONNECTED = (
+    ConnectionStatus.CONNECTING,
+    ConnectionStatus.CONNECTED,
+    ConnectionStatus.ERROR,
+    ConnectionStatus.DISCONNECTED,
+)
+AT_ONCE = RestartPolicy(initial_delay=0)
+CHANGE = StatusChanged("s", CONNECTED, 1)
+"""Any event, for where it does not matter which."""
+
+
+async def next_events(events: AsyncIterator[Event], count: int) -> list[Event]:
+    """The next so many events."""
+    with anyio.fail_after(20):
+        return [await anext(events) for _ in range(count)]
+
+
+async def the_rest(events: AsyncIterator[Event]) -> list[Event]:
+    """All events until the end."""
+    with anyio.fail_after(20):
+        return [event async for event in events]
+
+
+def send(pool: MCPPool, event: Event, times: int = 1) -> None:
+    """Let the same thing happen many times over."""
+    for _ in range(times):
+        pool._supervisor.broadcast.send(event)
+
+
+# What is told, in which order
+
+
+async def test_a_server_that_comes_and_goes_is_told_step_by_step() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        await pool.connect("s", InProcessServer(calculator()))
+        await pool.disconnect("s")
+        assert await next_events(events, 5) == [
+            ServerAdded("s"),
+            CatalogChanged("s"),
+            StatusChanged("s", CONNECTED, 1),
+            StatusChanged("s", DISCONNECTED, 1),
+            ServerRemoved("s"),
+        ]
+
+
+async def test_a_server_that_could_not_be_connected_departs_with_its_error() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        with pytest.raises(ConnectError) as caught:
+            await pool.connect("s", scripted("--exit-at-start", 3))
+        added, changed, removed = await next_events(events, 3)
+    assert added == ServerAdded("s")
+    assert isinstance(changed, StatusChanged)
+    assert isinstance(removed, ServerRemoved)
+    assert (changed.status, changed.generation) == (ERROR, 0)
+    assert str(changed.error) == str(removed.error) == str(caught.value)
+
+
+async def test_a_server_that_is_lost_and_comes_back_is_told_with_generations() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted(restart=AT_ONCE))
+        async with pool.events() as events:
+            with pytest.raises(ConnectionLost):
+                await pool.call_tool("s__crash")
+            lost, connecting, back = await next_events(events, 3)
+    assert isinstance(lost, StatusChanged)
+    assert (lost.status, lost.generation) == (ERROR, 1)
+    assert isinstance(lost.error, ConnectionLost)
+    assert [connecting, back] == [StatusChanged("s", CONNECTING, 1), StatusChanged("s", CONNECTED, 2)]
+
+
+async def test_a_listing_that_is_as_before_is_no_news() -> None:
+    server = calculator()
+    async with MCPPool({"s": InProcessServer(server)}) as pool, pool.events() as events:
+        await pool.server("s").refresh()
+        server.remove_tool("fail")
+        await pool.server("s").refresh()
+        await pool.disconnect("s")
+        first = (await next_events(events, 2))[:2]
+    assert first == [CatalogChanged("s"), StatusChanged("s", DISCONNECTED, 1)]
+
+
+async def test_close_all_is_told_as_one_event() -> None:
+    async with MCPPool() as pool:
+        for server_id in ("a", "b", "c"):
+            await pool.connect(server_id, InProcessServer(calculator()))
+        async with pool.events() as events:
+            await pool.close_all()
+            pool.add("a", InProcessServer(calculator()))
+            assert await next_events(events, 2) == [PoolCleared(), ServerAdded("a")]
+
+
+async def test_a_listener_hears_only_of_what_happens_from_now_on() -> None:
+    async with MCPPool({"a": InProcessServer(calculator())}) as pool, pool.events() as events:
+        await pool.connect("b", InProcessServer(calculator()))
+        assert await next_events(events, 1) == [ServerAdded("b")]
+
+
+# Listeners
+
+
+async def test_all_listeners_hear_everything() -> None:
+    async with MCPPool() as pool, pool.events() as one, pool.events() as other:
+        await pool.connect("s", InProcessServer(calculator()))
+        await pool.disconnect("s")
+        assert await next_events(one, 5) == await next_events(other, 5)
+
+
+async def test_a_listener_that_has_left_is_forgotten() -> None:
+    async with MCPPool() as pool:
+        async with pool.events():
+            assert len(pool._supervisor.broadcast._queues) == 1
+        assert len(pool._supervisor.broadcast._queues) == 0
+
+
+async def test_a_listener_that_leaves_by_an_error_is_forgotten() -> None:
+    async with MCPPool() as pool:
+        with pytest.raises(ZeroDivisionError):
+            async with pool.events():
+                raise ZeroDivisionError
+        assert len(pool._supervisor.broadcast._queues) == 0
+
+
+async def test_a_listener_waits_for_what_happens_next() -> None:
+    async with MCPPool() as pool, pool.events() as events, anyio.create_task_group() as group:
+        heard: list[Event] = []
+
+        async def listen() -> None:
+            heard.extend(await next_events(events, 1))
+
+        group.start_soon(listen)
+        await anyio.wait_all_tasks_blocked()
+        assert heard == []
+        send(pool, CHANGE)
+    assert heard == [CHANGE]
+
+
+async def test_a_listener_that_never_listens_delays_nobody() -> None:
+    async with MCPPool() as pool, pool.events():
+        with anyio.fail_after(20):
+            for _ in range(50):
+                await pool.connect("s", InProcessServer(calculator()))
+                await pool.disconnect("s")
+
+
+async def test_a_listener_that_was_cancelled_can_listen_again() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        with anyio.move_on_after(0.01):
+            await anext(events)
+        send(pool, CHANGE)
+        assert await next_events(events, 1) == [CHANGE]
+
+
+async def test_a_listener_with_much_to_hear_lets_other_tasks_run() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with MCPPool() as pool, pool.events() as events, anyio.create_task_group() as group:
+        send(pool, CHANGE, 100)
+        group.start_soon(count_turns)
+        await next_events(events, 100)
+        group.cancel_scope.cancel()
+    assert turns > 50
+
+
+# The bound
+
+
+async def test_a_full_buffer_is_heard_in_full() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        send(pool, CHANGE, BUFFER)
+        assert await next_events(events, BUFFER) == [CHANGE] * BUFFER
+
+
+async def test_a_listener_that_is_too_slow_misses_the_oldest_and_learns_how_many() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        send(pool, ServerAdded("old"), 7)
+        send(pool, CHANGE, BUFFER)
+        assert await next_events(events, BUFFER + 1) == [EventsDropped(7), *[CHANGE] * BUFFER]
+
+
+async def test_each_gap_is_told_where_it_is() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        send(pool, CHANGE, BUFFER + 3)
+        assert await next_events(events, 2) == [EventsDropped(3), CHANGE]
+        send(pool, ServerAdded("new"), 5)
+        assert (await next_events(events, 1)) == [EventsDropped(4)]
+
+
+async def test_a_listener_that_never_listens_does_not_grow() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        send(pool, CHANGE, 100 * BUFFER)
+        assert len(events._queue.waiting) == BUFFER
+
+
+async def test_a_slow_listener_takes_nothing_from_a_quick_one() -> None:
+    async with MCPPool() as pool, pool.events(), pool.events() as quick:
+        for _ in range(3):
+            send(pool, CHANGE, BUFFER)
+            assert await next_events(quick, BUFFER) == [CHANGE] * BUFFER
+
+
+# The end
+
+
+async def test_the_events_end_with_the_block() -> None:
+    heard: list[Event] = []
+
+    async def listen() -> None:
+        async with pool.events() as events:
+            listening.set()
+            heard.extend(await the_rest(events))
+
+    listening = anyio.Event()
+    async with anyio.create_task_group() as group, MCPPool() as pool:
+        group.start_soon(listen)
+        await listening.wait()
+        await pool.connect("s", InProcessServer(calculator()))
+    assert heard[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
+
+
+async def test_what_happened_before_the_end_is_heard_after_it() -> None:
+    async with AsyncExitStack() as stack:
+        async with MCPPool() as pool:
+            events = await stack.enter_async_context(pool.events())
+            send(pool, CHANGE, 3)
+        assert (await the_rest(events))[:3] == [CHANGE] * 3
+
+
+async def test_what_has_ended_stays_so() -> None:
+    async with AsyncExitStack() as stack:
+        async with MCPPool() as pool:
+            events = await stack.enter_async_context(pool.events())
+        await the_rest(events)
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+
+
+async def test_the_events_end_with_their_own_block_too() -> None:
+    async with MCPPool() as pool:
+        async with pool.events() as events:
+            pass
+        send(pool, CHANGE)
+        assert await the_rest(events) == []
+
+
+async def test_nobody_can_listen_to_a_closed_pool() -> None:
+    pool = MCPPool()
+    with pytest.raises(PoolClosed):
+        async with pool.events():
+            pass
+    async with pool:
+        pass
+    with pytest.raises(PoolClosed):
+        async with pool.events():
+            pass

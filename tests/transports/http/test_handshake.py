@@ -1,0 +1,267 @@
+"""The handshake over HTTP: what keeps it from succeeding is said, and the protocol is found by what servers say only."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx2
+import pytest
+
+from helpers.calls import PROTOCOLS, words
+from helpers.common import eventually
+from helpers.http import arrived, fault, raw_server, refused_port, sdk_server
+from helpers.http_calls import BOUND, MODERN, PLACE, behind_url, connected, hides_its_secrets
+from mcp_pool import (
+    BackingOff,
+    ConnectError,
+    ConnectTimeout,
+    Failed,
+    HttpServer,
+    HttpStatusError,
+    MCPPool,
+    RestartPolicy,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SOON = RestartPolicy(initial_delay=0.01, multiplier=1.0)
+NOT_NOW = RestartPolicy(initial_delay=1000, max_delay=1000)
+LEGACY = "2025-11-25"
+FIRST = {(): "initialize", ("--modern",): "discover"}
+"""The phase in which each protocol shakes hands."""
+REQUESTS = {"discover": "server/discover", "initialize": "initialize", "list": "tools/list"}
+
+
+async def failure(pool: MCPPool, spec: HttpServer) -> ConnectError:
+    """Why a server could not be connected, in vain also for who looks for its secrets."""
+    with anyio.fail_after(BOUND), pytest.raises(ConnectError) as caught:
+        await pool.connect("s", spec)
+    assert hides_its_secrets(caught.value)
+    return caught.value
+
+
+async def test_a_server_that_refuses_connections_is_named_by_its_origin() -> None:
+    with refused_port() as port:
+        async with MCPPool() as pool:
+            error = await failure(pool, HttpServer(f"http://user:password@127.0.0.1:{port}/{PLACE}/mcp"))
+    assert f"could not be reached at http://127.0.0.1:{port} during server/discover" in str(error)
+    assert isinstance(error.__cause__, httpx2.ConnectError)
+    assert error.retryable
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("phase", ["first", "list"])
+async def test_a_server_that_is_silent_is_given_up_when_the_time_is_up(protocol: tuple[str, ...], phase: str) -> None:
+    phase = FIRST[protocol] if phase == "first" else phase
+    async with raw_server(*protocol, faults=[fault("silent", on=REQUESTS[phase])]) as server, MCPPool() as pool:
+        error = await failure(pool, behind_url(server, connect_timeout=2.0))
+        assert isinstance(error, ConnectTimeout)
+        assert f"did not finish {REQUESTS[phase]} within connect_timeout=2.0 s" in str(error)
+        assert error.phase == phase
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("phase", ["first", "list"])
+async def test_a_server_that_refuses_the_credentials_has_failed_until_a_person_corrects_them(
+    protocol: tuple[str, ...], phase: str
+) -> None:
+    phase = FIRST[protocol] if phase == "first" else phase
+    async with raw_server(*protocol) as server, MCPPool(restart=SOON) as pool:
+        for status, do in product((401, 403), ("status", "error")):
+            await server.misbehave(fault(do, status, on=REQUESTS[phase]))
+            pool.add("s", behind_url(server))
+            await eventually(lambda: isinstance(pool.server("s").state, Failed))
+            error: Any = pool.server("s").last_error
+            assert isinstance(error.__cause__, HttpStatusError)
+            assert (error.__cause__.status, error.phase, error.attempt) == (status, phase, 1)
+            assert not error.retryable
+            assert f"answered with HTTP status {status} during {REQUESTS[phase]}" in str(error)
+            assert "Correct the credentials in headers or auth, then call restart()." in str(error)
+            assert hides_its_secrets(error)
+            await server.misbehave()
+            await pool.server("s").restart()
+            assert pool.server("s").generation == 1
+            await pool.disconnect("s")
+
+
+TROUBLES = {
+    "500": (fault("status", 500), "HTTP status 500", 500),
+    "503": (fault("status", 503), "HTTP status 503", 503),
+    "429": (fault("status", 429), "HTTP status 429", 429),
+    "reset": (fault("reset"), "broke off with ReadError", None),
+    "close": (fault("close"), "broke off with RemoteProtocolError", None),
+    "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
+    "half a body": (fault("half_body"), "broke off with RemoteProtocolError", None),
+    "a page": (fault("content_type", "text/html"), "bytes of text/html", None),
+}
+"""What servers do in the handshake that says nothing of the protocol they speak."""
+INSTEAD = list(TROUBLES)[:5]
+"""What may befall a question that the server would refuse anyway."""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "phase", "troubles"),
+    [
+        pytest.param(("--modern",), "discover", TROUBLES, id="modern, discover"),
+        pytest.param(("--modern",), "list", TROUBLES, id="modern, list"),
+        pytest.param((), "discover", INSTEAD, id="legacy, discover"),
+        pytest.param((), "initialize", TROUBLES, id="legacy, initialize"),
+        pytest.param((), "list", TROUBLES, id="legacy, list"),
+    ],
+)
+async def test_trouble_in_the_handshake_is_told_and_backed_off_from_and_never_taken_for_the_legacy_protocol(
+    protocol: tuple[str, ...], phase: str, troubles: Iterable[str], tmp_path: Path
+) -> None:
+    ledger, request = tmp_path / "ledger", REQUESTS[phase]
+    async with raw_server(*protocol, ledger=ledger) as server, MCPPool(restart=SOON) as pool:
+        for trouble in troubles:
+            rule, said, status = TROUBLES[trouble]
+            await server.misbehave({**rule, "on": request})
+            greeted = len(arrived(ledger, "initialize"))
+            error = await failure(pool, behind_url(server))
+            assert (error.phase, error.attempt, error.retryable) == (phase, 1, True), trouble
+            assert said in str(error)
+            assert f"during {request}" in str(error)
+            assert getattr(error.__cause__, "status", None) == status
+            assert phase != "discover" or len(arrived(ledger, "initialize")) == greeted, trouble
+            await server.misbehave({**rule, "on": request, "times": 2})
+            pool.add("s", behind_url(server))
+            await connected(pool, 1)
+            assert pool.snapshot().servers["s"].attempt == 3
+            assert pool.server("s").info.protocol_version == (MODERN if protocol else LEGACY)
+            await pool.disconnect("s")
+        assert not protocol or not arrived(ledger, "initialize")
+
+
+async def test_a_server_in_trouble_waits_for_its_next_attempt() -> None:
+    async with raw_server(faults=[fault("status", 503)]) as server, MCPPool() as pool:
+        pool.add("s", behind_url(server, restart=NOT_NOW))
+        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
+        assert "answered with HTTP status 503 during server/discover. See its log." in str(pool.server("s").last_error)
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_where_there_is_no_server_the_error_says_so(status: int) -> None:
+    async with raw_server(faults=[fault("status", status)]) as server, MCPPool() as pool:
+        error = await failure(pool, behind_url(server))
+        assert f"answered with HTTP status {status} during initialize" in str(error)
+        assert "See whether there is an MCP server at this URL." in str(error)
+        assert isinstance(error.__cause__, HttpStatusError)
+        assert (error.phase, error.__cause__.status, error.retryable) == ("initialize", status, True)
+
+
+async def test_a_redirect_to_elsewhere_is_told_without_the_whole_of_its_target() -> None:
+    rule = fault("redirect", f"http://elsewhere.invalid/{PLACE}?key=word")
+    async with raw_server(faults=[rule]) as server, MCPPool() as pool:
+        error = await failure(pool, HttpServer(server.url))
+        assert "redirects to http://elsewhere.invalid, which is not followed" in str(error)
+
+
+async def test_a_redirect_within_the_origin_is_followed() -> None:
+    rule = fault("redirect", "/new/mcp", on="tools/call:echo", times=1)
+    async with raw_server("--modern", faults=[rule]) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
+        assert words(await pool.call_tool("s__echo", {"text": "there"})) == "there"
+
+
+@pytest.mark.parametrize("status", [400, 404, 405])
+async def test_a_server_that_does_not_know_the_question_of_the_modern_protocol_is_greeted_in_the_older_way(
+    status: int, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    rule = fault("status", status, on="server/discover")
+    async with raw_server(ledger=ledger, faults=[rule]) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
+        assert pool.server("s").info.protocol_version == LEGACY
+        assert words(await pool.call_tool("s__echo", {"text": "greetings"})) == "greetings"
+
+
+async def test_what_went_wrong_before_is_not_blamed_for_what_goes_wrong_later() -> None:
+    rule = fault("status", 404, on="server/discover")
+    async with raw_server("--fail-list", faults=[rule]) as server, MCPPool() as pool:
+        error = await failure(pool, behind_url(server))
+        assert "the list is not available" in str(error)
+        assert "404" not in str(error)
+
+
+async def test_a_session_that_is_lost_in_the_handshake_is_told() -> None:
+    async with raw_server(faults=[fault("session_lost", on="tools/list")]) as server, MCPPool() as pool:
+        error = await failure(pool, behind_url(server))
+        assert "no longer knows the session during tools/list" in str(error)
+
+
+async def test_a_session_that_is_refused_in_the_handshake_fails_it_without_a_ping(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with raw_server(ledger=ledger, faults=[fault("status", 400, on="tools/list")]) as server, MCPPool() as pool:
+        error = await failure(pool, behind_url(server))
+        assert "answered with HTTP status 400 during tools/list" in str(error)
+    assert arrived(ledger, "ping") == []
+
+
+async def test_the_legacy_protocol_is_remembered_until_a_handshake_fails(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+
+    def asked() -> tuple[int, int]:
+        return len(arrived(ledger, "server/discover")), len(arrived(ledger, "initialize"))
+
+    async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool:
+        assert asked() == (1, 1)
+        await pool.server("s").restart()
+        assert asked() == (1, 2)
+        await server.misbehave(fault("status", 503, on="initialize", times=1))
+        with pytest.raises(ConnectError):
+            await pool.server("s").restart()
+        await connected(pool, 3)
+        assert asked() == (2, 4)
+
+
+async def test_a_server_that_has_learnt_the_modern_protocol_is_found_to_speak_it(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool:
+        assert pool.server("s").info.protocol_version == LEGACY
+        await server.order(options={"modern": True}, faults=[fault("status", 500, on="initialize", times=1)])
+        with pytest.raises(ConnectError):
+            await pool.server("s").restart()
+        await connected(pool, 2)
+        assert pool.server("s").info.protocol_version == MODERN
+
+
+async def test_a_modern_server_stays_modern(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with (
+        raw_server("--modern", ledger=ledger) as server,
+        MCPPool({"s": HttpServer(server.url, restart=SOON), "pinned": HttpServer(server.url, mode=MODERN)}) as pool,
+    ):
+        await pool.server("s").restart()
+        await server.misbehave(fault("status", 503, on="server/discover", times=2))
+        with pytest.raises(ConnectError):
+            await pool.server("s").restart()
+        await connected(pool, 3)
+        assert {handle.info.protocol_version for handle in pool.servers.values()} == {MODERN}
+        assert not arrived(ledger, "initialize")
+        assert {line["headers"]["mcp-protocol-version"] for line in arrived(ledger)} == {MODERN}
+
+
+async def test_servers_of_both_protocols_stand_beside_each_other(tmp_path: Path) -> None:
+    async with (
+        sdk_server() as modern,
+        sdk_server("--legacy-only") as legacy,
+        MCPPool({"modern": HttpServer(modern.url), "legacy": HttpServer(legacy.url)}) as pool,
+    ):
+        for name, version in (("modern", MODERN), ("legacy", LEGACY)):
+            await pool.server(name).restart()
+            assert words(await pool.call_tool(f"{name}__echo", {"text": name})) == name
+            assert pool.server(name).info.protocol_version == version
+
+
+async def test_a_server_whose_borrowed_client_was_closed_has_failed_and_says_so() -> None:
+    lent = httpx2.AsyncClient()
+    async with raw_server() as server, MCPPool() as pool:
+        await pool.connect("s", HttpServer(server.url, http_client=lent, restart=SOON))
+        await lent.aclose()
+        with anyio.fail_after(BOUND), pytest.raises(ConnectError, match="http_client must be open") as caught:
+            await pool.server("s").restart()
+        assert not caught.value.retryable
+        assert isinstance(pool.server("s").state, Failed)

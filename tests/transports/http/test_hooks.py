@@ -1,0 +1,159 @@
+"""Clients that are lent with event hooks, and flows of authorization: what they raise for a status is that status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx2
+import pytest
+from mcp import MCPError
+
+from helpers.calls import words
+from helpers.common import eventually
+from helpers.http import fault, ran, raw_server
+from helpers.http_calls import PLACE, TOKEN, shown
+from mcp_pool import ConnectError, Failed, HttpServer, HttpStatusError, MCPPool, RestartPolicy, SseServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from helpers.http import ServerProcess
+
+KINDS = [pytest.param(HttpServer, id="http"), pytest.param(SseServer, id="sse")]
+SOON = RestartPolicy(initial_delay=0.01)
+HIDDEN = (TOKEN, PLACE, "session_id=")
+
+
+async def strictly(response: httpx2.Response) -> None:
+    """Raise for the status, as many programs do."""
+    response.raise_for_status()
+
+
+async def reading(response: httpx2.Response) -> None:
+    """The same, when the response has been read."""
+    if response.is_error:
+        await response.aread()
+    response.raise_for_status()
+
+
+def lent(hook: Any = strictly) -> httpx2.AsyncClient:
+    """A client with such a hook."""
+    return httpx2.AsyncClient(event_hooks={"response": [hook]})
+
+
+def secretive(kind: type[Any], server: ServerProcess, **fields: Any) -> Any:
+    """The specification of a server that is full of secrets."""
+    url = f"{server.origin}/{PLACE}/{'sse' if kind is SseServer else 'mcp'}"
+    return kind(url, headers={"Authorization": f"Bearer {TOKEN}"}, restart=SOON, **fields)
+
+
+class Strict(httpx2.Auth):
+    """A flow that raises for the status of the answer."""
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        (yield request).raise_for_status()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("by", ["hook", "flow"])
+async def test_a_status_that_is_raised_fails_a_call_as_a_status_does(kind: type[Any], by: str) -> None:
+    async with raw_server() as server, lent() as client, MCPPool() as pool:
+        fields = {"http_client": client} if by == "hook" else {"auth": Strict()}
+        await pool.connect("s", secretive(kind, server, **fields))
+        await server.misbehave(fault("status", 503, on="tools/call:echo", times=1))
+        with pytest.raises(HttpStatusError, match="HTTP status 503") as caught:
+            await pool.call_tool("s__echo", {"text": "hello"})
+        assert caught.value.status == 503
+        assert not [hidden for hidden in HIDDEN if hidden in shown(caught.value)]
+        assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_in_the_handshake_that_a_hook_raises_gives_up_the_server(kind: type[Any], status: int) -> None:
+    rule = fault("status", status, on="GET" if kind is SseServer else "handshake")
+    async with raw_server(faults=[rule]) as server, lent() as client, MCPPool() as pool:
+        pool.add("s", secretive(kind, server, http_client=client))
+        await eventually(lambda: pool.server("s").last_error)
+        error = pool.server("s").last_error
+        assert isinstance(pool.server("s").state, Failed)
+        assert isinstance(error, ConnectError)
+        assert not error.retryable
+        assert f"HTTP status {status}" in str(error)
+        assert not [hidden for hidden in HIDDEN if hidden in shown(error)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_404_whose_body_a_hook_left_unread_may_have_held_the_answer_so_its_call_is_not_sent_again(
+    kind: type[Any], tmp_path: Path
+) -> None:
+    async with raw_server(ledger=tmp_path / "ledger") as server, lent() as client, MCPPool() as pool:
+        await pool.connect("s", secretive(kind, server, http_client=client, mode="legacy"))
+        await server.order(forget=True)
+        with pytest.raises(HttpStatusError) as caught:
+            await pool.call_tool("s__echo", {"text": "once"})
+        assert (caught.value.status, caught.value.may_have_run) == (404, True)
+        await eventually(lambda: pool.server("s").generation == 2)
+        assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
+    assert ran(tmp_path / "ledger", "echo") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_lost_session_that_a_hook_raises_for_once_it_has_read_the_body_is_a_lost_session(
+    kind: type[Any], tmp_path: Path
+) -> None:
+    async with raw_server(ledger=tmp_path / "ledger") as server, lent(reading) as client, MCPPool() as pool:
+        await pool.connect("s", secretive(kind, server, http_client=client, mode="legacy"))
+        await server.order(forget=True)
+        assert words(await pool.call_tool("s__echo", {"text": "again"})) == "again"
+        assert pool.server("s").generation == 2
+    assert ran(tmp_path / "ledger", "echo") == 1
+
+
+async def test_a_body_that_a_hook_has_read_is_the_servers_answer() -> None:
+    async with raw_server() as server, lent(reading) as client, MCPPool() as pool:
+        await pool.connect("s", secretive(HttpServer, server, http_client=client))
+        await server.misbehave(fault("error", [400, -32000, "its own words"], on="tools/call:echo", times=1))
+        with pytest.raises(MCPError, match="its own words"):
+            await pool.call_tool("s__echo")
+
+
+def elsewhere(status: int) -> Any:
+    """A hook that asks another server first, and raises for the status of that."""
+
+    async def hook(_response: httpx2.Response) -> None:
+        request = httpx2.Request("POST", f"http://elsewhere.test/token?secret={TOKEN}")
+        raise httpx2.HTTPStatusError(f"no {TOKEN}", request=request, response=httpx2.Response(status, request=request))
+
+    return hook
+
+
+async def by_hand(_response: httpx2.Response) -> None:
+    """A hook that raises for a response to no request."""
+    raise httpx2.HTTPStatusError("no", request=httpx2.Request("GET", "http://a.test"), response=httpx2.Response(401))
+
+
+async def though_it_went_well(response: httpx2.Response) -> None:
+    """A hook that raises for a response that went well."""
+    raise httpx2.HTTPStatusError(f"no {response.url}", request=response.request, response=response)
+
+
+@pytest.mark.parametrize("hook", [elsewhere(401), by_hand, though_it_went_well], ids=["elsewhere", "by hand", "well"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_status_that_is_not_this_servers_fails_what_it_was_raised_for_and_is_no_refusal(
+    kind: type[Any], hook: Any
+) -> None:
+    async with raw_server() as server, lent(hook) as client, MCPPool() as pool:
+        pool.add("s", secretive(kind, server, http_client=client))
+        await eventually(lambda: pool.server("s").last_error)
+        error = pool.server("s").last_error
+        assert isinstance(error, ConnectError)
+        assert error.retryable
+        assert "HTTPStatusError" in str(error)
+        assert "HTTP request was answered with status" in str(error.cause)
+        assert not [hidden for hidden in HIDDEN if hidden in shown(error)]
+        client.event_hooks = {}
+        with anyio.fail_after(15):
+            assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"

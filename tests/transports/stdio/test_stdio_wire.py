@@ -1,0 +1,479 @@
+"""The wire of a server over stdio: how its process is ended, and that nothing it does stops or fills this program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from mcp.shared.message import SessionMessage
+from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
+
+from helpers.calls import Outcome, arrival
+from helpers.common import connection_of, eventually
+from helpers.stdio import NEVER, ROOM, calls_of, program, recording_server, roles, server, text
+from helpers.steps import MOST, cancel_at
+from mcp_pool import ConfigError, ConnectionLost, MCPPool, StdioServer
+from mcp_pool._shared.redaction import Redactor
+from mcp_pool.transports.channel import Channel
+from mcp_pool.transports.stdio.read_ahead import PAGE
+from mcp_pool.transports.stdio.stderr import LOGGED_LINES, TAIL_BYTES, StderrTail
+from mcp_pool.transports.stdio.transport import INCOMING, LINES_PER_TURN, OUTGOING, stdio_transport
+from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
+from servers import is_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from loguru import Message
+
+LONG = 60.0
+"""A `close_timeout` that a test would notice."""
+STAYS = """
+import os, pathlib, signal, sys, time
+
+def be_terminated(*_):
+    pathlib.Path(sys.argv[1]).write_text("terminated")
+    if sys.argv[2] == "0":
+        os._exit(0)
+
+signal.signal(signal.SIGTERM, be_terminated)
+os.write(2, b"ready\\n")
+while True:
+    time.sleep(1000)
+"""
+"""Ignores the end of its input, and with the second argument 1 the first signal too."""
+READS_NOTHING = "import time; time.sleep(1000)"
+
+
+def descriptors() -> int:
+    """How many this process has."""
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of ours has ended and waits to be reaped; ChildProcessError when there is no such child."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def transport(
+    spec: StdioServer, *, close_timeout: float = 5.0
+) -> tuple[Channel, AbstractAsyncContextManager[tuple[Any, Any]]]:
+    """A wire without a client, and what is known of it."""
+    channel = Channel(tracked=True)
+    return channel, stdio_transport("a", spec, channel, Redactor.of([]), close_timeout)
+
+
+# How it is ended
+
+
+async def test_a_server_that_leaves_at_the_end_of_its_input_is_neither_signalled_nor_waited_for_longer(
+    tmp_path: Path,
+) -> None:
+    code = tmp_path / "code"
+    with anyio.fail_after(ROOM):
+        async with MCPPool({"a": recording_server(code, "--exit-code", "3", close_timeout=LONG)}):
+            pass
+    assert code.read_text().strip() == "3"
+
+
+async def test_a_server_may_take_its_time_to_leave(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    async with MCPPool({"a": recording_server(code, "--slow-exit", "0.3", "--exit-code", "3", close_timeout=30)}):
+        pass
+    assert code.read_text().strip() == "3"
+
+
+async def test_a_server_that_writes_more_than_a_pipe_holds_when_it_leaves_is_not_blocked(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    leaving = (
+        "import os, sys; sys.stdin.read(); os.write(1, b'x' * 10**6); os.write(2, b'x' * 10**6); "
+        "open(sys.argv[1], 'w').close()"
+    )
+    with anyio.fail_after(ROOM):
+        async with transport(program(leaving, str(done)), close_timeout=LONG)[1]:
+            pass
+    assert done.exists()
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_server_that_stays_is_terminated_and_at_last_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stubborn: bool
+) -> None:
+    monkeypatch.setattr(
+        "mcp_pool.transports.stdio.process.TERMINATE_SHARE", 5.0
+    )  # for it to tell that it was signalled
+    told = tmp_path / "told"
+    channel, wire = transport(program(STAYS, str(told), str(int(stubborn))), close_timeout=0.3)
+    with anyio.fail_after(ROOM):
+        async with wire:
+            await eventually(lambda: channel.stderr_tail() == "ready")
+            pid = channel.process_id
+            assert pid is not None
+    assert told.read_text() == "terminated"
+    assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("leave", ["politely", "by a crash"])
+async def test_the_helpers_of_a_server_end_with_it(leave: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.transports.stdio.process.GROUP_TIMEOUT", 2.0)  # for the kernel of a busy machine
+    pids = tmp_path / "pids"
+    async with MCPPool({"a": server("--helper", "--pid-file", str(pids), restart=NEVER)}) as pool:
+        await pool.wait_ready()
+        (helper,) = roles(pids, "helper")
+        assert is_alive(helper)
+        if leave == "by a crash":
+            with pytest.raises(ConnectionLost):
+                await pool.call_tool("a__crash")
+            await eventually(lambda: not is_alive(helper))
+    assert not is_alive(helper)
+
+
+async def test_a_stranger_that_holds_the_pipes_of_a_server_does_not_hold_up_its_end(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    options = ("--grandchild-holds-pipes", "--escaped", "--pid-file", str(pids))
+    with anyio.fail_after(ROOM):
+        async with MCPPool({"a": server(*options, close_timeout=LONG)}) as pool:
+            await pool.wait_ready()
+    (stranger,) = roles(pids, "grandchild")
+    os.kill(stranger, signal.SIGKILL)  # it left the group, and so the promise
+    await eventually(lambda: not is_alive(stranger))
+
+
+async def test_a_server_is_not_reaped_before_its_group_has_been_ended() -> None:
+    """Or its number could be another's by then, and a group of that number would be killed."""
+    channel, wire = transport(program("import sys; sys.exit(3)"))
+    async with wire:
+        await eventually(lambda: channel.disconnect_cause)
+        pid = channel.process_id
+        assert pid is not None
+        assert has_ended(pid)
+        assert channel.disconnect_cause is not None
+        assert channel.disconnect_cause.exit_status == 3
+    with pytest.raises(ChildProcessError):
+        has_ended(pid)
+
+
+# The end of a process where it cannot be seen as on Linux of today
+
+
+def forbid(*_: object) -> int:
+    raise PermissionError
+
+
+@pytest.mark.parametrize("trouble", [forbid, None])
+async def test_without_descriptors_for_processes_an_exit_is_seen_all_the_same(
+    trouble: Callable[..., int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        if trouble is None:
+            patched.delattr(os, "pidfd_open")
+        else:
+            patched.setattr(os, "pidfd_open", trouble)
+        async with MCPPool({"a": server(restart=NEVER)}) as pool:
+            with pytest.raises(ConnectionLost, match="exited with status 5"):
+                await pool.call_tool("a__crash", {"code": 5})
+
+
+def no_child(*_: object) -> None:
+    raise ChildProcessError
+
+
+@pytest.mark.parametrize("look", [no_child, lambda *_: None], ids=["no such child", "nothing to see"])
+async def test_a_status_that_cannot_be_looked_at_is_asked_of_the_system_in_the_old_way(
+    look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with MCPPool({"a": server(restart=NEVER)}) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "waitid", look)
+            with pytest.raises(ConnectionLost, match="exited with status 5"):
+                await pool.call_tool("a__crash", {"code": 5})
+
+
+# What it does to this program
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_a_flood_of_short_lines_gives_way_to_other_tasks(stream: str) -> None:
+    """A chunk of it holds tens of thousands of lines, and to look at all of them takes long."""
+    writing = "import sys; print(*range(20_000), '', sep='\\n', end='', file=getattr(sys, sys.argv[1]), flush=True); sys.stdin.read()"
+    channel, wire = transport(program(writing, stream))
+    seen, steps = 0, list[int]()
+
+    def lines() -> int:
+        return (
+            channel.unreadable_lines if stream == "stdout" else int(channel.stderr_tail().rpartition("\n")[2] or -1) + 1
+        )
+
+    async with wire:
+        with anyio.fail_after(ROOM):
+            while seen < 20_000:
+                before, seen = seen, lines()
+                steps.append(seen - before)
+                await anyio.lowlevel.checkpoint()
+    assert max(steps) <= 5 * LINES_PER_TURN
+
+
+async def test_messages_of_a_flood_are_taken_one_in_each_turn_of_the_event_loop() -> None:
+    """Two in one turn would be begun in any order on trio; a turn more for each would let a flood pass for life longer."""
+    note = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
+    writing = "import sys; print('\\n'.join([sys.argv[1]] * 1000), flush=True); print('silent', file=sys.stderr, flush=True); sys.stdin.read()"
+    taken, steps = 0, list[int]()
+    channel, wire = transport(program(writing, note))
+
+    async def take(reader: Any) -> None:
+        nonlocal taken
+        async for _ in reader:
+            taken += 1
+
+    async with wire as (reader, _), anyio.create_task_group() as group:
+        await eventually(
+            lambda: channel.stderr_tail() == "silent"
+        )  # turns in which it has yet to write would be counted
+        group.start_soon(take, reader)
+        before = taken
+        with anyio.fail_after(ROOM):
+            while taken < 1000:
+                await anyio.lowlevel.checkpoint()
+                steps.append(taken - before)
+                before = taken
+        group.cancel_scope.cancel()
+    assert set(steps) <= {0, 1, 2}  # two: before and after this task's own turn
+    assert len(steps) <= 1500
+
+
+async def test_what_a_server_said_before_it_fell_silent_is_no_activity_when_it_is_taken() -> None:
+    """Or a flood would hide for a long time that its server has been stopped."""
+    note = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
+    writing = "import sys; print('\\n'.join([sys.argv[1]] * 1000), flush=True); print('silent', file=sys.stderr, flush=True); sys.stdin.read()"
+    channel, wire = transport(program(writing, note))
+    async with wire as (reader, _):
+        await eventually(lambda: channel.stderr_tail() == "silent")
+        for _ in range(PAGE // len(note) + INCOMING + 2):  # all is seen before the first page has been taken
+            await reader.receive()
+        signs = channel.activity_count
+        with anyio.fail_after(ROOM):
+            for _ in range(850):  # more than had been read ahead
+                await reader.receive()
+        assert channel.activity_count == signs > 0
+
+
+async def test_each_message_that_a_server_writes_by_itself_is_one_activity() -> None:
+    note = json.dumps(
+        {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
+    )
+    writing = "import sys; [print(sys.argv[1], flush=True) for _ in sys.stdin]"
+    channel, wire = transport(program(writing, note))
+    async with wire as (reader, writer):
+        for number in range(1, 4):
+            await writer.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=number, method="x")))
+            await reader.receive()
+            assert channel.activity_count == number
+
+
+async def test_an_answer_that_arrived_before_the_death_of_its_server_is_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether the SDK has taken it by then or not."""
+    receive = TrackedReadStream.receive
+
+    async def slowly(tap: TrackedReadStream) -> Any:
+        item = await receive(tap)
+        if (
+            isinstance(item, SessionMessage)
+            and isinstance(item.message, JSONRPCResponse)
+            and "content" in item.message.result
+        ):
+            await lost.wait()
+        return item
+
+    lost = anyio.Event()
+    async with MCPPool({"a": server(restart=NEVER, close_timeout=ROOM)}) as pool, anyio.create_task_group() as group:
+        first, second = Outcome(), Outcome()
+        await pool.wait_ready()
+        monkeypatch.setattr(TrackedReadStream, "receive", slowly)
+        await pool.call_tool("a__pid")  # its answer comes by the `receive` that is under way
+        for number, call in enumerate((first, second)):  # the answer to the second stays behind that to the first
+            group.start_soon(call.of, pool.call_tool, "a__echo", {"text": str(number)})
+        calls = connection_of(pool, "a").calls._calls
+        await eventually(lambda: len(calls) == 2 and all(record.answer for record in calls))
+        with pytest.raises(ConnectionLost):
+            await pool.call_tool("a__crash", {"code": 5})
+        lost.set()
+    assert (text(first.value), text(second.value)) == ("0", "1")
+
+
+async def test_what_is_kept_of_standard_error_does_not_grow() -> None:
+    writing = "import sys; sys.stderr.write('x' * 10**6 + '\\n' * 10**4 + 'the end'); sys.exit(3)"
+    channel, wire = transport(program(writing))
+    async with wire:
+        await eventually(lambda: channel.disconnect_cause)
+    assert channel.disconnect_cause is not None
+    assert channel.disconnect_cause.stderr_tail.endswith("the end")
+    assert len(channel.disconnect_cause.stderr_tail) <= TAIL_BYTES
+
+
+async def test_a_descendant_that_writes_for_ever_does_not_hide_the_end_of_its_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcp_pool.transports.stdio.transport.LAST_WORDS_LIMIT", 1.0)
+    writing = "echo words >&2; echo begun; while true; do echo words >&2; sleep 0.1; done"
+    leaving = (
+        f"import subprocess, sys; subprocess.Popen(['sh', '-c', '{writing}'], stdout=-1).stdout.readline(); sys.exit(3)"
+    )
+    channel, wire = transport(program(leaving))
+    async with wire:
+        with anyio.fail_after(ROOM):
+            await eventually(lambda: channel.disconnect_cause)
+    assert channel.disconnect_cause is not None
+    assert (channel.disconnect_cause.exit_status, channel.disconnect_cause.stderr_tail.splitlines()[-1]) == (3, "words")
+
+
+async def test_a_flood_of_standard_error_does_not_fill_the_log_which_tells_how_much_it_left_out(
+    record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_pool.transports.stdio.stderr.LOGGED_TIME", 3600.0)
+    writing = f"import sys; print(*range({LOGGED_LINES + 234}), sep='\\n', file=sys.stderr); sys.exit(3)"
+    channel, wire = transport(program(writing))
+    async with wire:
+        await eventually(lambda: channel.disconnect_cause)
+    told = [message.record["message"] for message in record_logs if " | " in message]
+    assert told[-2:] == [f"a | {LOGGED_LINES - 1}", "a | (and 234 lines more within 3600.0 s)"]
+    assert len(told) == LOGGED_LINES + 1
+    assert channel.disconnect_cause is not None
+    assert channel.disconnect_cause.stderr_tail.endswith(str(LOGGED_LINES + 233))
+
+
+async def test_what_a_server_writes_slowly_to_standard_error_is_logged_for_ever(
+    record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_pool.transports.stdio.stderr.LOGGED_LINES", 1)
+    monkeypatch.setattr("mcp_pool.transports.stdio.stderr.LOGGED_TIME", 0.0)
+    errors = StderrTail("a", Redactor.of([]))
+    for number in range(3):
+        errors.add(str(number).encode())
+    assert [message.record["message"] for message in record_logs] == ["a | 0", "a | 1", "a | 2"]
+
+
+async def test_a_server_that_reads_nothing_holds_up_only_those_who_call_it() -> None:
+    channel, wire = transport(program(READS_NOTHING), close_timeout=0.2)
+    message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x", params={"text": "x" * 10**5}))
+    async with wire as (_, writer):
+        with anyio.move_on_after(0.1) as scope:
+            for _ in range(OUTGOING + 3):
+                await writer.send(message)
+        assert scope.cancelled_caught
+        assert channel.disconnect_cause is None
+
+
+async def test_a_pipe_with_less_room_than_a_write_needs_is_written_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, tries = os.write, 0
+
+    def write_later(descriptor: int, data: Any) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise BlockingIOError
+        return write(descriptor, data)
+
+    async with MCPPool({"a": server()}) as pool:
+        await pool.wait_ready()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", write_later)
+            assert text(await pool.call_tool("a__echo", {"text": "there"})) == "there"
+        assert tries > 1
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", {"\ud800": 1}, b"\xff", 10**400, float("nan")], ids=ascii)
+async def test_an_argument_that_cannot_be_sent_harms_only_its_own_call(wrong: object) -> None:
+    async with MCPPool({"a": server()}) as pool:
+        with suppress(ConfigError, UnicodeError):
+            await pool.call_tool("a__echo", {"text": wrong})
+        assert text(await pool.call_tool("a__echo", {"text": "there"})) == "there"
+        assert pool.server("a").generation == 1
+
+
+async def test_meta_that_the_protocol_does_not_allow_is_told_and_not_sent(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with MCPPool({"a": server("--ledger", str(ledger))}) as pool:
+        wrong: Any = {"progressToken": []}
+        with pytest.raises(ConfigError, match=r"progressToken.*Nothing was sent"):
+            await pool.call_tool("a__echo", {"text": "x"}, meta=wrong)
+        assert not calls_of(ledger, "echo")
+
+
+async def test_an_error_for_the_server_that_cannot_be_sent_is_replaced_by_one_that_can() -> None:
+    channel, wire = transport(program("import sys; sys.stderr.write(sys.stdin.readline()); sys.exit(3)"))
+    error = ErrorData(code=0, message="\ud800")
+    async with wire as (_, writer):
+        await writer.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=7, error=error)))
+        await eventually(lambda: channel.disconnect_cause)
+    assert channel.disconnect_cause is not None
+    assert '"id":7' in channel.disconnect_cause.stderr_tail
+
+
+async def test_a_connection_whose_wire_takes_nothing_any_more_is_lost() -> None:
+    channel = Channel(tracked=True)
+    channel.is_open = True
+    sender, receiver = anyio.create_memory_object_stream[Outgoing](0)
+    receiver.close()
+    async with TrackedWriteStream(sender, channel) as writer:
+        with pytest.raises(anyio.BrokenResourceError):
+            await writer.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x")))
+    assert channel.disconnect_cause is not None
+    assert channel.disconnect_cause.what == "takes no messages any more"
+
+
+async def test_a_sink_of_the_log_that_raises_is_the_loss_of_the_connection_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever lets sinks raise gets their errors in the tasks that log, and the wire must not seem to stand then."""
+    waiting, ledger = Outcome(), tmp_path / "ledger"
+    spec = server("--ledger", str(ledger), restart=NEVER, close_timeout=0.5)
+    async with MCPPool({"a": spec}) as pool, anyio.create_task_group() as group:
+        group.start_soon(waiting.of, pool.call_tool, "a__silent")
+        await arrival(ledger, "silent")
+        with monkeypatch.context() as patched:
+            patched.setattr("mcp_pool.transports.stdio.stderr.StderrTail.add", forbid)
+            with suppress(ConnectionLost):  # its own answer may come first
+                await pool.call_tool("a__stderr", {"text": "words"})
+            with anyio.fail_after(ROOM):
+                await waiting.ended.wait()
+    assert isinstance(waiting.error, ConnectionLost)
+    assert "PermissionError" in str(waiting.error)
+
+
+# Cancelled anywhere
+
+
+async def test_a_wire_that_is_cancelled_anywhere_leaves_nothing() -> None:
+    """That nothing is left behind, descriptors and processes, is looked at after every test."""
+
+    async def use() -> None:
+        _, wire = transport(program("import sys; sys.stdout.write(sys.stdin.readline())"), close_timeout=0.5)
+        async with wire as (reader, writer):
+            await writer.send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x")))
+            await reader.receive()
+
+    before = descriptors()
+    for number in range(MOST):
+        reached = await cancel_at(number, [], use)
+        assert descriptors() == before
+        if not reached:
+            break
+
+
+async def test_a_process_that_a_cancelled_attempt_has_started_is_ended(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    async with MCPPool(close_timeout=0.2) as pool, anyio.create_task_group() as group:
+        group.start_soon(pool.connect, "a", server("--never-answer", "--stubborn", "--pid-file", str(pids)))
+        await eventually(lambda: roles(pids, "server"))
+        group.cancel_scope.cancel()
+    assert not any(map(is_alive, roles(pids, "server")))
