@@ -70,7 +70,13 @@ WHEEL_VERSION = next((each for each in PYTHONS if each not in (HERE_VERSION, NEW
 TESTED = {HERE_VERSION, NEWEST_VERSION, WHEEL_VERSION}
 
 
-@nox.session(tags=["ci"])
+def one_backend_and_smoke(session: nox.Session) -> None:
+    """Run all tests on trio and the smoke tests on asyncio and uvloop; the README's command runs all on each."""
+    session.run("python", "-m", "pytest", "-k", "trio or not asyncio", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "smoke", "-k", "asyncio and not trio", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Rules and format."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
@@ -78,7 +84,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
 
 
-@nox.session(tags=["ci"])
+@nox.session
 def types(session: nox.Session) -> None:
     """Mypy and pyright, both strict, and a wholly typed public API."""
     session.install("-e", ".[trio]", *nox.project.dependency_groups(PROJECT, "types"))
@@ -93,14 +99,14 @@ def types(session: nox.Session) -> None:
     [nox.param(path, id=version, tags=[] if version in TESTED else ["ci"]) for version, path in PYTHONS.items()],
 )
 def tests(session: nox.Session) -> None:
-    """All tests but `real`, on every Python that was found."""
+    """All tests but `real` on one backend and the smoke tests on the others, on every Python that was found."""
     session.install("-e", ".[trio,test]")
-    session.run("python", "-m", "pytest", *session.posargs)
+    one_backend_and_smoke(session)
 
 
 @nox.session(python=NEWEST, tags=["ci"])
 def coverage(session: nox.Session) -> None:
-    """All tests but `real`, and that those on one backend reach every line and branch of the package.
+    """The same, and that the tests on one backend reach every line and branch of the package.
 
     The package has one code path for every backend, and the tracer makes tests half as slow again.
     """
@@ -111,7 +117,7 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", "-k", "trio or not asyncio", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
-    session.run("python", "-m", "pytest", "-k", "asyncio and not trio", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "smoke", "-k", "asyncio and not trio", *session.posargs)
 
 
 @nox.session(tags=["ci"])
@@ -130,7 +136,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[WHEEL_VERSION], reuse_venv=False, tags=["ci"])
 def wheel(session: nox.Session) -> None:
-    """All tests but `real` against the built wheel, with the lowest versions of its dependencies and no source tree."""
+    """The same against the built wheel, with the lowest versions of its dependencies and no source tree."""
     ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
     pins = [
         f"{requirement.name}=={specifier.version}"
@@ -149,7 +155,7 @@ def wheel(session: nox.Session) -> None:
             shutil.copy(HERE / part, away)
         with session.chdir(away):
             session.run("python", "-c", "import mcp_pool, sys; assert mcp_pool.__file__.startswith(sys.prefix)")
-            session.run("python", "-m", "pytest", *session.posargs)
+            one_backend_and_smoke(session)
 
 
 def install_from_npm(session: nox.Session, packages: dict[str, str]) -> Path:
@@ -203,7 +209,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session(tags=["ci"])
 def soak(session: nox.Session) -> None:
-    """Dozens of servers, harmed at random while many tasks call them: two minutes, or as long as is said."""
+    """Dozens of servers, harmed at random while many tasks call them: a minute, or `-- --minutes N`."""
     if platform.system() != "Linux":
         session.error("the soak looks into /proc")
     session.install("-e", ".[trio,test]", PLOTS)

@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -30,6 +31,7 @@ LEFTOVER_BOUND = 5.0
 """Seconds in which what a test started must be gone: a killed process needs a moment, a leak stays for ever."""
 
 PROC = Path("/proc")
+HERE = Path(__file__).parent
 
 # A deadline would be an assertion on wall-clock time.
 settings.register_profile("mcp_pool", deadline=None, print_blob=True)
@@ -64,6 +66,36 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     inner = obj.hypothesis.inner_test if hasattr(obj, "hypothesis") else obj
     if collector.istestfunction(obj, name) and iscoroutinefunction(inner):
         pytest.mark.usefixtures("nothing_left")(obj)
+
+
+LOOP_MATTERS = ("contract", "transports", "supervision", "real")
+"""Folders whose tests run on uvloop too: processes, sockets and cancellation. Elsewhere asyncio stands for it."""
+SMOKE = frozenset(
+    {
+        "contract/test_agreement.py",
+        "contract/test_native_cancel.py",
+        "calls/test_calls.py",
+        "connection/test_callbacks.py",
+        "supervision/test_block.py",
+        "transports/http/test_servers.py",
+        "transports/stdio/test_stdio_start.py",
+    }
+)
+"""The tests for a Python, or for the lowest versions, on the backends that do not run the whole suite there."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out: list[pytest.Item] = []
+    for item in items:
+        path = item.path.relative_to(HERE)
+        if path.as_posix() in SMOKE:
+            item.add_marker("smoke")
+        on_uvloop = "uvloop" in getattr(item, "callspec", SimpleNamespace(id="")).id
+        if on_uvloop and path.parts[0] not in LOOP_MATTERS:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ async def test_when_the_time_is_up_it_names_the_servers_that_are_missing(monkeyp
     assert caught.value.missing == ("hanging", "failing")
     assert str(caught.value) == (
         "Servers not available within 0.1 s: 'hanging' is connecting; "
-        "'failing' is backing off (last error: Server 'failing' is not there.). "
-        "Wait longer, or see what keeps it from connecting."
+        "'failing' is backing off (last error: Server 'failing' is not there). "
+        "Wait longer, or find out what keeps it from connecting."
     )
 
 
