@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 import anyio
 import attrs
@@ -23,6 +23,9 @@ from mcp_pool.errors import (
     InvalidResponse,
 )
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
+
+BROKEN_RESULT: Final = (ValidationError, RuntimeError)
+"""What the SDK raises for a result that breaks the protocol or the output schema of its tool."""
 
 
 @final
@@ -95,8 +98,7 @@ class Outcome:
             problem = f"cannot be sent as JSON: {self._clean(_words(error))}"
             reason = f"server {self.target.server_id!r}: arguments of {what} {problem}. Nothing was sent."
             return ConfigError(reason, server_id=self.target.server_id, problems=[("arguments", problem)])
-        broken = isinstance(error, ValidationError | RuntimeError)
-        if broken and not isinstance(error, InputRequiredRoundsExceededError):
+        if isinstance(error, BROKEN_RESULT) and not isinstance(error, InputRequiredRoundsExceededError):
             return InvalidResponse(
                 f"Server {self.target.server_id!r} answered {what} with a result that breaks the protocol or the "
                 f"tool's own schema: {self._clean(_words(error))}. The call has run.",

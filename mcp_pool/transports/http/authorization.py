@@ -13,6 +13,9 @@ ROUNDS: Final = 3
 """How often a request is sent: with the token at hand, with one that another request has got meanwhile, and with one of
 its own."""
 
+SDK_PROVIDERS: Final = "mcp.client.auth."
+"""Where the SDK's providers are defined; they are not imported for those who use none."""
+
 Flow: TypeAlias = AsyncGenerator[httpx2.Request, httpx2.Response]
 
 
@@ -67,7 +70,7 @@ class Authorization(httpx2.Auth):
 
 def _holds_a_lock(auth: httpx2.Auth) -> bool:
     """Tell whether it is one of the SDK's providers, whose module is not imported for those who use none."""
-    return any(kind.__module__.startswith("mcp.client.auth.") for kind in type(auth).__mro__)
+    return any(kind.__module__.startswith(SDK_PROVIDERS) for kind in type(auth).__mro__)
 
 
 def _asks_for_a_token(answer: httpx2.Response) -> bool:
