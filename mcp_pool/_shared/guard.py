@@ -28,6 +28,11 @@ class ForeignCancellation(Exception):
         super().__init__("it ended with a cancellation that nobody had requested")
 
 
+@final
+class UnprintableError(Exception):
+    """Stands for an exception of user code that cannot be rendered."""
+
+
 def cancellations() -> tuple[type[BaseException], ...]:
     """Return the class of the backend's cancellation; nothing outside of an event loop, where nothing is cancelled."""
     try:
@@ -99,3 +104,12 @@ def text_of(error: BaseException) -> str:
 def described(error: BaseException) -> str:
     """Return an error's class and text, for a message."""
     return f"{type(error).__name__}: {text_of(error)}"
+
+
+def printable(error: BaseException) -> BaseException:
+    """Return an error; a stand-in when rendering it raises, which trio does to whatever passes a nursery."""
+    try:
+        f"{error} {error!r}"  # what is of interest is whether it raises
+    except user_errors():
+        return UnprintableError(described(error))
+    return error

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from mcp import MCPError
+from anyio.abc import TaskGroup
+from mcp import Client, MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest
 
-from helpers.common import connection_of
-from mcp_pool import DEFAULT, ConnectError, ConnectionLost, ConnectTimeout, InProcessServer, MCPPool, StdioServer
+from helpers.common import connection_of, eventually
+from mcp_pool import (
+    DEFAULT,
+    ConnectError,
+    ConnectionLost,
+    ConnectTimeout,
+    InProcessServer,
+    MCPPool,
+    RestartPolicy,
+    StdioServer,
+)
+from mcp_pool._shared.guard import ForeignCancellation
+from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
@@ -22,7 +35,11 @@ from servers import misbehaving
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from loguru import Message
+
+    from mcp_pool.connection.dispatcher import CallbackDispatcher
 
 
 async def test_an_error_of_the_body_hides_one_of_the_connections_but_not_from_the_log(
@@ -134,3 +151,36 @@ async def test_blank_lines_on_standard_output_are_no_noise() -> None:
 def test_a_signal_without_a_name_is_told_by_its_number() -> None:
     assert _signal_name(9) == "SIGKILL (9)"
     assert _signal_name(200) == "signal 200"
+
+
+async def test_a_connection_whose_client_is_cancelled_from_within_is_lost_and_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a native cancellation in one of the SDK's tasks, which cancels its task group without a word."""
+    make, groups = Connector._client, list[TaskGroup]()
+
+    @asynccontextmanager
+    async def client(connector: Connector, dispatcher: CallbackDispatcher) -> AsyncGenerator[Client]:
+        async with anyio.create_task_group() as group, make(connector, dispatcher) as made:
+            groups.append(group)
+            yield made
+
+    monkeypatch.setattr(Connector, "_client", client)
+    async with MCPPool({"s": InProcessServer(calculator())}, restart=RestartPolicy(initial_delay=0.01)) as pool:
+        groups[0].cancel_scope.cancel()
+        await eventually(lambda: pool.server("s").generation == 2)
+        error = pool.server("s").last_error
+        assert isinstance(error, ConnectionLost)
+        assert "broke down" in error.reason
+        assert isinstance(error.cause, ForeignCancellation)
+
+
+async def test_an_attempt_whose_client_is_cancelled_from_within_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hold(connector: Connector, _scope: anyio.CancelScope) -> None:
+        async with anyio.create_task_group() as group:
+            group.cancel_scope.cancel()
+
+    monkeypatch.setattr(Connector, "_hold", hold)
+    async with MCPPool() as pool:
+        with pytest.raises(ConnectError, match="a cancellation that nobody had requested"):
+            await pool.connect("s", InProcessServer(calculator()))

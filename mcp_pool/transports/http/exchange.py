@@ -16,7 +16,7 @@ import httpx2
 from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
 from mcp_pool._shared.exceptions import chain, plain
-from mcp_pool._shared.guard import contained
+from mcp_pool._shared.guard import contained, printable
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.answers import JSON, Said, bears, hear_out, parsed
@@ -60,7 +60,7 @@ async def forwarded(request: httpx2.Request, forward: Forward) -> httpx2.Respons
     try:
         return await contained(forward, request)
     except Exception as error:  # noqa: BLE001  # raised below, as one error
-        first = plain(error)
+        first = printable(plain(error))
     except BaseExceptionGroup as group:
         cancelled, rest = group.split(anyio.get_cancelled_exc_class())
         if cancelled is None or not isinstance(rest, ExceptionGroup):
