@@ -87,7 +87,6 @@ class MCPPool(AsyncContextManagerMixin):
             max_connecting=max_connecting,
             callbacks=callbacks,
         )
-        settings.check()
         self._servers = check_all(servers)
         self._supervisor = Supervisor(settings)
         self._catalog = Catalog(self._supervisor)

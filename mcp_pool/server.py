@@ -26,7 +26,7 @@ from mcp_types import (
 from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
-from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_problems
+from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_of, kind_problems
 from mcp_pool.connection.connection import Connection, ServerInfo
 from mcp_pool.connection.listing import take_inventory
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost
@@ -125,7 +125,7 @@ class Server:
             json_problems("meta", meta),
         )
         if progress is not None and not callable(progress):
-            raise self._invalid(("progress", f"must be an async function, not a {type(progress).__name__}"))
+            raise self._invalid(("progress", f"must be an async function, not {kind_of(progress)}"))
         given = None if arguments is None else dict(arguments)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:

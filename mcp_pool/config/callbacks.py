@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias, final
 
 import attrs
 from mcp.client.session import ElicitationFnT, ListRootsFnT, LoggingFnT, MessageHandlerFnT, SamplingFnT
+
+from mcp_pool.config.validation import kind_of, reject
 
 
 @final
@@ -29,12 +31,13 @@ class ClientCallbacks:
     message: MessageHandlerFnT | None = None
     """Takes any notification of the server, and errors of the transport."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with these values, as pairs of a field's name and a sentence; usually nothing."""
-        for field in attrs.fields(ClientCallbacks):
-            value = getattr(self, field.name)
-            if value is not None and not callable(value):
-                yield field.name, f"must be an async function, not a {type(value).__name__}"
+    def __attrs_post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(ClientCallbacks)}
+        wrong = {name: value for name, value in values.items() if value is not None and not callable(value)}
+        reject(
+            "ClientCallbacks",
+            [(name, f"must be an async function, not {kind_of(value)}") for name, value in wrong.items()],
+        )
 
     def merged_with(self, wider: ClientCallbacks) -> ClientCallbacks:
         """Return these, and the wider ones where there is none here."""

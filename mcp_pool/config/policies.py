@@ -1,12 +1,12 @@
-"""Pure decisions: from what happened, what to do. No clock, no randomness, no state of their own."""
+"""When to restart a server, and when to probe it."""
 
 from __future__ import annotations
 
-from typing import TypeAlias, final
+from typing import final
 
 import attrs
 
-from mcp_pool.config.validation import is_count, is_number
+from mcp_pool.config.validation import count_problems, is_count, is_number, reject
 
 
 @final
@@ -20,7 +20,7 @@ class RestartPolicy:
         ceiling = min(max_delay, initial_delay * multiplier ** (n - 1))
         wait    = ceiling * (1 - jitter * chance)        0 <= chance < 1, all times in seconds
 
-    so a wait is never longer than `max_delay`, and servers that fell together do not return together.
+    so a wait is never longer than `max_delay`, and servers that failed together do not return together.
     """
 
     initial_delay: float = 0.5
@@ -32,18 +32,17 @@ class RestartPolicy:
     jitter: float = 0.5
     """The fraction of each wait, 0 to 1, that is left to chance."""
     stable_after: float = 60.0
-    """Seconds that a connection must have stayed up for earlier restarts to be forgotten."""
+    """Seconds that a connection must have stayed open for earlier restarts to be forgotten."""
     max_restarts: int | None = None
-    """Park at the first loss after this many restarts without a stable time in between; None: try for ever."""
+    """Automatic reconnects stop at the first loss after this many restarts without a stable time; None: never."""
 
     @classmethod
     def never(cls) -> RestartPolicy:
-        """The policy that gives up at the first loss."""
+        """Return the policy whose automatic reconnects stop at the first loss."""
         return cls(max_restarts=0)
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Return what is wrong with these values, as pairs of a field's name and a sentence; usually nothing."""
-        wrong = [
+    def __attrs_post_init__(self) -> None:
+        problems = [
             (name, f"must be a number of at least {least}, not {value!r}")
             for name, value, least in (
                 ("initial_delay", self.initial_delay, 0),
@@ -54,82 +53,36 @@ class RestartPolicy:
             if not is_number(value) or value < least
         ]
         if not is_number(self.jitter) or not 0 <= self.jitter <= 1:
-            wrong.append(("jitter", f"must be a fraction from 0 to 1, not {self.jitter!r}"))
+            problems.append(("jitter", f"must be a fraction from 0 to 1, not {self.jitter!r}"))
         if self.max_restarts is not None and not is_count(self.max_restarts, least=0):
-            wrong.append(("max_restarts", f"must be None or a whole number of at least 0, not {self.max_restarts!r}"))
-        return wrong
+            problems.append(
+                ("max_restarts", f"must be None or a whole number of at least 0, not {self.max_restarts!r}")
+            )
+        reject("RestartPolicy", problems)
 
 
 @final
 @attrs.frozen(kw_only=True)
 class HealthCheck:
-    """When a server that says nothing is asked whether it is there, and when it is taken for dead.
+    """When a silent server is probed, and when it is considered lost.
 
-    It is asked when nothing has arrived from it for `interval`, by a `ping`, or by `server/discover` where the protocol
-    has no `ping` any more. Anything that arrives is life: a message, or an HTTP status below 500. A server that is
-    dead without a word is found out after `interval + failure_threshold * timeout` seconds.
+    It is probed when nothing has arrived from it for `interval`, by `ping`, or by `server/discover` on the modern
+    protocol, which has no `ping`. Anything that arrives is activity: a message, an answer under any HTTP status, or a
+    status below 500. A server that has died silently is noticed after `interval + failure_threshold * timeout` seconds.
     """
 
     interval: float = 30.0
-    """Seconds of silence after which a server is asked."""
+    """Seconds of silence after which a server is probed."""
     timeout: float = 10.0
-    """Seconds to wait for a activity."""
+    """Seconds that a probe waits for activity."""
     failure_threshold: int = 2
-    """How many waits in vain, in a row, are death."""
+    """How many probes in a row must fail for the connection to be considered lost."""
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Return what is wrong with these values, as pairs of a field's name and a sentence; usually nothing."""
-        wrong = [
+    def __attrs_post_init__(self) -> None:
+        problems = [
             (name, f"must be a number above 0, not {value!r}")
             for name, value in (("interval", self.interval), ("timeout", self.timeout))
             if not is_number(value) or value <= 0
         ]
-        if not is_count(self.failure_threshold, least=1):
-            wrong.append(("failure_threshold", f"must be a whole number of at least 1, not {self.failure_threshold!r}"))
-        return wrong
-
-
-@final
-@attrs.frozen
-class Restart:
-    """Try again."""
-
-    after: float
-    """Seconds to wait first."""
-    restarts: int
-    """How many restarts in a row this makes."""
-
-
-@final
-@attrs.frozen
-class Park:
-    """Do not try again until somebody asks."""
-
-
-Decision: TypeAlias = Restart | Park
-
-
-def decide(policy: RestartPolicy, *, restarts: int, uptime: float, chance: float) -> Decision:
-    """Decide what follows a lost or failed connection.
-
-    Args:
-        policy: The server's policy.
-        restarts: How many restarts there were in a row, before this loss.
-        uptime: Seconds for which the connection stood; 0 when it was never made.
-        chance: A random number, 0 <= chance < 1.
-
-    Returns:
-        `Restart` with the wait in seconds, or `Park`.
-    """
-    if uptime >= policy.stable_after and uptime > 0:
-        restarts = 0
-    if policy.max_restarts is not None and restarts >= policy.max_restarts:
-        return Park()
-    return Restart(after=_ceiling(policy, restarts) * (1 - policy.jitter * chance), restarts=restarts + 1)
-
-
-def _ceiling(policy: RestartPolicy, earlier: int) -> float:
-    try:
-        return min(policy.max_delay, policy.initial_delay * policy.multiplier**earlier)
-    except OverflowError:  # a float power overflows after some hundreds of restarts
-        return policy.max_delay if policy.initial_delay else 0.0
+        problems += count_problems("failure_threshold", self.failure_threshold)
+        reject("HealthCheck", problems)

@@ -1,4 +1,4 @@
-"""Server specifications: frozen values that say what to connect to, and what holds for them."""
+"""The specs of the kinds of servers: frozen values that say what to connect to, and what applies to it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_pool._shared.redaction import origin, secrets_of_basic_auth, secrets_of_header, secrets_of_url
 from mcp_pool.config.spec import ServerSpec, as_strings, as_tuple
 from mcp_pool.config.validation import (
+    Problem,
     environment_problems,
     header_problems,
     is_text,
@@ -27,22 +28,29 @@ from mcp_pool.config.validation import (
 @final
 @attrs.frozen(repr=False)
 class StdioServer(ServerSpec):
-    """A server that runs as a process of its own and speaks over its standard input and output."""
+    """A server that runs as a process of its own and speaks over its standard input and output.
+
+    Attributes:
+        command: The program to run; found along PATH.
+        args: Its arguments. The pool does not show them; other programs can see them, so a secret belongs into `env`.
+        env: Environment variables, merged over the SDK's short list of safe ones (not over `os.environ`). Never shown.
+        cwd: The working directory; None: that of this program.
+
+    The other attributes are those that all kinds have, keyword-only: see `ServerSpec`.
+
+    Raises:
+        ConfigError: A field is invalid; `problems` holds all of them.
+    """
 
     command: str
-    """The program to run; found along PATH."""
     args: Sequence[str] = attrs.field(default=(), converter=as_tuple)
-    """Its arguments. The pool does not show them; a server may print them, so that a secret belongs into `env`."""
-    env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings)
-    """Environment variables, merged over the SDK's short list of safe ones (not over `os.environ`). Never shown."""
+    env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings, hash=False)
     cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
-    """The working directory; None: that of this program."""
 
     def __repr__(self) -> str:
         return f"StdioServer({self.command!r})"
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See `ServerSpec.problems`."""
+    def _problems(self) -> Iterator[Problem]:
         if not is_text(self.command) or not self.command.strip():
             yield "command", "must be the name or path of a program, a string that is not empty"
         yield from string_problems("args", self.args, "arguments")
@@ -50,8 +58,7 @@ class StdioServer(ServerSpec):
             yield from environment_problems(self.env)
         if self.cwd is not None:
             yield from path_problems("cwd", self.cwd)
-        # A class with slots is made anew by attrs, so super() without arguments would look for the first one.
-        yield from ServerSpec.problems(self)
+        yield from super()._problems()
 
     def secrets(self) -> Iterable[str]:
         """See `ServerSpec.secrets`."""
@@ -60,37 +67,41 @@ class StdioServer(ServerSpec):
 
 @attrs.frozen(repr=False)
 class UrlServer(ServerSpec):
-    """What the two kinds of servers behind a URL have in common. Not made directly: use one of the kinds."""
+    """What the two kinds of servers behind a URL have in common. Not made directly: use one of the kinds.
+
+    Attributes:
+        url: Where the server is, with `http` or `https`. Of it only scheme, host and port are ever shown.
+        headers: Sent with each request. Values are never shown.
+        auth: Authorizes each request: any `httpx2.Auth`, such as the SDK's OAuth providers. Never shown.
+        http_client: A client of your own, for certificates, proxies or transports of your own. It is borrowed and never
+            closed, and its connections, cookies and headers are whatever you share them with. If its transport sends
+            requests again by itself, a tool may run more than once. None: one for this server alone.
+    """
 
     url: str
-    """Where it is, with `http` or `https`. Of it only scheme, host and port are ever shown."""
-    headers: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings)
-    """Sent with each request. Values are never shown."""
+    headers: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings, hash=False)
     auth: httpx2.Auth | None = attrs.field(default=None, kw_only=True)
-    """Authorizes each request: any `httpx2.Auth`, such as the SDK's OAuth providers. Never shown."""
     http_client: httpx2.AsyncClient | None = attrs.field(default=None, kw_only=True)
-    """A client of your own, for certificates, proxies or transports of your own. It is borrowed and never closed, and
-    its connections, cookies and headers are whatever you share them with. If its transport sends requests again by
-    itself, a tool may run more than once. None: one for this server alone."""
 
     def __repr__(self) -> str:
-        shown = origin(self.url) if is_text(self.url) else "?"
-        return f"{type(self).__name__}({shown!r})"
+        return f"{type(self).__name__}({origin(self.url)!r})"
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See `ServerSpec.problems`."""
+    def _problems(self) -> Iterator[Problem]:
         yield from url_problems("url", self.url)
         if self.headers is not None:
             yield from header_problems(self.headers)
         if self.auth is not None:
             yield from kind_problems("auth", self.auth, httpx2.Auth, "must be an httpx2.Auth")
-        client: object = self.http_client
-        if isinstance(client, httpx2.AsyncClient):
-            if client.is_closed:
-                yield "http_client", "must be open, and was closed"
-        elif client is not None:
-            yield from kind_problems("http_client", client, httpx2.AsyncClient, "must be an httpx2.AsyncClient")
-        yield from ServerSpec.problems(self)
+        if self.http_client is not None:
+            yield from kind_problems(
+                "http_client", self.http_client, httpx2.AsyncClient, "must be an httpx2.AsyncClient"
+            )
+        yield from super()._problems()
+
+    def current_problems(self) -> Iterator[Problem]:
+        """See `ServerSpec.current_problems`."""
+        if self.http_client is not None and self.http_client.is_closed:
+            yield "http_client", "must be open, and was closed"
 
     def secrets(self) -> Iterable[str]:
         """See `ServerSpec.secrets`."""
@@ -104,36 +115,52 @@ class UrlServer(ServerSpec):
 @final
 @attrs.frozen(repr=False)
 class HttpServer(UrlServer):
-    """A server behind a URL, over streamable HTTP, in either protocol of the protocol."""
+    """A server behind a URL, over streamable HTTP, in either protocol.
+
+    Its attributes are those of `UrlServer` and, keyword-only, those of `ServerSpec`.
+
+    Raises:
+        ConfigError: A field is invalid; `problems` holds all of them.
+    """
 
 
 @final
 @attrs.frozen(repr=False)
 class SseServer(UrlServer):
-    """A server behind a URL, over the older HTTP with SSE. It always speaks the legacy protocol, whatever `mode` says.
+    """A server behind a URL, over the older HTTP with SSE. It always speaks a legacy protocol, whatever `mode` says.
 
-    The SDK takes no message of more than 1 MiB from it, even if `max_message_size` is more.
+    The SDK takes no message of more than 1 MiB from it, even if `max_message_size` is more. Its attributes are those of
+    `UrlServer` and, keyword-only, those of `ServerSpec`.
+
+    Raises:
+        ConfigError: A field is invalid; `problems` holds all of them.
     """
 
 
 @final
 @attrs.frozen(repr=False)
 class InProcessServer(ServerSpec):
-    """A server that is an object of this program."""
+    """A server that is an object of this program.
+
+    Attributes:
+        server: The server; two specs are equal only if they name the same object.
+
+    The other attributes are those that all kinds have, keyword-only: see `ServerSpec`.
+
+    Raises:
+        ConfigError: A field is invalid; `problems` holds all of them.
+    """
 
     server: LowLevelServer[Any] | MCPServer = attrs.field(eq=id)
-    """The server; two specifications are equal only if they name the same object."""
 
     def __repr__(self) -> str:
         return f"InProcessServer({type(self.server).__name__})"
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """See `ServerSpec.problems`."""
-        yield from kind_problems(
-            "server", self.server, (LowLevelServer, MCPServer), "must be an mcp Server or MCPServer"
-        )
-        yield from ServerSpec.problems(self)
+    def _problems(self) -> Iterator[Problem]:
+        kinds = (LowLevelServer, MCPServer)
+        yield from kind_problems("server", self.server, kinds, "must be an mcp Server or MCPServer")
+        yield from super()._problems()
 
 
 ServerConfig: TypeAlias = StdioServer | HttpServer | SseServer | InProcessServer
-"""A specification of any kind."""
+"""A spec of any kind."""

@@ -10,8 +10,7 @@ import attrs
 
 from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
-from mcp_pool.config.validation import is_count, is_number
-from mcp_pool.errors import ConfigError
+from mcp_pool.config.validation import count_problems, instance_problems, is_number, kind_of, reject
 
 _T = TypeVar("_T")
 
@@ -63,18 +62,19 @@ class Settings:
     max_connecting: int
     callbacks: CallbacksFor | None
 
-    def check(self) -> None:
-        """Raise `ConfigError` for the first setting that makes no sense."""
+    def __attrs_post_init__(self) -> None:
         times = ("connect_timeout", "open_timeout", "wait_timeout", "call_timeout", "max_call_time")
-        for field, problem in (
-            *timeout_problems({name: getattr(self, name) for name in times}, inherited=False),
-            *timeout_problems({"close_timeout": self.close_timeout}, unbounded=False, inherited=False),
-            *policy_problems("restart", self.restart, RestartPolicy),
-            *(() if self.health is None else policy_problems("health", self.health, HealthCheck)),
-            *count_problems("max_connecting", self.max_connecting),
-            *_function_problems("callbacks", self.callbacks),
-        ):
-            raise ConfigError(f"MCPPool: {field} {problem}.", problems=[(field, problem)])
+        reject(
+            "MCPPool",
+            (
+                *timeout_problems({name: getattr(self, name) for name in times}, inherited=False),
+                *timeout_problems({"close_timeout": self.close_timeout}, unbounded=False, inherited=False),
+                *instance_problems("restart", self.restart, RestartPolicy),
+                *(() if self.health is None else instance_problems("health", self.health, HealthCheck)),
+                *count_problems("max_connecting", self.max_connecting),
+                *_function_problems("callbacks", self.callbacks),
+            ),
+        )
 
 
 def resolve(value: _T | Literal[Default.DEFAULT], wider: _T) -> _T:
@@ -100,21 +100,6 @@ def timeout_problems(
             yield name, f"must be {allowed}, not {value!r}"
 
 
-def policy_problems(name: str, policy: object, kind: type[RestartPolicy | HealthCheck]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a policy, which has to be of the kind."""
-    if not isinstance(policy, RestartPolicy | HealthCheck) or not isinstance(policy, kind):
-        yield name, f"must be a {kind.__name__}, not a {type(policy).__name__}"
-        return
-    for field, problem in policy.problems():
-        yield f"{name}.{field}", problem
-
-
 def _function_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
     if value is not None and not callable(value):
-        yield name, f"must be a function of a server's id, not a {type(value).__name__}"
-
-
-def count_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Yield a problem unless the value is a whole number of at least 1."""
-    if not is_count(value, least=1):
-        yield name, f"must be a whole number of at least 1, not {value!r}"
+        yield name, f"must be a function of a server's id, not {kind_of(value)}"

@@ -1,15 +1,11 @@
-"""What the specifications of all kinds of servers have in common.
-
-A specification is checked when it is given to the pool, where its id is known, and not when it is made: the error can
-then name both the server and the field.
-"""
+"""What the specs of all kinds of servers have in common. A spec that exists is valid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Self, cast
 
 import attrs
 from mcp import Client
@@ -18,11 +14,28 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_pool.config.callbacks import ClientCallbacks
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
-from mcp_pool.config.settings import DEFAULT, Default, Seconds, count_problems, policy_problems, timeout_problems
-from mcp_pool.config.validation import is_mapping, kind_problems, string_problems
+from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
+from mcp_pool.config.validation import (
+    Problem,
+    count_problems,
+    instance_problems,
+    is_mapping,
+    kind_of,
+    kind_problems,
+    reject,
+    string_problems,
+)
 
 CLIENT_OPTIONS: Final = frozenset(
-    {"cache", "client_info", "extensions", "input_required_max_rounds", "log_level", "prior_discover"}
+    {
+        "cache",
+        "client_info",
+        "extensions",
+        "input_required_max_rounds",
+        "log_level",
+        "prior_discover",
+        "sampling_capabilities",
+    }
 )
 """The arguments of `mcp.Client` that are the user's; all others are the pool's own."""
 
@@ -32,7 +45,7 @@ ANNOTATED: Final = "annotated"
 MEBIBYTE: Final = 2**20
 
 
-# The converters leave values of a wrong type alone: `problems` tells of them, with the server's id.
+# The converters leave values of a wrong type alone: the check of the fields reports them.
 
 
 def as_tuple(value: Sequence[str]) -> Sequence[str]:
@@ -51,56 +64,74 @@ def _as_options(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @attrs.frozen(kw_only=True, repr=False)
 class ServerSpec:
-    """What all kinds of servers have in common. Not made directly: use one of the kinds."""
+    """What all kinds of servers have in common. Not made directly: use one of the kinds.
+
+    Specs are frozen, compared by value, hashable, and can be copied and pickled.
+
+    Attributes:
+        connect_timeout: Seconds for one connection attempt: start, handshake and first listing. Default: the pool's.
+        call_timeout: Seconds of silence after which a call times out; progress restarts them. Default: the pool's.
+        max_call_time: Seconds for one call as a whole. Default: the pool's.
+        close_timeout: Seconds for a connection to close in order. Default: the pool's.
+        restart: When a lost connection is made again. Default: the pool's.
+        health: When the server is probed; None: never. Default: the pool's.
+        required: Whether the pool's block opens only if this server connects. For `MCPPool(servers=…)`. Default False.
+        mode: How the protocol is found, as in `mcp.Client`: `"auto"`, `"legacy"`, or a modern version.
+        max_in_flight: How many calls may run at once; further ones wait in order of arrival. Default None: no bound.
+        max_message_size: The longest message in bytes that the server may send. Default 16 MiB.
+        include_tools: Globs of the tools that are offered, by the server's own names. Default: all.
+        exclude_tools: Globs of the tools that are left out; stronger than `include_tools`. Default: none.
+        retry_safe: Globs of the tools that may be sent again when a connection was lost and they may have run; or
+            `"annotated"`: those that the server marks with `readOnlyHint` or `idempotentHint`. Default: none.
+        callbacks: What answers the server's requests; where there is none, the pool's.
+        client_options: Handed on to `mcp.Client`: `cache`, `client_info`, `extensions`, `input_required_max_rounds`,
+            `log_level`, `prior_discover`, `sampling_capabilities`.
+    """
 
     connect_timeout: Seconds = DEFAULT
-    """Seconds for one attempt: start, handshake and first listing."""
     call_timeout: Seconds = DEFAULT
-    """Seconds of silence after which a call is given up; progress from the server starts them anew."""
     max_call_time: Seconds = DEFAULT
-    """Seconds for one call as a whole."""
     close_timeout: float | Literal[Default.DEFAULT] = DEFAULT
-    """Seconds for a connection to say goodbye."""
     restart: RestartPolicy | Literal[Default.DEFAULT] = DEFAULT
-    """When a lost connection is made anew."""
     health: HealthCheck | Literal[Default.DEFAULT] | None = DEFAULT
-    """When the server is asked whether it is there; None: never."""
     required: bool = False
-    """Whether the pool's block opens only if this server does. For servers given to `MCPPool(servers=…)`."""
     mode: str = "auto"
-    """How the protocol's protocol is found, as in `mcp.Client`: `"auto"`, `"legacy"`, or a modern version."""
     max_in_flight: int | None = None
-    """How many calls may run at once; further ones wait in the order in which they came. None: no bound."""
     max_message_size: int = 16 * MEBIBYTE
-    """The longest message, in bytes, that the server may send; one that is longer ends the connection or the call."""
     include_tools: Sequence[str] = attrs.field(default=("*",), converter=as_tuple)
-    """Globs of the tools that are offered, by the server's own names."""
     exclude_tools: Sequence[str] = attrs.field(default=(), converter=as_tuple)
-    """Globs of the tools that are left out, by the server's own names; stronger than `include_tools`."""
     retry_safe: Sequence[str] = attrs.field(default=(), converter=as_tuple)
-    """Globs of the tools that may be sent again when a connection was lost and they may have run; or `"annotated"`:
-    those of which the server says by `readOnlyHint` or `idempotentHint` that it does no harm."""
     callbacks: ClientCallbacks = attrs.field(factory=ClientCallbacks)
-    """What the server may call back; where there is none, that of the pool."""
-    client_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_options)
-    """Handed on to `mcp.Client`: `cache`, `client_info`, `extensions`, `input_required_max_rounds`, `log_level`,
-    `prior_discover`."""
+    # A mapping has no hash; specs that differ only in it are told apart by comparison.
+    client_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_options, hash=False)
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with this value, as pairs of a field's name and a sentence; usually nothing."""
-        yield from timeout_problems(
-            {name: getattr(self, name) for name in ("connect_timeout", "call_timeout", "max_call_time")}
-        )
-        if self.close_timeout is not DEFAULT:
-            yield from timeout_problems({"close_timeout": self.close_timeout}, unbounded=False)
+    def __attrs_post_init__(self) -> None:
+        reject(type(self).__name__, self._problems())
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self  # it is frozen, and so is what it holds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go through `__init__`, so that what is unpickled is valid too; a read-only mapping cannot be pickled."""
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        plain = {name: dict(value) if is_mapping(value) else value for name, value in values.items()}
+        return _rebuild, (type(self), plain)
+
+    def _problems(self) -> Iterator[Problem]:
+        times = ("connect_timeout", "call_timeout", "max_call_time")
+        yield from timeout_problems({name: getattr(self, name) for name in times})
+        yield from timeout_problems({"close_timeout": self.close_timeout}, unbounded=False)
         if self.restart is not DEFAULT:
-            yield from policy_problems("restart", self.restart, RestartPolicy)
+            yield from instance_problems("restart", self.restart, RestartPolicy)
         if self.health is not DEFAULT and self.health is not None:
-            yield from policy_problems("health", self.health, HealthCheck)
+            yield from instance_problems("health", self.health, HealthCheck)
         if self.max_in_flight is not None:
             yield from count_problems("max_in_flight", self.max_in_flight)
-        yield from retry_safe_problems(self.retry_safe)
-        yield from callback_problems(self.callbacks)
+        yield from _retry_safe_problems(self.retry_safe)
+        yield from instance_problems("callbacks", self.callbacks, ClientCallbacks)
         yield from kind_problems("required", self.required, bool, "must be True or False")
         if self.mode not in ("auto", "legacy", *MODERN_PROTOCOL_VERSIONS):
             choices = ", ".join(("auto", "legacy", *MODERN_PROTOCOL_VERSIONS))
@@ -110,32 +141,30 @@ class ServerSpec:
         yield from string_problems("exclude_tools", self.exclude_tools, "globs")
         yield from _option_problems(self.client_options)
 
+    def current_problems(self) -> Iterator[Problem]:
+        """Yield what has become wrong since the spec was made, as pairs of a field's name and a sentence."""
+        yield from ()
+
     def secrets(self) -> Iterable[str]:
         """Return the values that must never be shown."""
         return ()
 
 
-def retry_safe_problems(retry_safe: object) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the tools that may be sent again."""
-    if isinstance(retry_safe, str):
-        if retry_safe != ANNOTATED:
-            yield "retry_safe", f"must be a list of globs or {ANNOTATED!r}, not {retry_safe!r}"
+def _rebuild(kind: type[ServerSpec], values: Mapping[str, Any]) -> ServerSpec:
+    return kind(**values)
+
+
+def _retry_safe_problems(value: object) -> Iterator[Problem]:
+    if isinstance(value, str):
+        if value != ANNOTATED:
+            yield "retry_safe", f"must be a list of globs or {ANNOTATED!r}, not {value!r}"
         return
-    yield from string_problems("retry_safe", retry_safe, "globs")
+    yield from string_problems("retry_safe", value, "globs")
 
 
-def callback_problems(callbacks: object) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the callbacks."""
-    if not isinstance(callbacks, ClientCallbacks):
-        yield "callbacks", f"must be ClientCallbacks, not a {type(callbacks).__name__}"
-        return
-    for field, problem in callbacks.problems():
-        yield f"callbacks.{field}", problem
-
-
-def _option_problems(options: object) -> Iterator[tuple[str, str]]:
+def _option_problems(options: object) -> Iterator[Problem]:
     if not is_mapping(options):
-        yield "client_options", f"must be a mapping, not a {type(options).__name__}"
+        yield "client_options", f"must be a mapping, not {kind_of(options)}"
         return
     if foreign := sorted(str(key) for key in options if key not in CLIENT_OPTIONS):
         yield "client_options", f"has {', '.join(foreign)}; allowed are {', '.join(sorted(CLIENT_OPTIONS))}"

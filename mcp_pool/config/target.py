@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import attrs
@@ -11,8 +10,8 @@ from mcp_pool._shared.redaction import Redactor
 from mcp_pool.config.callbacks import ClientCallbacks
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import Limits, Settings, resolve
-from mcp_pool.config.spec import ServerSpec, callback_problems
-from mcp_pool.config.validation import is_mapping
+from mcp_pool.config.spec import ServerSpec
+from mcp_pool.config.validation import instance_problems, is_mapping, kind_of, kind_problems, reject
 from mcp_pool.errors import ConfigError
 
 
@@ -58,23 +57,26 @@ def _pool_callbacks(settings: Settings, server_id: str) -> ClientCallbacks:
         given = settings.callbacks(server_id)
     except Exception as error:
         problem = ("callbacks", f"could not be had: the pool's function raised {type(error).__name__}")
-        raise _invalid(server_id, [problem]) from error
+        raise ConfigError(
+            f"server {server_id!r}: {' '.join(problem)}.", server_id=server_id, problems=[problem]
+        ) from error
     callbacks = ClientCallbacks() if given is None else given
-    if problems := list(callback_problems(callbacks)):
-        raise _invalid(server_id, problems)
+    problems = instance_problems("callbacks", callbacks, ClientCallbacks)
+    reject(f"server {server_id!r}", problems, server_id=server_id)
     return callbacks
 
 
 def check(server_id: object, spec: object) -> None:
-    """Raise `ConfigError`, naming the id and the fields, when an id or a spec is invalid."""
+    """Raise `ConfigError`, naming the id, when an id is invalid, or a spec is none or has become invalid."""
     if not isinstance(server_id, str) or not server_id or not server_id.isprintable():
         problem = ("server_id", f"must be a printable string that is not empty, not {server_id!r}")
         raise ConfigError(f"{' '.join(problem)}.", problems=[problem])
-    if not isinstance(spec, ServerSpec):
-        kinds = "a StdioServer, HttpServer, SseServer or InProcessServer"
-        raise _invalid(server_id, [("config", f"must be {kinds}, not a {type(spec).__name__}")])
-    if problems := list(spec.problems()):
-        raise _invalid(server_id, problems)
+    if isinstance(spec, ServerSpec):
+        problems = spec.current_problems()
+    else:
+        rule = "must be a StdioServer, HttpServer, SseServer or InProcessServer"
+        problems = kind_problems("config", spec, ServerSpec, rule)
+    reject(f"server {server_id!r}", problems, server_id=server_id)
 
 
 def check_all(servers: object) -> dict[str, ServerConfig]:
@@ -82,13 +84,8 @@ def check_all(servers: object) -> dict[str, ServerConfig]:
     if servers is None:
         return {}
     if not is_mapping(servers):
-        problem = ("servers", f"must be a mapping, not a {type(servers).__name__}")
+        problem = ("servers", f"must be a mapping, not {kind_of(servers)}")
         raise ConfigError(f"MCPPool: {' '.join(problem)}.", problems=[problem])
     for server_id, spec in servers.items():
         check(server_id, spec)
     return dict(servers)
-
-
-def _invalid(server_id: str, problems: Sequence[tuple[str, str]]) -> ConfigError:
-    reason = f"server {server_id!r}: {'; '.join(map(' '.join, problems))}."
-    return ConfigError(reason, server_id=server_id, problems=problems)

@@ -1,15 +1,20 @@
-"""What makes a value wrong: predicates, and problems as pairs of a field's name and the end of a sentence about it."""
+"""What makes a value invalid: predicates, and problems as pairs of a field's name and the end of a sentence about it.
+
+Each class of the configuration collects its problems when it is made, and `reject` raises them all together.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, TypeGuard, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 import httpx2
 from pydantic_core import to_json
+
+from mcp_pool.errors import ConfigError
 
 # Not compiled here: few programs need them, and all would pay for it at import.
 _HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -18,6 +23,30 @@ _HOST: Final = r"[\w.-]+|[0-9A-Fa-f:.]+(%25[\w.-]+)?"
 _HEADERS_OF_THE_WIRE: Final = frozenset({"content-length", "transfer-encoding", "mcp-session-id"})
 """Headers that would break each request, or put it into another connection's session."""
 HIGHEST_PORT: Final = 65535
+
+
+Problem: TypeAlias = tuple[str, str]
+"""A field's name, and the end of a sentence that begins with it."""
+
+
+def reject(owner: str, problems: Iterable[Problem], *, server_id: str | None = None, after: str = "") -> None:
+    """Raise one `ConfigError` for all problems, if there are any.
+
+    Args:
+        owner: What they are problems of: the beginning of the message.
+        problems: Usually none.
+        server_id: The server, where it is known.
+        after: A sentence to end the message with.
+    """
+    if found := tuple(problems):
+        reason = f"{owner}: {'; '.join(map(' '.join, found))}.{after and f' {after}'}"
+        raise ConfigError(reason, server_id=server_id, problems=found)
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's class with its article, for the end of a sentence."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def is_count(value: object, *, least: int) -> bool:
@@ -46,34 +75,45 @@ def is_text(value: object) -> TypeGuard[str]:
         return False
 
 
-def kind_problems(name: str, value: object, kind: type | tuple[type, ...], rule: str) -> Iterator[tuple[str, str]]:
+def count_problems(name: str, value: object) -> Iterator[Problem]:
+    """Yield a problem unless the value is a whole number of at least 1."""
+    if not is_count(value, least=1):
+        yield name, f"must be a whole number of at least 1, not {value!r}"
+
+
+def kind_problems(name: str, value: object, kind: type | tuple[type, ...], rule: str) -> Iterator[Problem]:
     """Yield a problem unless the value is of the kind."""
     if not isinstance(value, kind):
-        yield name, f"{rule}, not a {type(value).__name__}"
+        yield name, f"{rule}, not {kind_of(value)}"
 
 
-def path_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+def instance_problems(name: str, value: object, kind: type) -> Iterator[Problem]:
+    """Yield a problem unless the value is an instance of a class, which checks its own fields."""
+    yield from kind_problems(name, value, kind, f"must be a {kind.__name__}")
+
+
+def path_problems(name: str, value: object) -> Iterator[Problem]:
     """Yield a problem unless the value is a path that can be given to a process."""
     if not isinstance(value, str | os.PathLike):
-        yield name, f"must be a path, not a {type(value).__name__}"
+        yield name, f"must be a path, not {kind_of(value)}"
     elif not is_text(os.fspath(cast("str | os.PathLike[str]", value))):
         yield name, "must be an encodable string without NUL"
 
 
-def string_problems(name: str, value: object, kind: str) -> Iterator[tuple[str, str]]:
+def string_problems(name: str, value: object, kind: str) -> Iterator[Problem]:
     """Yield a problem for each item that is no string, or one when the value is no sequence of items."""
     if not isinstance(value, tuple):
-        yield name, f"must be a list or tuple of {kind}, not a {type(value).__name__}"
+        yield name, f"must be a list or tuple of {kind}, not {kind_of(value)}"
         return
     for position, item in enumerate(cast("tuple[object, ...]", value)):
         if not is_text(item):
             yield name, f"must hold encodable strings without NUL; item {position} is none"
 
 
-def environment_problems(environment: object) -> Iterator[tuple[str, str]]:
+def environment_problems(environment: object) -> Iterator[Problem]:
     """Yield a problem for each variable that no process can be given. Values are never shown."""
     if not is_mapping(environment):
-        yield "env", f"must be a mapping of names to values, not a {type(environment).__name__}"
+        yield "env", f"must be a mapping of names to values, not {kind_of(environment)}"
         return
     for name, value in environment.items():
         if not is_text(name) or not name or "=" in name:
@@ -82,10 +122,10 @@ def environment_problems(environment: object) -> Iterator[tuple[str, str]]:
             yield "env", f"must have values that are encodable strings without NUL; that of {name!r} is none"
 
 
-def url_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+def url_problems(name: str, value: object) -> Iterator[Problem]:
     """Yield a problem unless the value is a URL that HTTP can be spoken to. Nothing of it is shown."""
     if not isinstance(value, str):
-        yield name, f"must be a URL as a string, not a {type(value).__name__}"
+        yield name, f"must be a URL as a string, not {kind_of(value)}"
         return
     try:
         parsed = httpx2.URL(value)
@@ -100,10 +140,10 @@ def url_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
         yield name, f"must have a port from 1 to {HIGHEST_PORT}"
 
 
-def header_problems(headers: object) -> Iterator[tuple[str, str]]:
+def header_problems(headers: object) -> Iterator[Problem]:
     """Yield a problem for each header that HTTP cannot carry. Values are never shown."""
     if not is_mapping(headers):
-        yield "headers", f"must be a mapping of names to values, not a {type(headers).__name__}"
+        yield "headers", f"must be a mapping of names to values, not {kind_of(headers)}"
         return
     seen = set[str]()
     for name, value in headers.items():
@@ -119,7 +159,7 @@ def header_problems(headers: object) -> Iterator[tuple[str, str]]:
         seen.add(name.lower())
 
 
-def json_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+def json_problems(name: str, value: object) -> Iterator[Problem]:
     """Yield a problem unless the value can be sent as JSON."""
     try:
         to_json(value)
@@ -127,12 +167,12 @@ def json_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
         yield name, f"cannot be sent as JSON: {error}"
 
 
-def argument_problems(name: str, value: object, kind: type = object) -> Iterator[tuple[str, str]]:
+def argument_problems(name: str, value: object, kind: type = object) -> Iterator[Problem]:
     """Yield a problem unless the value is None or maps strings to values of the kind."""
     if value is None:
         return
     if not is_mapping(value):
-        yield name, f"must be a mapping, not a {type(value).__name__}"
+        yield name, f"must be a mapping, not {kind_of(value)}"
     elif not all(isinstance(key, str) for key in value):
         yield name, "must have strings as keys"
     elif not all(isinstance(item, kind) for item in value.values()):

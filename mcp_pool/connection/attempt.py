@@ -94,7 +94,7 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
 
 def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
     spec, request = attempt.target.spec, REQUESTS[channel.phase]
-    if (wrong := next(spec.problems(), None)) is not None:
+    if (wrong := next(spec.current_problems(), None)) is not None:
         # It was valid when it was given to the pool; a borrowed client has been closed since.
         return _Explanation(f"cannot be connected: {' '.join(wrong)}", "Add it again.", failure, retryable=False)
     lost = channel.disconnect_cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,14 @@ HALF_A_PAIR = "\ud800"
 def stdio(field: str, *values: Any) -> Iterator[Any]:
     """Specifications of stdio servers with a wrong value in one field, as parameters."""
     for value in values:
-        yield pytest.param(StdioServer(**{"command": "program", field: value}), field, id=f"{field}={shortened(value)}")
+        make = partial(StdioServer, **{"command": "program", field: value})
+        yield pytest.param(make, field, id=f"{field}={shortened(value)}")
 
 
 def policy(field: str, *values: Any) -> Iterator[Any]:
-    """The same, with a restart policy that has a wrong value in one field."""
+    """The same, for a restart policy."""
     for value in values:
-        spec = StdioServer("program", restart=RestartPolicy(**{field: value}))
-        yield pytest.param(spec, f"restart.{field}", id=f"restart.{field}={shortened(value)}")
+        yield pytest.param(partial(RestartPolicy, **{field: value}), field, id=f"restart.{field}={shortened(value)}")
 
 
 def shortened(value: object) -> str:
@@ -64,39 +65,45 @@ WRONG_SPECS = [
     *policy("multiplier", None, 0.999, *NOT_A_TIME),
     *policy("jitter", None, 1.001, *NOT_A_TIME),
     *policy("max_restarts", -1, 1.5, "1", True, float("inf"), anything),
-    pytest.param(InProcessServer(anything), "server", id="server=an object"),
-    pytest.param(InProcessServer(None), "server", id="server=None"),
-    pytest.param(InProcessServer(calculator, close_timeout=-1), "server", id="server=a function"),
-    pytest.param(InProcessServer(calculator(), mode="modern"), "mode", id="mode of an in-process server"),
-    *[
-        pytest.param(value, "config", id=f"config={shortened(value)}")
-        for value in (None, "program", ["program"], {"command": "program"}, StdioServer, anything)
-    ],
+    pytest.param(partial(InProcessServer, anything), "server", id="server=an object"),
+    pytest.param(partial(InProcessServer, None), "server", id="server=None"),
+    pytest.param(partial(InProcessServer, calculator, close_timeout=-1), "server", id="server=a function"),
+    pytest.param(partial(InProcessServer, calculator(), mode="modern"), "mode", id="mode of an in-process server"),
 ]
+NO_SPECS = [None, "program", ["program"], {"command": "program"}, StdioServer, anything]
 WRONG_IDS = ["", "a\nb", "tab\t", "\x00", "\x7f", HALF_A_PAIR, None, 1, b"files", ("files",)]
 RIGHT_IDS = [" ", "a b", "Ω", "🦊", "a__b", "__", "x" * 1000, "../etc", "{}", "%s", "<red>"]
 
 
-@pytest.mark.parametrize(("spec", "field"), WRONG_SPECS)
-def test_a_wrong_specification_is_found_when_the_pool_is_made(spec: Any, field: str) -> None:
+@pytest.mark.parametrize(("make", "field"), WRONG_SPECS)
+def test_an_invalid_value_cannot_be_made(make: partial[Any], field: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        MCPPool({"files": spec})
-    assert (caught.value.server_id, caught.value.field) == ("files", field)
-    assert "'files'" in str(caught.value)
+        make()
+    assert (caught.value.server_id, caught.value.field) == (None, field)
+    assert str(caught.value).startswith(f"{make.func.__name__}: ")
     assert field in str(caught.value)
 
 
-async def test_a_wrong_specification_starts_nothing_and_disturbs_nothing() -> None:
+def test_all_that_is_wrong_is_told_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        StdioServer("", env={"": "a"}, mode="other", max_in_flight=0)
+    assert [field for field, _ in caught.value.problems] == ["command", "env", "max_in_flight", "mode"]
+    assert all(" ".join(problem) in str(caught.value) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("spec", NO_SPECS, ids=shortened)
+async def test_what_is_no_spec_starts_nothing_and_disturbs_nothing(spec: Any) -> None:
+    with pytest.raises(ConfigError, match="'files': config must be"):
+        MCPPool({"files": spec})
     async with MCPPool({"running": InProcessServer(calculator())}) as pool:
         before = pool.snapshot().servers
-        for parameters in WRONG_SPECS:
-            spec, field = parameters.values
-            with pytest.raises(ConfigError) as by_add:
-                pool.add("files", spec)
-            with pytest.raises(ConfigError) as by_connect:
-                await pool.connect("files", spec)
-            assert {by_add.value.field, by_connect.value.field} == {field}
-            assert pool.get_status("files") is None
+        with pytest.raises(ConfigError) as by_add:
+            pool.add("files", spec)
+        with pytest.raises(ConfigError) as by_connect:
+            await pool.connect("files", spec)
+        for error in (by_add.value, by_connect.value):
+            assert (error.server_id, error.field) == ("files", "config")
+        assert pool.get_status("files") is None
         assert pool.snapshot().servers == before
 
 
@@ -147,12 +154,6 @@ def test_a_wrong_restart_policy_of_the_pool_is_found_when_it_is_made(value: Any)
     with pytest.raises(ConfigError) as caught:
         MCPPool(restart=value)
     assert caught.value.field == "restart"
-
-
-def test_a_wrong_value_in_the_pools_restart_policy_is_named() -> None:
-    with pytest.raises(ConfigError) as caught:
-        MCPPool(restart=RestartPolicy(multiplier=0))
-    assert caught.value.field == "restart.multiplier"
 
 
 @pytest.mark.parametrize(

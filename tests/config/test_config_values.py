@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,16 @@ import attrs
 import pytest
 from mcp_types import Implementation
 
-from mcp_pool import DEFAULT, ClientCallbacks, HealthCheck, InProcessServer, MCPPool, RestartPolicy, StdioServer
+from mcp_pool import (
+    DEFAULT,
+    ClientCallbacks,
+    ConfigError,
+    HealthCheck,
+    InProcessServer,
+    MCPPool,
+    RestartPolicy,
+    StdioServer,
+)
 from mcp_pool.config.settings import Limits, Settings
 from mcp_pool.config.target import Target
 from servers.in_process import calculator
@@ -203,3 +214,17 @@ def test_settings_are_filled_in_one_by_one() -> None:
 
 def test_default_reads_as_its_name() -> None:
     assert repr(DEFAULT) == "DEFAULT"
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda spec: pickle.loads(pickle.dumps(spec))])
+def test_a_spec_can_be_copied_pickled_and_hashed(copied: Any) -> None:
+    spec = attrs.evolve(full(), callbacks=ClientCallbacks(message=print), restart=RestartPolicy.never())
+    assert copied(spec) == spec
+    assert hash(copied(spec)) == hash(spec)
+    assert len({spec, copied(spec), StdioServer("other")}) == 2
+
+
+def test_what_is_unpickled_is_checked() -> None:
+    rebuild, (kind, values) = StdioServer("program").__reduce__()
+    with pytest.raises(ConfigError):
+        rebuild(kind, {**values, "command": ""})

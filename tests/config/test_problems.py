@@ -6,11 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mcp_pool import ClientCallbacks, HealthCheck, HttpServer, InProcessServer, RestartPolicy, SseServer, StdioServer
+from mcp_pool import (
+    ClientCallbacks,
+    ConfigError,
+    HealthCheck,
+    HttpServer,
+    InProcessServer,
+    RestartPolicy,
+    SseServer,
+    StdioServer,
+)
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
-    from mcp_pool import ServerConfig
+    from collections.abc import Callable
 
 WRONG: Any = object()
 WRONG_FIELDS: dict[str, Any] = {
@@ -32,41 +41,42 @@ WRONG_FIELDS: dict[str, Any] = {
 }
 
 
-def fields(spec: ServerConfig) -> list[str]:
+def fields(make: Callable[[], object]) -> list[str]:
     """The fields that are wrong."""
-    return [field for field, _ in spec.problems()]
+    try:
+        make()
+    except ConfigError as error:
+        return [field for field, _ in error.problems]
+    return []
 
 
 @pytest.mark.parametrize("field", WRONG_FIELDS)
 def test_a_wrong_field_is_one_problem(field: str) -> None:
-    assert fields(StdioServer("program", **{field: WRONG_FIELDS[field]})) == [field]
+    assert fields(lambda: StdioServer("program", **{field: WRONG_FIELDS[field]})) == [field]
 
 
 @pytest.mark.parametrize(
-    ("spec", "expected"),
+    ("make", "expected"),
     [
-        (StdioServer(WRONG), ["command"]),
-        (StdioServer("program", env={"": "a", "A": WRONG}), ["env", "env"]),
-        (StdioServer("program", client_options=WRONG), ["client_options"]),
-        (StdioServer("program", client_options={"client_info": 1, "extensions": [1]}), ["client_options"]),
-        (StdioServer("program", callbacks=ClientCallbacks(sampling=WRONG)), ["callbacks.sampling"]),
-        (
-            StdioServer("program", health=HealthCheck(interval=0, failure_threshold=0)),
-            ["health.interval", "health.failure_threshold"],
-        ),
-        (StdioServer("program", restart=RestartPolicy(jitter=2)), ["restart.jitter"]),
-        (HttpServer(WRONG), ["url"]),
-        (HttpServer("http://[::"), ["url"]),
-        (HttpServer("ftp://host"), ["url"]),
-        (SseServer("http://host", headers=WRONG), ["headers"]),
-        (SseServer("http://host", headers={"a name": "b", "Ä": "c"}), ["headers", "headers"]),
-        (SseServer("http://host", auth=WRONG), ["auth"]),
-        (InProcessServer(WRONG), ["server"]),
+        (lambda: StdioServer(WRONG), ["command"]),
+        (lambda: StdioServer("program", env={"": "a", "A": WRONG}), ["env", "env"]),
+        (lambda: StdioServer("program", client_options=WRONG), ["client_options"]),
+        (lambda: StdioServer("program", client_options={"client_info": 1, "extensions": [1]}), ["client_options"]),
+        (lambda: ClientCallbacks(sampling=WRONG), ["sampling"]),
+        (lambda: HealthCheck(interval=0, failure_threshold=0), ["interval", "failure_threshold"]),
+        (lambda: RestartPolicy(jitter=2), ["jitter"]),
+        (lambda: HttpServer(WRONG), ["url"]),
+        (lambda: HttpServer("http://[::"), ["url"]),
+        (lambda: HttpServer("ftp://host"), ["url"]),
+        (lambda: SseServer("http://host", headers=WRONG), ["headers"]),
+        (lambda: SseServer("http://host", headers={"a name": "b", "Ä": "c"}), ["headers", "headers"]),
+        (lambda: SseServer("http://host", auth=WRONG), ["auth"]),
+        (lambda: InProcessServer(WRONG), ["server"]),
     ],
 )
-def test_each_mistake_is_told(spec: ServerConfig, expected: list[str]) -> None:
-    assert fields(spec) == expected
+def test_each_mistake_is_told(make: Callable[[], object], expected: list[str]) -> None:
+    assert fields(make) == expected
 
 
 def test_nothing_is_wrong_with_what_is_right() -> None:
-    assert fields(InProcessServer(calculator())) == []
+    assert fields(lambda: InProcessServer(calculator())) == []

@@ -1,0 +1,24 @@
+"""What a call is told of how it ended, from what the channel knows."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from mcp_pool import ConnectionLost, MCPPool, StdioServer
+from mcp_pool.config.target import Target
+from mcp_pool.connection.outcome import Outcome
+from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_call_that_failed_says_whether_the_connection_stays_in_use(*, lost: bool) -> None:
+    channel = Channel(tracked=True)
+    target = Target.of(MCPPool()._supervisor.settings, "s", StdioServer("program"))
+    record = CallRecord(channel, anyio.CancelScope(), sent=1, failure=Failure("broke off"))
+    if lost:
+        channel.mark_lost(DisconnectCause("is gone"))
+    error = Outcome(target, 1, channel).explain(OSError(), record, "the call of tool 'x'", answered=False)
+    assert isinstance(error, ConnectionLost)
+    assert error.may_have_run
+    assert ("The connection stays in use." in error.reason) is not lost
