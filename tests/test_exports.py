@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 from importlib import metadata, resources
+from pathlib import Path
 
 import pytest
 
 import mcp_pool
 
+PACKAGE = Path(mcp_pool.__file__).parent
 DISTRIBUTION = "mcp-pool-supervisor"
 
 DESIGN = {
@@ -136,3 +138,12 @@ def test_the_distribution_has_an_extra_for_trio() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert resources.files(mcp_pool).joinpath("py.typed").is_file()
+
+
+OLD = r"\b(BadAnswer|HttpStatus|EventsMissed|Parked|ToolsChanged|needs_person|next_try|retry_at|last_words|resend|misses)\b"
+"""Public names of the first edition, which nobody should meet any more."""
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.rglob("*.py")], ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_old_public_names_are_gone(path: Path) -> None:
+    assert re.findall(OLD, path.read_text(encoding="utf-8")) == []
