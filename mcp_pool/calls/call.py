@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Request(Generic[_T]):
     """What is to be called."""
 

@@ -112,8 +112,10 @@ class UrlServer(ServerSpec):
             yield from secrets_of_basic_auth(self.auth)
 
 
+# Without a decorator of their own: they add no fields, and attrs would generate all methods again at import.
+
+
 @final
-@attrs.frozen(repr=False)
 class HttpServer(UrlServer):
     """A server behind a URL, over streamable HTTP, in either protocol.
 
@@ -123,9 +125,10 @@ class HttpServer(UrlServer):
         ConfigError: A field is invalid; `problems` holds all of them.
     """
 
+    __slots__ = ()
+
 
 @final
-@attrs.frozen(repr=False)
 class SseServer(UrlServer):
     """A server behind a URL, over the older HTTP with SSE. It always speaks a legacy protocol, whatever `mode` says.
 
@@ -135,6 +138,8 @@ class SseServer(UrlServer):
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
     """
+
+    __slots__ = ()
 
 
 @final

@@ -62,7 +62,8 @@ def _as_options(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(value)) if is_mapping(value) else value
 
 
-@attrs.frozen(kw_only=True, repr=False)
+# Never made itself: what attrs would generate for it would only cost every program time at import.
+@attrs.frozen(kw_only=True, init=False, eq=False, repr=False)
 class ServerSpec:
     """What all kinds of servers have in common. Not made directly: use one of the kinds.
 

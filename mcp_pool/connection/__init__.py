@@ -5,7 +5,6 @@
 * `attempt`: one connection attempt, and why it failed
 * `outcome`: how a call ended, as an error
 * `dispatcher`: what stands between the SDK and the user's callbacks
-* `calls_in_flight`: the calls that run on one connection
-* `deadline`: the bounds of one call
+* `calls_in_flight`: the calls that run on one connection, and the bounds of each
 * `listing`: what one server offers, all pages
 """

@@ -13,7 +13,6 @@ from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
 from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError
 from mcp_pool.transports.channel import Channel
-from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, refused
 
 NOT_RETRYABLE: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP, errno.E2BIG}
@@ -30,7 +29,7 @@ REQUESTS: Final = {
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Attempt:
     """One attempt to connect."""
 
@@ -45,7 +44,7 @@ class Attempt:
 
 
 @final
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Explanation:
     what: str
     """The end of a sentence that begins with the server."""
@@ -93,6 +92,8 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
 
 
 def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
+    from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, refused  # noqa: PLC0415  # only where one failed
+
     spec, request = attempt.target.spec, REQUESTS[channel.phase]
     if (wrong := next(spec.current_problems(), None)) is not None:
         # It was valid when it was given to the pool; a borrowed client has been closed since.

@@ -19,8 +19,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from mcp_pool._shared.exceptions import plain
 from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.target import Target
-from mcp_pool.connection.calls_in_flight import CallsInFlight
-from mcp_pool.connection.deadline import CallDeadline
+from mcp_pool.connection.calls_in_flight import CallDeadline, CallsInFlight
 from mcp_pool.connection.dispatcher import CallbackDispatcher
 from mcp_pool.connection.outcome import Outcome
 from mcp_pool.errors import ConnectionLost

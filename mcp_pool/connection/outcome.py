@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from mcp_pool._shared.guard import text_of
 from mcp_pool.config.target import Target
-from mcp_pool.connection.deadline import CallDeadline
+from mcp_pool.connection.calls_in_flight import CallDeadline
 from mcp_pool.errors import (
     CallTimeout,
     ConfigError,

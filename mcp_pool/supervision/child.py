@@ -27,7 +27,7 @@ from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.restart import decide
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
-from mcp_pool.transports.http.session import Renewals
+from mcp_pool.transports.renewals import Renewals
 
 
 @final

@@ -21,7 +21,6 @@ from mcp_pool.config.target import Target
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost
-from mcp_pool.supervision.call_counts import CallCounts
 from mcp_pool.supervision.events import (
     Broadcast,
     CatalogChanged,
@@ -43,6 +42,21 @@ from mcp_pool.supervision.state import (
 
 REMEMBERED_LIMIT: Final = 1024
 """How many servers that have left are remembered: enough to look one up, bounded however many come and go."""
+
+
+@final
+@attrs.frozen
+class CallCounts:
+    """How the calls to one server ended so far."""
+
+    done: int = 0
+    """Calls that brought a result."""
+    failed: int = 0
+    """Calls that ended with an error, a time-out or a cancellation."""
+
+    def after(self, *, succeeded: bool) -> CallCounts:
+        """Return the counts after one more call."""
+        return CallCounts(self.done + succeeded, self.failed + (not succeeded))
 
 
 @final
@@ -189,7 +203,7 @@ class Row:
 
 
 @final
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RememberedServer:
     """What is remembered of a server that has left."""
 

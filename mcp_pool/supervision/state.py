@@ -35,7 +35,7 @@ class ConnectionStatus(enum.Enum):
     """It has no connection: it failed, and waits for the next attempt, or automatic reconnects have stopped."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False, eq=False, repr=False)
 class _State:
     attempt: int
     """The number of the latest connection attempt; the first is 1."""

@@ -29,7 +29,7 @@ _PHASES: Final[dict[str, Phase]] = {
 
 
 @final
-@attrs.frozen
+@attrs.frozen(eq=False)
 class DisconnectCause:
     """Why a channel was lost."""
 
@@ -50,7 +50,7 @@ class DisconnectCause:
 
 
 @final
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Failure:
     """Why one request got no answer while the channel is up."""
 

@@ -20,7 +20,7 @@ from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.dispatcher import CallbackDispatcher
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.transports.channel import Channel, DisconnectCause
-from mcp_pool.transports.http.session import Renewals
+from mcp_pool.transports.renewals import Renewals
 
 if TYPE_CHECKING:
     from collections.abc import Callable

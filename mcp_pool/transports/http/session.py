@@ -8,7 +8,6 @@ that refuses a ping in the very same way refuses everything.
 
 from __future__ import annotations
 
-import math
 from enum import Enum
 from http import HTTPStatus
 from typing import Final, final
@@ -107,27 +106,6 @@ class SessionEvidence:
         # Otherwise a gateway that lets no ping through would cost its server one session after the other.
         is_telling = not is_ping or refusal.code is not None or self._ping_answered
         return Finding.SUSPECT if is_telling else Finding.NOTHING
-
-
-@final
-@attrs.define(eq=False)
-class Renewals:
-    """When the session of one server was last given up on mere evidence: not again for a while."""
-
-    stable_after: float
-    """Seconds between two of them, at the least."""
-    _latest: float = attrs.field(default=-math.inf, init=False)
-
-    def claim(self, now: float) -> bool:
-        """Tell whether a session may be given up now, and note that it is.
-
-        Args:
-            now: The time on the event loop's clock.
-        """
-        is_due = now - self._latest >= self.stable_after
-        if is_due:
-            self._latest = now
-        return is_due
 
 
 def is_suspicious(status: int) -> bool:

@@ -16,7 +16,8 @@ from mcp_pool.transports.channel import Channel
 from mcp_pool.transports.http.answers import JSON, Said, hear_out
 from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.responses import EVENT_STREAM
-from mcp_pool.transports.http.session import PING_METHOD, Refusal, Renewals, session_given_up, session_lost
+from mcp_pool.transports.http.session import PING_METHOD, Refusal, session_given_up, session_lost
+from mcp_pool.transports.renewals import Renewals
 
 PROBE_TIMEOUT: Final = 5.0
 """Seconds for a server to answer a ping; one that takes longer has not refused it."""

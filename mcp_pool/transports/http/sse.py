@@ -32,8 +32,8 @@ from mcp_pool.transports.http.inbox import Inbox
 from mcp_pool.transports.http.post_refusals import PostRefusals, RefusedPost
 from mcp_pool.transports.http.redirects import sent_within_origin
 from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, read_whole, watch
-from mcp_pool.transports.http.session import Renewals
 from mcp_pool.transports.http.session_probe import SessionProbe
+from mcp_pool.transports.renewals import Renewals
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
 
 POST_TIMEOUT: Final = 30.0

@@ -24,8 +24,9 @@ from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, c
 from mcp_pool.transports.http.exchange import Exchange, forwarded, unreachable, was_unreachable
 from mcp_pool.transports.http.notifications import Notifications
 from mcp_pool.transports.http.responses import EVENT_STREAM, WatchedStream, content_type, rebuilt
-from mcp_pool.transports.http.session import PING_METHOD, Finding, Refusal, Renewals, SessionEvidence
+from mcp_pool.transports.http.session import PING_METHOD, Finding, Refusal, SessionEvidence
 from mcp_pool.transports.http.session_probe import SessionProbe
+from mcp_pool.transports.renewals import Renewals
 from mcp_pool.transports.tracked_streams import TrackedReadStream, TrackedWriteStream
 
 SESSION_HEADER: Final = "mcp-session-id"

@@ -9,7 +9,8 @@ import pytest
 from mcp_types import METHOD_NOT_FOUND, ErrorData, JSONRPCError, JSONRPCResponse
 
 from mcp_pool.transports.http.answers import said_in
-from mcp_pool.transports.http.session import Finding, Refusal, Renewals, SessionEvidence
+from mcp_pool.transports.http.session import Finding, Refusal, SessionEvidence
+from mcp_pool.transports.renewals import Renewals
 
 NO_SESSION = Refusal(400, -32000, "Bad Request: No valid session ID provided")
 PLAIN = Refusal(400)
