@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import anyio
 import attrs
@@ -25,6 +25,9 @@ from mcp_pool.connection.listing import Inventory, take_inventory
 from mcp_pool.transports.channel import Channel, DisconnectCause
 from mcp_pool.transports.renewals import Renewals
 
+if TYPE_CHECKING:  # loaded with the first process
+    from mcp_pool.transports.stdio.guardian import Guardian
+
 
 @final
 @attrs.define(eq=False, repr=False)
@@ -41,6 +44,8 @@ class Connector:
     """Called at most once, synchronously, when the open connection is lost; not when it is closed on purpose."""
     on_suspect: Callable[[], None]
     """Called when the server should be probed soon."""
+    guardian: Callable[[], Guardian]
+    """Returns the pool's guardian, which the first process starts."""
     renewals: Renewals
     """How often the server's session may be renewed on suspicion."""
     channel: Channel = attrs.field(init=False)
@@ -141,9 +146,7 @@ class Connector:
             case StdioServer():
                 from mcp_pool.transports.stdio.transport import stdio_transport  # noqa: PLC0415  # see above
 
-                transport = stdio_transport(
-                    target.server_id, spec, self.channel, target.redactor, target.limits.close_timeout
-                )
+                transport = stdio_transport(target, spec, self.channel, self.guardian())
             case HttpServer():
                 from mcp_pool.transports.http.streamable import streamable_transport  # noqa: PLC0415  # see above
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from functools import partial
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import anyio
 import attrs
@@ -29,6 +30,9 @@ from mcp_pool.supervision.restart import decide
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 from mcp_pool.transports.renewals import Renewals
 
+if TYPE_CHECKING:  # loaded with the first process
+    from mcp_pool.transports.stdio.guardian import Guardian
+
 
 @final
 @attrs.define(eq=False, repr=False)
@@ -39,6 +43,8 @@ class Child:
     """Its row, which exists as long as the child."""
     limiter: ConnectLimiter
     """Where attempts wait for a slot."""
+    guardian: Callable[[], Guardian]
+    """Returns the pool's guardian, which the first process starts."""
     monitor: HealthMonitor
     """Probes a server that is silent."""
     _connection: Connection | None = attrs.field(default=None, init=False)
@@ -154,6 +160,7 @@ class Child:
             on_open=partial(self._on_open, slot),
             on_lost=partial(self._on_lost, ended),
             on_suspect=self.monitor.wake,
+            guardian=self.guardian,
             renewals=self._renewals,
         )
 

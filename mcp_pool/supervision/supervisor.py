@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import anyio
 import attrs
@@ -38,6 +38,9 @@ from mcp_pool.supervision.registry import Registry, Row
 from mcp_pool.supervision.state import Closing, Ready
 from mcp_pool.supervision.waiting import wait_until_all_ready, wait_until_connected, wait_until_open
 
+if TYPE_CHECKING:
+    from mcp_pool.transports.stdio.guardian import Guardian
+
 
 @final
 @attrs.define(eq=False, repr=False)
@@ -56,6 +59,8 @@ class Supervisor:
     """The event loop that the pool belongs to; None while it is not open."""
     _limiter: ConnectLimiter = attrs.field(init=False)
     _monitor: HealthMonitor = attrs.field(factory=HealthMonitor, init=False)
+    _guardian: Guardian | None = attrs.field(default=None, init=False)
+    """Ends the servers' processes if this program is killed; started with the first of them."""
     _new_groups: MemoryObjectSendStream[ChildGroup] = attrs.field(init=False)
     """The way to the supervisor task, which runs each new child group."""
     _groups: MemoryObjectReceiveStream[ChildGroup] = attrs.field(init=False)
@@ -103,13 +108,17 @@ class Supervisor:
 
         Shielded: when the block is cancelled, the body ends first, and the connections after it.
         """
-        with anyio.CancelScope(shield=True):
-            async with anyio.create_task_group() as watching:
-                watching.start_soon(self._monitor.run, name="mcp_pool: health monitor")
-                async with anyio.create_task_group() as running, self._groups:
-                    async for group in self._groups:
-                        running.start_soon(self._run_group, group)
-                watching.cancel_scope.cancel()
+        try:
+            with anyio.CancelScope(shield=True):
+                async with anyio.create_task_group() as watching:
+                    watching.start_soon(self._monitor.run, name="mcp_pool: health monitor")
+                    async with anyio.create_task_group() as running, self._groups:
+                        async for group in self._groups:
+                            running.start_soon(self._run_group, group)
+                    watching.cancel_scope.cancel()
+        finally:
+            if self._guardian is not None:
+                self._guardian.close()
 
     def finish(self) -> None:
         """End all children, for good. The end of the task that runs `run` tells when they have."""
@@ -163,7 +172,7 @@ class Supervisor:
             return row
         target = Target.of(self.settings, server_id, spec)
         row = self.registry.admit(target, persistent=persistent, predecessor=self._predecessor(server_id))
-        self._current.start(Child(row, self._limiter, self._monitor))
+        self._current.start(Child(row, self._limiter, self._get_guardian, self._monitor))
         return row
 
     async def connect(self, server_id: str, spec: ServerConfig) -> bool:
@@ -217,6 +226,13 @@ class Supervisor:
             raise ConfigError(f"wait_ready: {' '.join(problem)}.", problems=[problem])
         rows = [self.row(server_id) for server_id in server_ids or tuple(self.registry.rows)]
         await wait_until_all_ready(rows, resolve(timeout, self.settings.wait_timeout))
+
+    def _get_guardian(self) -> Guardian:
+        if self._guardian is None:
+            from mcp_pool.transports.stdio.guardian import Guardian  # noqa: PLC0415  # only for who runs processes
+
+            self._guardian = Guardian(lambda text: log("WARNING", None, "{}", text))
+        return self._guardian
 
     def _check_here(self) -> None:
         try:

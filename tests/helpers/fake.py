@@ -74,6 +74,7 @@ class FakeConnector:
         on_open: Callable[[Connection, Inventory], None],
         on_lost: Callable[[Connection], None],
         on_suspect: Callable[[], None],
+        guardian: Callable[[], Any],
         renewals: Renewals,
     ) -> None:
         self.attempt = attempt

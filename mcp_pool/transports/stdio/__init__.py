@@ -5,6 +5,8 @@
 * `read_ahead`: what a server has written and nobody has read yet
 * `process`: three pipes, a process group of its own, and the stages of ending it
 * `exit`: the end of a process, and its status
+* `guardian`: ends the servers if the program itself is killed
+* `fork_cover`: what a forked child of the program must not hold
 * `stderr`: the tail of standard error
 * `lines`: bytes in, lines out
 """

@@ -20,6 +20,8 @@ import attrs
 
 from mcp_pool._shared.log import log
 from mcp_pool.transports.stdio.exit import exit_status
+from mcp_pool.transports.stdio.fork_cover import close_end, fork_barrier, open_pipe
+from mcp_pool.transports.stdio.guardian import Guardian
 
 CHUNK: Final = 65536
 """Bytes per read: what a pipe holds."""
@@ -48,6 +50,8 @@ class ServerProcess:
     """The descriptor that its standard output is read from."""
     errors: int
     """The descriptor that its standard error is read from."""
+    guardian: Guardian
+    """Ends the group if this program is killed."""
     status: int | None = attrs.field(default=None, init=False)
     """How it ended: the exit code, or minus the number of the signal; None while it runs."""
     exited: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
@@ -79,7 +83,7 @@ class ServerProcess:
         if self._input_open:
             self._input_open = False
             anyio.notify_closing(self.input)
-            os.close(self.input)
+            close_end(self.input)
 
     async def stop(self, close_timeout: float) -> None:
         """End the process and its whole group, within `close_timeout` seconds and what the kernel needs.
@@ -96,6 +100,8 @@ class ServerProcess:
         self._signal(signal.SIGKILL)
         with anyio.move_on_after(REAP_TIMEOUT):
             await self.exited.wait()
+        if self.exited.is_set():
+            self.guardian.remove(self.process.pid)
         self.process.poll()  # not before: as long as it is not reaped, its number and its group's are nobody else's
         with anyio.move_on_after(GROUP_TIMEOUT):
             while self._signal(0):  # noqa: ASYNC110  # no event tells of processes that are not our children
@@ -123,7 +129,7 @@ async def read(descriptor: int) -> bytes:
 
 @contextmanager
 def spawn(
-    command: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
+    command: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str] | None, guardian: Guardian
 ) -> Generator[ServerProcess]:
     """Start a process and hold our ends of its pipes; leaving closes these. Ending the process is up to the user.
 
@@ -135,22 +141,25 @@ def spawn(
     """
     theirs: list[int] = []
     ours: list[int] = []
-    try:
-        for we_write in (True, False, False):
-            reader, writer = os.pipe()
-            theirs.append(reader if we_write else writer)
-            ours.append(writer if we_write else reader)
-            os.set_blocking(ours[-1], False)
-        stdin, stdout, stderr = theirs
-        process = Popen(  # noqa: S603  # the command is the user's own: running it is the purpose
-            list(command), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, start_new_session=True
-        )
-    except BaseException:
-        _close(ours)
-        raise
-    finally:
-        _close(theirs)
-    server = ServerProcess(process, *ours)
+    with fork_barrier:
+        try:
+            for we_write in (True, False, False):
+                reader, writer = open_pipe()
+                theirs.append(reader if we_write else writer)
+                ours.append(writer if we_write else reader)
+                os.set_blocking(ours[-1], False)
+            stdin, stdout, stderr = theirs
+            process = Popen(  # noqa: S603  # the command is the user's own: running it is the purpose
+                list(command), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, start_new_session=True
+            )
+        except BaseException:
+            _close(ours)
+            raise
+        finally:
+            _close(theirs)
+    guardian.add(process.pid)
+    stdin, stdout, stderr = ours
+    server = ServerProcess(process, stdin, stdout, stderr, guardian)
     try:
         yield server
     finally:
@@ -160,4 +169,4 @@ def spawn(
 
 def _close(descriptors: list[int]) -> None:
     for descriptor in descriptors:
-        os.close(descriptor)
+        close_end(descriptor)

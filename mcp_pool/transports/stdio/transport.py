@@ -22,9 +22,10 @@ from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_mes
 
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.log import log
-from mcp_pool._shared.redaction import Redactor
 from mcp_pool.config.servers import StdioServer
+from mcp_pool.config.target import Target
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
+from mcp_pool.transports.stdio.guardian import Guardian
 from mcp_pool.transports.stdio.lines import LineSplitter, LineTooLong
 from mcp_pool.transports.stdio.process import ServerProcess, read, spawn
 from mcp_pool.transports.stdio.read_ahead import ReadAhead
@@ -46,31 +47,31 @@ LINES_PER_TURN: Final = 100
 
 
 def stdio_transport(
-    server_id: str, spec: StdioServer, channel: Channel, redactor: Redactor, close_timeout: float
+    target: Target, spec: StdioServer, channel: Channel, guardian: Guardian
 ) -> AbstractAsyncContextManager[tuple[TrackedReadStream, TrackedWriteStream]]:
     """Make the transport of one connection; entering it starts the process, leaving it ends the whole group.
 
     Args:
-        server_id: For the log.
+        target: The server, for its id, its secrets and its bounds.
         spec: What to run.
         channel: Learns what happens on the wire.
-        redactor: Removes secrets from what the server writes to standard error.
-        close_timeout: Seconds for the process to be ended.
+        guardian: Ends the process group if this program is killed.
     """
     if sys.platform == "win32":  # pragma: no cover  # the pipes and groups of POSIX do not exist there
         from mcp_pool.transports.stdio.windows import windows_transport  # noqa: PLC0415  # nobody else needs it
 
         return windows_transport(spec, channel)
-    return _posix(server_id, spec, channel, redactor, close_timeout)
+    return _posix(target, spec, channel, guardian)
 
 
 @asynccontextmanager
 async def _posix(
-    server_id: str, spec: StdioServer, channel: Channel, redactor: Redactor, close_timeout: float
+    target: Target, spec: StdioServer, channel: Channel, guardian: Guardian
 ) -> AsyncGenerator[tuple[TrackedReadStream, TrackedWriteStream]]:
     environment = get_default_environment() | dict(spec.env or {})
-    with spawn([spec.command, *spec.args], env=environment, cwd=spec.cwd) as process:
-        wire = _Wire(server_id, spec.max_message_size, channel, process, StderrTail(server_id, redactor))
+    with spawn([spec.command, *spec.args], env=environment, cwd=spec.cwd, guardian=guardian) as process:
+        tail = StderrTail(target.server_id, target.redactor)
+        wire = _Wire(target.server_id, spec.max_message_size, channel, process, tail)
         async with anyio.create_task_group() as group:
             group.start_soon(wire.run)
             try:
@@ -78,7 +79,7 @@ async def _posix(
             finally:
                 with anyio.CancelScope(shield=True):
                     wire.close()
-                    await process.stop(close_timeout)
+                    await process.stop(target.limits.close_timeout)
                 wire.scope.cancel()
 
 

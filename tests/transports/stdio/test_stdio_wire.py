@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ from helpers.stdio import NEVER, ROOM, calls_of, program, recording_server, role
 from helpers.steps import MOST, cancel_at
 from mcp_pool import ConfigError, ConnectionLost, MCPPool, StdioServer
 from mcp_pool._shared.redaction import Redactor
+from mcp_pool.config.target import Target
 from mcp_pool.transports.channel import Channel
+from mcp_pool.transports.stdio.guardian import Guardian
 from mcp_pool.transports.stdio.read_ahead import PAGE
 from mcp_pool.transports.stdio.stderr import LOGGED_LINES, TAIL_BYTES, StderrTail
 from mcp_pool.transports.stdio.transport import INCOMING, LINES_PER_TURN, OUTGOING, stdio_transport
@@ -29,7 +31,7 @@ from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, Tra
 from servers import is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from loguru import Message
@@ -68,7 +70,15 @@ def transport(
 ) -> tuple[Channel, AbstractAsyncContextManager[tuple[Any, Any]]]:
     """A wire without a client, and what is known of it."""
     channel = Channel(tracked=True)
-    return channel, stdio_transport("a", spec, channel, Redactor.of([]), close_timeout)
+    target = Target.of(MCPPool(close_timeout=close_timeout)._supervisor.settings, "a", spec)
+    return channel, _guarded(target, spec, channel)
+
+
+@asynccontextmanager
+async def _guarded(target: Target, spec: StdioServer, channel: Channel) -> AsyncGenerator[tuple[Any, Any]]:
+    with closing(Guardian(pytest.fail)) as guardian:
+        async with stdio_transport(target, spec, channel, guardian) as streams:
+            yield streams
 
 
 # How it is ended

@@ -1,0 +1,63 @@
+"""A program that is killed without unwinding: its servers' process groups end all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helpers.common import eventually
+from servers import is_alive, misbehaving, read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOST = Path(__file__).parents[1] / "servers" / "host_program.py"
+BOUND = 30.0
+"""Seconds for what is promised within five: only a broken promise takes longer, on however slow a machine."""
+
+
+def by_sigkill(host: subprocess.Popen[str]) -> None:
+    host.kill()
+
+
+def by_sigterm(host: subprocess.Popen[str]) -> None:
+    host.terminate()
+
+
+def by_sighup(host: subprocess.Popen[str]) -> None:
+    host.send_signal(signal.SIGHUP)
+
+
+def by_exit(host: subprocess.Popen[str]) -> None:
+    host.send_signal(signal.SIGUSR1)  # its handler calls os._exit
+
+
+@pytest.mark.parametrize("end", [by_sigkill, by_sigterm, by_sighup, by_exit], ids=lambda end: end.__name__)
+@pytest.mark.parametrize("options", [(), ("--stubborn",), ("--helper", "--stubborn")], ids=" ".join)
+async def test_no_process_of_a_server_is_left(
+    end: Callable[[subprocess.Popen[str]], None], options: tuple[str, ...], tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    command, arguments = misbehaving(*options, "--pid-file", str(pids))
+    program = [sys.executable, str(HOST), command, *arguments]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as host:  # noqa: ASYNC220 - it is to be killed
+        try:
+            assert host.stdout is not None
+            assert host.stdout.readline() == "open\n"
+            processes = [line["pid"] for line in read_lines(pids)]
+            assert len(processes) == 2 * (2 if "--helper" in options else 1)
+            assert all(map(is_alive, processes))
+            end(host)
+            await eventually(lambda: not any(map(is_alive, processes)), within=BOUND)
+        finally:
+            host.kill()
+            for process in [line["pid"] for line in read_lines(pids)]:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
