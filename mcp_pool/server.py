@@ -28,8 +28,8 @@ from mcp_pool.calls.progress import ProgressFeed
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_of, kind_problems
 from mcp_pool.connection.connection import Connection, ServerInfo
-from mcp_pool.connection.listing import take_inventory
-from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost
+from mcp_pool.connection.listing import is_offered, take_inventory
+from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, UnknownTool
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
 from mcp_pool.supervision.supervisor import Supervisor
@@ -111,7 +111,8 @@ class Server:
             The result, also when the tool says by `is_error` that it failed.
 
         Raises:
-            ConfigError: An argument is wrong; nothing was sent.
+            ConfigError: An argument is invalid; nothing was sent.
+            UnknownTool: The filters of the server's spec leave the tool out.
             ServerUnavailable: There was no connection within `wait_timeout`; the call has not run.
             ConnectionLost: The connection was lost; `may_have_run` tells whether the tool may have run.
             CallTimeout: There was no answer in time.
@@ -127,6 +128,9 @@ class Server:
         if progress is not None and not callable(progress):
             raise self._invalid(("progress", f"must be an async function, not {kind_of(progress)}"))
         given = None if arguments is None else dict(arguments)
+        if not is_offered(name, self._row.target.spec):
+            reason = f"Tool {name!r} of server {self.server_id!r} is left out by include_tools or exclude_tools."
+            raise UnknownTool(reason, server_id=self.server_id)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
             return client.call_tool(name, given, progress_callback=on_progress, meta=meta)
@@ -199,16 +203,12 @@ class Server:
     async def refresh(self) -> None:
         """List what the server offers again. Errors as in `call_tool`; the old listing stays when it fails."""
         row = self._row
-        spec = row.target.spec
-        inventory = await self._call(
-            Request(
-                send=lambda client, _: take_inventory(
-                    client, self.server_id, include=spec.include_tools, exclude=spec.exclude_tools
-                ),
-                what="the listing of tools",
-            )
+        number = row.begin_listing()
+        request = Request(
+            send=lambda client, _: take_inventory(client, row.target),
+            what="the listing of tools",
         )
-        row.update_inventory(inventory)
+        row.update_inventory(await self._call(request), number)
 
     async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
         """Make a new connection and wait until it is open; a server that is backing off or has failed connects at once.

@@ -20,6 +20,7 @@ from mcp_types import (
 )
 
 from helpers.calls import PROTOCOLS, answering, with_ledger, words
+from helpers.common import eventually
 from mcp_pool import (
     CallTimeout,
     ConfigError,
@@ -29,7 +30,9 @@ from mcp_pool import (
     MCPPool,
     RestartPolicy,
     ServerUnavailable,
+    UnknownTool,
 )
+from mcp_pool.connection.listing import Inventory
 from servers import read_lines
 from servers.bookshelf import bookshelf
 from servers.in_process import calculator, raising_lifespan
@@ -189,3 +192,32 @@ async def test_an_endless_listing_is_a_bad_answer_to_a_refresh() -> None:
         inner._lowlevel_server.add_request_handler("tools/list", PaginatedRequestParams, again)
         with pytest.raises(InvalidResponse, match="cursor"):
             await pool.server("s").refresh()
+
+
+async def test_a_tool_that_the_filters_leave_out_cannot_be_called_by_the_servers_own_name_either() -> None:
+    record: list[str] = []
+    async with MCPPool({"s": InProcessServer(calculator(record), exclude_tools=["ech*"])}) as pool:
+        with pytest.raises(UnknownTool, match="'echo' of server 's' is left out"):
+            await pool.server("s").call_tool("echo", {"text": "hello"})
+        assert await pool.server("s").call_tool("add", {"a": 1, "b": 2})
+
+
+async def test_a_listing_that_began_earlier_does_not_overwrite_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    listings, holding = 0, anyio.Event()
+
+    async def listed(*_arguments: Any) -> Inventory:
+        nonlocal listings
+        listings += 1
+        number = listings
+        if number == 1:
+            await holding.wait()
+        return Inventory({f"listed {number}": Tool(name=f"listed {number}", input_schema={"type": "object"})})
+
+    monkeypatch.setattr("mcp_pool.server.take_inventory", listed)
+    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
+        async with anyio.create_task_group() as group:
+            group.start_soon(pool.server("s").refresh)
+            await eventually(lambda: listings == 1)
+            await pool.server("s").refresh()
+            holding.set()
+        assert [entry.name for entry in pool.tools.values()] == ["listed 2"]

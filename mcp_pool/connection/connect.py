@@ -100,9 +100,7 @@ class Connector:
         attempt, spec = self.attempt, self.attempt.target.spec
         dispatcher = CallbackDispatcher(attempt.target.server_id, attempt.target.limits.callbacks, self._calls)
         async with self._client(dispatcher) as client:
-            inventory = await take_inventory(
-                client, attempt.target.server_id, include=spec.include_tools, exclude=spec.exclude_tools
-            )
+            inventory = await take_inventory(client, attempt.target)
             await anyio.lowlevel.checkpoint_if_cancelled()  # what is lost by now is never open
             self._connecting.deadline = math.inf
             scope.shield = True

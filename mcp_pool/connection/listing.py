@@ -11,6 +11,8 @@ from mcp import Client, MCPError
 from mcp_types import METHOD_NOT_FOUND, Tool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from mcp_pool.config.spec import ServerSpec
+from mcp_pool.config.target import Target
 from mcp_pool.errors import InvalidResponse
 
 PAGE_LIMIT: Final = 1000
@@ -28,24 +30,26 @@ class Inventory:
     """By the server's own names, in its order."""
 
 
-async def take_inventory(
-    client: Client, server_id: str, *, include: Sequence[str], exclude: Sequence[str]
-) -> Inventory:
+def is_offered(name: str, spec: ServerSpec) -> bool:
+    """Tell whether the filters of a spec let a tool of this name through."""
+    return _matches(name, spec.include_tools) and not _matches(name, spec.exclude_tools)
+
+
+async def take_inventory(client: Client, target: Target) -> Inventory:
     """List what a server offers, all pages. A server that does not declare the capability offers nothing.
 
     With a pinned version the SDK requests no capabilities and makes them up; then the tools are listed all the same.
 
     Args:
         client: A connected client.
-        server_id: For the errors.
-        include: Globs of the tools that are offered.
-        exclude: Globs of the tools that are left out; stronger than `include`.
+        target: The server, for its filters and for the errors.
 
     Raises:
         InvalidResponse: The pages never end.
         mcp.MCPError: The server refused to list.
     """
     tools: dict[str, Tool] = {}
+    server_id, spec = target.server_id, target.spec
     if client.server_capabilities.tools is None and not _is_made_up(client):
         return Inventory()
     cursor: str | None = None
@@ -61,9 +65,7 @@ async def take_inventory(
         size += len(page.model_dump_json())
         if size > LISTING_LIMIT:
             raise _endless(server_id, f"lists more than {LISTING_LIMIT} characters of tools")
-        for tool in page.tools:
-            if _matches(tool.name, include) and not _matches(tool.name, exclude):
-                tools[tool.name] = tool
+        tools.update((tool.name, tool) for tool in page.tools if is_offered(tool.name, spec))
         cursor = page.next_cursor
         if cursor is None:
             return Inventory(tools)

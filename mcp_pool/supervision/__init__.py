@@ -11,4 +11,5 @@
 * `registry`: the rows of the current servers
 * `events`: what happened, and a bounded broadcast of it
 * `state`: the states of a server, and the legal moves between them
+* `call_counts`: how the calls to one server ended
 """

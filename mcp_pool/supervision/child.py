@@ -22,7 +22,7 @@ from mcp_pool.connection.attempt import Attempt
 from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Inventory
-from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, ConnectSlot
 from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.registry import Row
@@ -114,10 +114,13 @@ class Child:
 
     async def _connect(self, ended: anyio.Event) -> None:
         """Connect, and hold the connection. Sets `ended` at its end; earlier, where it only finishes its last calls."""
-        slot = await self.limiter.acquire()
+        timeout, slot = self.row.target.limits.connect_timeout, None
+        deadline = math.inf if timeout is None else anyio.current_time() + timeout
         try:
-            timeout = self.row.target.limits.connect_timeout
-            deadline = math.inf if timeout is None else anyio.current_time() + timeout
+            with anyio.CancelScope(deadline=deadline):
+                slot = await self.limiter.acquire()
+            if slot is None:
+                raise self._queue_timeout()  # noqa: TRY301  # one place settles all failures of an attempt
             await self._hold(deadline, slot, ended)
         except ConnectError as error:
             self._is_legacy = False  # the verdict may have been about another version of the server
@@ -125,7 +128,8 @@ class Child:
         except Exception as error:  # noqa: BLE001  # else an attempt that breaks off would end the whole block
             self._settle(self._broken_attempt(plain(error)), uptime=0.0)
         finally:
-            self.limiter.release(slot)
+            if slot is not None:
+                self.limiter.release(slot)
             ended.set()
             self.row.changed.notify()
 
@@ -206,6 +210,20 @@ class Child:
             self._restarts = decision.restarts
             row.move(BackingOff(**past, since=now, error=error, next_retry_at=now + decision.after))
             log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", error, decision.after)
+
+    def _queue_timeout(self) -> ConnectTimeout:
+        """Return the error of an attempt that got no slot in time."""
+        row = self.row
+        timeout = row.target.limits.connect_timeout
+        return ConnectTimeout(
+            f"Server {row.server_id!r} (attempt {row.state.attempt}) got no slot to connect within "
+            f"connect_timeout={timeout} s: all {self.limiter.slots} were taken.",
+            advice="Raise max_connecting or connect_timeout.",
+            server_id=row.server_id,
+            generation=row.state.generation,
+            phase="spawn",
+            attempt=row.state.attempt,
+        )
 
     def _broken_attempt(self, error: BaseException) -> ConnectError:
         """Return the error of an attempt that broke off in a way that nothing accounts for."""

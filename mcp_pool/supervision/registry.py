@@ -21,6 +21,7 @@ from mcp_pool.config.target import Target
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.supervision.call_counts import CallCounts
 from mcp_pool.supervision.events import (
     Broadcast,
     CatalogChanged,
@@ -42,21 +43,6 @@ from mcp_pool.supervision.state import (
 
 REMEMBERED_LIMIT: Final = 1024
 """How many servers that have left are remembered: enough to look one up, bounded however many come and go."""
-
-
-@final
-@attrs.frozen
-class CallCounts:
-    """How the calls to one server ended so far."""
-
-    done: int = 0
-    """Calls that brought a result."""
-    failed: int = 0
-    """Calls that ended with an error, a time-out or a cancellation."""
-
-    def after(self, *, succeeded: bool) -> CallCounts:
-        """Return the counts after one more call."""
-        return CallCounts(self.done + succeeded, self.failed + (not succeeded))
 
 
 @final
@@ -93,6 +79,10 @@ class Row:
     """Calls that wait for a slot; they stop waiting once the server has failed or is leaving."""
     calls_in_flight: int = attrs.field(default=0, init=False)
     """Calls that a connection has taken and that have not ended, those of an earlier connection included."""
+    _listings: int = attrs.field(default=0, init=False)
+    """How many listings have begun."""
+    _listed: int = attrs.field(default=0, init=False)
+    """The number of the listing that `inventory` is from."""
     _joined: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -142,12 +132,25 @@ class Row:
     def become_ready(self, connection: Connection, inventory: Inventory) -> None:
         """Note that the server is connected."""
         self.persistent = True
-        self.update_inventory(inventory)
+        self.update_inventory(inventory, self.begin_listing())
         now = anyio.current_time()
         self.move(Ready(attempt=self.state.attempt, generation=connection.generation, since=now), connection)
 
-    def update_inventory(self, inventory: Inventory) -> None:
-        """Note what the server offers now."""
+    def begin_listing(self) -> int:
+        """Return the number of a listing that is about to begin."""
+        self._listings += 1
+        return self._listings
+
+    def update_inventory(self, inventory: Inventory, number: int) -> None:
+        """Note what the server offers, unless a listing that began later has been noted already.
+
+        Args:
+            inventory: What it offers.
+            number: The number of its listing, from `begin_listing`.
+        """
+        if number < self._listed:
+            return
+        self._listed = number
         if inventory != self.inventory:
             self.inventory = inventory
             self._registry.note(CatalogChanged(self.server_id))

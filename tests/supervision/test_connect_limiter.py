@@ -12,7 +12,15 @@ from mcp.server.mcpserver import MCPServer
 
 from helpers.clock import virtual_backends
 from helpers.fake import FAKE, FakeWire, Life, fake_wire
-from mcp_pool import ConnectError, ConnectionStatus, ConnectTimeout, InProcessServer, MCPPool, RestartPolicy
+from mcp_pool import (
+    ConnectError,
+    ConnectionStatus,
+    ConnectTimeout,
+    InProcessServer,
+    MCPPool,
+    RestartPolicy,
+    StdioServer,
+)
 from mcp_pool.supervision.connect_limiter import SLOT_TIME, ConnectLimiter
 
 if TYPE_CHECKING:
@@ -259,3 +267,18 @@ async def test_a_slot_that_was_left_cannot_be_left_again_for_another() -> None:
     start = anyio.current_time()
     await limiter.acquire()
     assert anyio.current_time() == start
+
+
+async def test_the_wait_for_a_slot_counts_as_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = [f"hung {number}" for number in range(4)]
+    wire = wire_of(monkeypatch, dict.fromkeys(hung, Life(handshake=HANGS)), Life())
+    async with MCPPool(max_connecting=1) as pool:
+        start = anyio.current_time()
+        for server_id in hung:
+            pool.add(server_id, FAKE)
+        with pytest.raises(ConnectTimeout, match="no slot to connect within connect_timeout=2") as caught:
+            await pool.connect("late", StdioServer("never-run", connect_timeout=2))
+        assert anyio.current_time() - start == pytest.approx(2)
+        assert (caught.value.attempt, caught.value.phase, caught.value.retryable) == (1, "spawn", True)
+        assert "late" not in [attempt.target.server_id for attempt in wire.attempts]
+        assert await pool.connect("late", StdioServer("never-run", connect_timeout=None))

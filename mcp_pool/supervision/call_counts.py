@@ -1,0 +1,22 @@
+"""How the calls to one server ended so far."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+
+
+@final
+@attrs.frozen
+class CallCounts:
+    """How the calls to one server ended so far."""
+
+    done: int = 0
+    """Calls that brought a result."""
+    failed: int = 0
+    """Calls that ended with an error, a time-out or a cancellation."""
+
+    def after(self, *, succeeded: bool) -> CallCounts:
+        """Return the counts after one more call."""
+        return CallCounts(self.done + succeeded, self.failed + (not succeeded))
