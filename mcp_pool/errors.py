@@ -58,7 +58,7 @@ class MCPPoolError(Exception):
         cause: BaseException | None = None,
     ) -> None:
         super().__init__(reason)
-        self.reason = reason if len(reason) <= REASON_LIMIT else f"{reason[: REASON_LIMIT - 1]}…"
+        self.reason: str = reason if len(reason) <= REASON_LIMIT else f"{reason[: REASON_LIMIT - 1]}…"
         self.advice = advice
         self.server_id = server_id
         self.generation = generation
@@ -110,7 +110,7 @@ class ConfigError(MCPPoolError, ValueError):
         cause: BaseException | None = None,
     ) -> None:
         super().__init__(reason, server_id=server_id, advice=advice, cause=cause)
-        self.problems = tuple(problems)
+        self.problems: tuple[tuple[str, str], ...] = tuple(problems)
 
     @property
     def field(self) -> str | None:

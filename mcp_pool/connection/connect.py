@@ -73,7 +73,9 @@ class Connector:
         failure: BaseException | None = None
         try:
             with anyio.CancelScope() as scope, self._connecting:
-                await anyio.lowlevel.checkpoint_if_cancelled()  # starting a process is shielded: do not begin in vain
+                await (
+                    anyio.lowlevel.checkpoint_if_cancelled()
+                )  # starting a process is shielded: do not begin for nothing
                 await self._hold(scope)
         # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
         except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure

@@ -149,7 +149,7 @@ class TrackedWriteStream(_Tap):
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             if self._channel.is_open:
                 # Nobody will take a message any more: a connection that still seemed to stand would lose every call.
-                self._channel.mark_lost(DisconnectCause("takes no messages any more"))
+                self._channel.mark_lost(DisconnectCause("no longer accepts messages"))
             raise
 
     async def aclose(self) -> None:

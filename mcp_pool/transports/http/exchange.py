@@ -36,7 +36,7 @@ from mcp_pool.transports.http.session import SESSION_LOST, session_lost
 
 def unreachable(url: httpx2.URL, error: Exception) -> DisconnectCause:
     """Return the loss of a server that no connection can be made to. Calls that have one may go on."""
-    advice = "See whether it runs and listens there, and whether its name and its certificate are right."
+    advice = "Check that it is running and listening there, and that its host name and certificate are correct."
     return DisconnectCause(
         f"could not be reached at {origin(url)}", cause=error, advice=advice, draining=True, unreachable=True
     )
@@ -180,7 +180,7 @@ class Exchange:
             body = answer.model_dump_json(exclude_unset=True).encode()
         if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not bears(answer.id, self.asked.id):
             words = f"answered with HTTP status {status} and {len(body)} bytes of {kind or 'no type'}"
-            return self.fail(Failure(f"{words} that are no answer to the request", malformed=True))
+            return self.fail(Failure(f"{words} that do not answer the request", malformed=True))
         self._note_answer(status, answer)
         return rebuilt(response, body)
 
@@ -224,14 +224,14 @@ class Exchange:
         self.channel.note_activity()
         message = parsed(data)
         if message is None:
-            self.fail(Failure("sent an event that is no JSON-RPC message", malformed=True))
+            self.fail(Failure("sent an event that is not a JSON-RPC message", malformed=True))
         self._is_answered = message is None or isinstance(message, JSONRPCResponse | JSONRPCError)
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             self._note_answer(HTTPStatus.OK, message)
 
     def _note_end(self, error: Exception | None) -> None:
         if error is None:
-            self.fail(Failure("ended its stream of events without an answer"))
+            self.fail(Failure("ended its event stream without an answer"))
             return
         self._doubt(error)
         self.fail(self._failure(error, "an event"))
@@ -246,5 +246,5 @@ class Exchange:
             return Failure(words, malformed=True)
         if isinstance(error, httpx2.DecodingError):
             return Failure(f"sent {what} that cannot be decoded", malformed=True, cause=error)
-        words = "broke off with" if self._handed_over else "could not be asked:"
+        words = "broke off with" if self._handed_over else "could not be sent the request:"
         return Failure(f"{words} {type(error).__name__}", cause=error)

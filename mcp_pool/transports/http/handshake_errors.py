@@ -18,13 +18,13 @@ def refused(failure: Failure) -> DisconnectCause:
     """Return the loss of a server that would not shake hands."""
     cause = failure.cause if failure.status is None else HttpStatusError(f"It {failure.what}.", status=failure.status)
     if failure.status in AUTH_STATUSES:
-        advice = "Correct the credentials in headers or auth, then call restart()."
+        advice = "Correct headers or auth: disconnect the server and connect it with a new spec."
     elif is_trouble(failure.status):
-        advice = "See its log."
+        advice = "Check the server's log."
     elif failure.status is None and not failure.malformed:
         advice = "See the cause."
     else:
-        advice = "See whether there is an MCP server at this URL."
+        advice = "Check that there is an MCP server at this URL."
     return DisconnectCause(failure.what, cause=cause, advice=advice)
 
 

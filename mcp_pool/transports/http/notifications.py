@@ -46,11 +46,13 @@ class Notifications:
     _turns: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(NOTICE_LIMIT), init=False, repr=False)
     """One for each answer that may be posted at once."""
     _dropping: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r}: {} notices were not sent, as it does not take those before them"),
+        factory=lambda: LogThrottle(
+            "Server {!r}: {} notifications were not sent because earlier ones are still waiting"
+        ),
         init=False,
     )
     _untaken: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r} did not take {} notices and answers in time"), init=False
+        factory=lambda: LogThrottle("Server {!r} did not accept {} notifications and answers in time"), init=False
     )
 
     @asynccontextmanager
@@ -71,11 +73,11 @@ class Notifications:
                 response = await forwarded(request, forward)
                 await read_whole(response, WORDS_LIMIT)  # unread, it would cost a connection
                 if response.is_error:
-                    self.tell(f"answered a notice with HTTP status {response.status_code}")
+                    self.tell(f"answered a notification with HTTP status {response.status_code}")
             if scope.cancelled_caught:
                 self._untaken.count(self.server_id)
         except Exception as error:  # noqa: BLE001  # nobody waits for it
-            self.tell(f"could not be sent a notice: {type(error).__name__}")
+            self.tell(f"could not be sent a notification: {type(error).__name__}")
             self.channel.suspect()
         return httpx2.Response(202, request=request)
 
@@ -85,7 +87,7 @@ class Notifications:
         is_answer = outgoing is not None and isinstance(outgoing.message.message, JSONRPCResponse | JSONRPCError)
         if is_answer and self._answers >= MAX_OPEN_SERVER_REQUESTS:
             # It would go on asking, and the answers would use up all memory.
-            what = f"asked {self._answers} things and does not take the answers"
+            what = f"has {self._answers} open requests and does not take the answers"
             self.channel.mark_lost(DisconnectCause(what, advice="This is a fault of the server."))
         elif is_answer:
             self._answers += 1

@@ -61,7 +61,7 @@ class PostRefusals:
             if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
                 self.channel.mark_lost(loss)
             else:
-                self.probe.tell(f"answered a notice with HTTP status {status}")
+                self.probe.tell(f"answered a notification with HTTP status {status}")
             return
         is_early = not self.channel.is_settled
         if self._delivers(post, message, is_early=is_early):

@@ -125,6 +125,6 @@ def session_lost(status: int) -> DisconnectCause:
 def session_given_up(status: int) -> DisconnectCause:
     """Return the loss of a session whose server refuses a ping in the same way as a call."""
     # Not unreachable: it is told that the session has ended, in case that it knows it still.
-    what = f"apparently {SESSION_LOST}: it refused a ping in the same way as the request before it"
+    what = "appears to have lost the session: it refused a ping exactly as it refused the request before"
     cause = HttpStatusError(f"It answered with HTTP status {status}.", status=status)
     return DisconnectCause(what, cause=cause, advice="It may have been restarted.", draining=True)

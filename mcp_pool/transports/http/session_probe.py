@@ -126,6 +126,6 @@ class SessionProbe:
                 response = await self.send(request, suspicion.forward)
                 said = await hear_out(response, ANSWER_LIMIT, PING)
         except Exception as error:  # noqa: BLE001  # a ping that was not refused proves nothing
-            self.tell(f"was asked by a ping whether it knows the session, without an answer: {type(error).__name__}")
+            self.tell(f"did not answer a ping that tests its session: {type(error).__name__}")
             return None
         return response.status_code, said

@@ -125,7 +125,7 @@ class _SseWire:
     refusals: PostRefusals = attrs.field(init=False)
     """Decides what a refused post ends."""
     untaken: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r} did not take {} messages in time"), init=False, repr=False
+        factory=lambda: LogThrottle("Server {!r} did not accept {} messages in time"), init=False, repr=False
     )
     """Tells of messages that the server did not take."""
     _under_way: int = attrs.field(default=0, init=False)
@@ -153,7 +153,7 @@ class _SseWire:
             self.background.start_soon(self._post_in_turn, request, forward, outgoing, post)
         else:
             self._fail(
-                DisconnectCause(f"takes no messages any more: {POST_LIMIT} are waiting"), outgoing.record, ran=False
+                DisconnectCause(f"accepts no more messages: {POST_LIMIT} are waiting"), outgoing.record, ran=False
             )
         return httpx2.Response(202, request=request)
 
@@ -187,7 +187,7 @@ class _SseWire:
         elif not response.is_success:
             self.channel.mark_lost(refused(Failure(f"answered with HTTP status {status}", status=status)))
         elif kind != EVENT_STREAM:
-            self.channel.mark_lost(DisconnectCause(f"answered with {kind or 'no type'} instead of a stream of events"))
+            self.channel.mark_lost(DisconnectCause(f"answered with {kind or 'no type'} instead of an event stream"))
         return watch(response, self.event_limit, self._note_end)
 
     def _note_end(self, error: Exception | None) -> None:
@@ -199,7 +199,7 @@ class _SseWire:
             self.channel.mark_lost(DisconnectCause(f"sent an event longer than {limit}"))
         else:
             self.channel.mark_lost(
-                DisconnectCause("ended its stream of events", cause=None if error is None else scrubbed(error))
+                DisconnectCause("ended its event stream", cause=None if error is None else scrubbed(error))
             )
 
     async def _post_in_turn(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing, post: _Post) -> None:
@@ -230,7 +230,7 @@ class _SseWire:
                 if not response.is_success:
                     said = await hear_out(response, self.event_limit, _id_of(message))
         except Exception as error:  # noqa: BLE001  # it takes the wire down, and with it nobody else
-            loss = DisconnectCause(f"took no message: {type(error).__name__}", cause=error)
+            loss = DisconnectCause(f"could not be sent a message: {type(error).__name__}", cause=error)
             if was_unreachable(request.url, error):
                 # Not draining: the call whose message was lost has nothing to wait for.
                 loss = attrs.evolve(unreachable(request.url, error), draining=False)

@@ -112,7 +112,7 @@ class _StreamableWire:
             response = await client.send(request, stream=True, follow_redirects=False)
             await response.aclose()
         except Exception as error:  # noqa: BLE001  # the session expires by itself
-            self.notices.tell(f"was not told that its session is over: {type(error).__name__}")
+            self.notices.tell(f"could not be told that its session has ended: {type(error).__name__}")
 
     async def _ask(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
@@ -158,7 +158,7 @@ class _StreamableWire:
     ) -> httpx2.Response:
         """Ask for the rest of an answer whose stream of events has ended too early; the SDK may try again."""
         exchange = Exchange(request, message, self.channel, record, self.max_message_size)
-        failure = Failure("ended its stream of events without an answer, and did not resume it")
+        failure = Failure("ended its event stream without an answer and did not resume it")
         try:
             response = await exchange.patience.wait(partial(exchange.sent, forward))
         except Exception as error:
@@ -192,12 +192,12 @@ class _StreamableWire:
             )
             return rebuilt(response, stream)
         # Whatever the status: a gateway may let no GET through, while all that is posted goes well.
-        self.notices.tell(f"has no stream of its own messages: it answered {response.status_code}")
+        self.notices.tell(f"offers no stream of its own messages: it answered {response.status_code}")
         return response
 
     def _note_stream_end(self, error: Exception | None) -> None:
         self._stream_failures = 0 if error is None else self._stream_failures + 1
         if self._stream_failures >= STREAM_TRIES and error is not None:
             self.channel.mark_lost(
-                DisconnectCause("could not keep up the stream of its own messages", cause=error, draining=True)
+                DisconnectCause("repeatedly broke off the stream of its own messages", cause=error, draining=True)
             )

@@ -59,7 +59,7 @@ class StderrTail:
         """Log how many lines were not logged, if there are any."""
         if self._seen > LOGGED_LINES:
             omitted = self._seen - LOGGED_LINES
-            words = "{} | (and {} lines more within {} s)"
+            words = "{} | ({} more lines within {} s)"
             log("DEBUG", self.server_id, words, self.server_id, omitted, LOGGED_TIME)
         self._seen = 0
 

@@ -132,7 +132,9 @@ class _Wire:
                         group.start_soon(task)
             except Exception as error:  # noqa: BLE001  # whatever breaks here: the connection must not seem to stand
                 cause = plain(error)
-                self.channel.mark_lost(DisconnectCause(f"is no longer read, after {type(cause).__name__}", cause=cause))
+                self.channel.mark_lost(
+                    DisconnectCause(f"is no longer being read after {type(cause).__name__}", cause=cause)
+                )
                 self._to_client.close()
                 await self._watch()  # so that the end of the process is still seen
 
@@ -217,7 +219,7 @@ class _Wire:
         if line.strip():
             self.channel.unreadable_lines += 1
             if self.channel.unreadable_lines == 1:  # one line of log for a server that may print for ever
-                words = "Server {!r} writes something else than JSON-RPC to its standard output; it is ignored"
+                words = "Server {!r} writes lines to standard output that are not JSON-RPC; they are ignored"
                 log("WARNING", self.server_id, words, self.server_id)
 
     async def _read_errors(self) -> None:
@@ -243,7 +245,7 @@ class _Wire:
         if not self._too_long:  # otherwise the server lives on, and there is nothing to wait for
             with anyio.move_on_after(LAST_WORDS_LIMIT):
                 await self._last_words()
-        advice = "Run its command by hand to see more."
+        advice = "Run its command in a terminal to see more."
         self.channel.mark_lost(
             DisconnectCause(self._what(), self.process.status, self.standard_error.text(), advice=advice)
         )

@@ -80,7 +80,7 @@ async def test_a_server_that_refuses_the_credentials_has_failed_until_a_person_c
             assert (error.__cause__.status, error.phase, error.attempt) == (status, phase, 1)
             assert not error.retryable
             assert f"answered with HTTP status {status} during {REQUESTS[phase]}" in str(error)
-            assert "Correct the credentials in headers or auth, then call restart()." in str(error)
+            assert "Correct headers or auth: disconnect the server and connect it with a new spec." in str(error)
             assert hides_its_secrets(error)
             await server.misbehave()
             await pool.server("s").restart()
@@ -141,7 +141,9 @@ async def test_a_server_in_trouble_waits_for_its_next_attempt() -> None:
     async with raw_server(faults=[fault("status", 503)]) as server, MCPPool() as pool:
         pool.add("s", behind_url(server, restart=NOT_NOW))
         await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
-        assert "answered with HTTP status 503 during server/discover. See its log." in str(pool.server("s").last_error)
+        assert "answered with HTTP status 503 during server/discover. Check the server's log." in str(
+            pool.server("s").last_error
+        )
 
 
 @pytest.mark.parametrize("status", [404, 405])
@@ -149,7 +151,7 @@ async def test_where_there_is_no_server_the_error_says_so(status: int) -> None:
     async with raw_server(faults=[fault("status", status)]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
         assert f"answered with HTTP status {status} during initialize" in str(error)
-        assert "See whether there is an MCP server at this URL." in str(error)
+        assert "Check that there is an MCP server at this URL." in str(error)
         assert isinstance(error.__cause__, HttpStatusError)
         assert (error.phase, error.__cause__.status, error.retryable) == ("initialize", status, True)
 

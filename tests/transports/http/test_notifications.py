@@ -82,9 +82,9 @@ async def test_answers_that_a_server_does_not_take_in_time_are_told(record_logs:
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
         assert words(await pool.call_tool("s__work", {"ask": True})) == "done"
-    told = [message for message in record_logs if "not take" in message]
+    told = [message for message in record_logs if "did not accept" in message]
     assert len(told) == 2  # the first at once, the rest when there is time
-    assert all("'s' did not take 1 notices and answers in time" in message for message in told)
+    assert all("'s' did not accept 1 notifications and answers in time" in message for message in told)
 
 
 async def test_a_server_that_asks_for_ever_and_takes_no_answer_over_http_is_lost(
@@ -94,7 +94,9 @@ async def test_a_server_that_asks_for_ever_and_takes_no_answer_over_http_is_lost
     server = asking(QUESTIONS + 1, anyio.sleep_forever)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
-        with pytest.raises(ConnectionLost, match=f"asked {QUESTIONS} things and does not take the answers") as caught:
+        with pytest.raises(
+            ConnectionLost, match=f"has {QUESTIONS} open requests and does not take the answers"
+        ) as caught:
             await pool.call_tool("s__work", {"ask": True})
         assert caught.value.may_have_run
 
@@ -117,6 +119,6 @@ async def test_notices_that_are_dropped_are_told(record_logs: list[Message]) -> 
             for _ in range(notices.NOTICE_LIMIT + more):
                 group.start_soon(give_up)
     assert server.count("notifications/cancelled") == notices.NOTICE_LIMIT
-    counts = [message.record["message"].split(" notices were not sent")[0] for message in record_logs]
+    counts = [message.record["message"].split(" notifications were not sent")[0] for message in record_logs]
     told = [int(count.rpartition(" ")[2]) for count in counts if count.rpartition(" ")[2].isdecimal()]
     assert told == [1, more - 1]

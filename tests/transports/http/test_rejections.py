@@ -184,7 +184,7 @@ async def test_4xx_without_an_answer_is_followed_by_a_ping_and_if_that_is_refuse
         with anyio.fail_after(BOUND), pytest.raises(error):
             await pool.call_tool("s__echo")
         await connected(pool, 2)
-        assert "apparently no longer knows the session" in str(pool.server("s").last_error)
+        assert "appears to have lost the session" in str(pool.server("s").last_error)
         with anyio.fail_after(BOUND), pytest.raises(error):
             await pool.call_tool("s__echo")
         await arrival(ledger, "ping", count=2)

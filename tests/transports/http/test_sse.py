@@ -154,7 +154,7 @@ async def test_the_end_of_the_stream_loses_the_calls_in_flight_and_the_server_co
         for outcome in outcomes:
             assert isinstance(outcome.error, ConnectionLost)
             assert outcome.error.may_have_run
-            assert "ended its stream of events" in str(outcome.error)
+            assert "ended its event stream" in str(outcome.error)
             cause = {"end": type(None), "cut": httpx2.RemoteProtocolError, "reset": httpx2.ReadError}[manner]
             assert isinstance(outcome.error.cause, cause)
         assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
@@ -314,7 +314,7 @@ async def test_a_server_that_takes_no_more_messages_is_lost(monkeypatch: pytest.
         (unsent,) = (outcome.error for outcome in outcomes if isinstance(outcome.error, ServerUnavailable))
         assert [error.may_have_run for error in lost] == [True, True]
         for error in (*lost, unsent):
-            assert "takes no messages any more: 2 are waiting" in str(error)
+            assert "no longer accepts messages: 2 are waiting" in str(error)
 
 
 @pytest.mark.parametrize("limit", [pytest.param(20_000, id="its own"), pytest.param(2**20, id="that of the SDK")])
@@ -362,8 +362,8 @@ async def test_a_refusal_of_the_credentials_gives_up_the_server_and_says_so(stat
         ("close", None, "RemoteProtocolError"),
         ("redirect", None, "http://elsewhere.invalid, which|status 307"),
         ("redirect", "/in-circles/sse", "which is not followed|status 307"),
-        ("half_stream", "end", "ended its stream of events"),
-        ("half_stream", "cut", "ended its stream of events"),
+        ("half_stream", "end", "ended its event stream"),
+        ("half_stream", "cut", "ended its event stream"),
     ],
 )
 async def test_an_attempt_that_fails_says_why_at_once(do: str, value: Any, said: str) -> None:
@@ -380,7 +380,7 @@ async def test_an_attempt_that_fails_says_why_at_once(do: str, value: Any, said:
 async def test_what_is_no_stream_of_events_is_no_server() -> None:
     async with raw_server(faults=[fault("status", 200, on="GET")]) as server:
         error = await failure(server_of(server), connect_timeout=None)
-    assert "answered with text/html instead of a stream of events" in str(error)
+    assert "answered with text/html instead of an event stream" in str(error)
 
 
 async def test_a_port_that_refuses_is_a_connect_error() -> None:
