@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Self, final
 
-import anyio
 from anyio import AsyncContextManagerMixin
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import (
@@ -33,7 +32,7 @@ from mcp_pool.supervision.block import Block
 from mcp_pool.supervision.state import ConnectionStatus
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.telemetry.events import EventStream
-from mcp_pool.telemetry.snapshot import PoolSnapshot, ServerSnapshot
+from mcp_pool.telemetry.snapshot import PoolSnapshot
 
 
 @final
@@ -105,7 +104,7 @@ class MCPPool(AsyncContextManagerMixin):
         """Connect a server and wait until it is connected; from then on it is supervised under its restart policy.
 
         Concurrent calls for one id join one attempt, which is cancelled only when the last of them is. A server that
-        is backing off or has failed connects at once.
+        is backing off or has failed connects at once, with the new config if it is another.
 
         Args:
             server_id: Any printable name that is not empty.
@@ -115,7 +114,7 @@ class MCPPool(AsyncContextManagerMixin):
             True. If it was connected already, with an equal config, a warning is logged.
 
         Raises:
-            ConfigError: An argument is invalid, or there is a server of this id with another config.
+            ConfigError: An argument is invalid, or a server of this id with another config is connecting or connected.
             ConnectError: It could not be connected. Its status is `ERROR`, its child has ended, and `connect` may be
                 called again; a server that was in the pool before stays there, under its restart policy.
             ConnectTimeout: Likewise, because it took longer than `connect_timeout`.
@@ -142,6 +141,27 @@ class MCPPool(AsyncContextManagerMixin):
         """
         return await self._supervisor.disconnect(server_id, drain)
 
+    async def replace(self, server_id: str, config: ServerConfig, *, drain: float = 5.0) -> bool:
+        """Replace a server by one with another config, whatever its state, and wait until that is connected.
+
+        The old one is ended first; calls that come meanwhile wait for the new one. The server keeps its place in the
+        catalog.
+
+        Args:
+            server_id: Which.
+            config: What to connect to from now on, also when the first attempt fails.
+            drain: Seconds for calls in flight to finish.
+
+        Returns:
+            True.
+
+        Raises:
+            ConfigError: An argument is invalid; nothing was disturbed.
+            UnknownServer: There is no current server of this id.
+            ConnectError: The new one could not be connected; it stays in the pool, under its restart policy.
+        """
+        return await self._supervisor.replace(server_id, config, drain)
+
     async def close_all(self, *, drain: float = 0.0) -> None:
         """End all servers at once and wait. Never raises for a server's sake.
 
@@ -163,21 +183,21 @@ class MCPPool(AsyncContextManagerMixin):
 
         The newest 1,024 that have left are remembered until `close_all()` or the end of the block.
         """
-        return self._supervisor.view.status(server_id)
+        return self._supervisor.registry.status(server_id)
 
     def get_all_statuses(self) -> dict[str, ConnectionStatus]:
         """Return the statuses of the current servers, and of the remembered ones that have left, as a copy."""
-        return self._supervisor.view.statuses()
+        return self._supervisor.registry.statuses()
 
     @property
     def connected_count(self) -> int:
         """How many servers are `CONNECTED`."""
-        return self._supervisor.view.connected_count
+        return self._supervisor.registry.connected_count
 
     @property
     def servers(self) -> Mapping[str, Server]:
         """The current servers by their ids, as a read-only copy."""
-        rows = self._supervisor.view.rows
+        rows = self._supervisor.registry.rows
         return MappingProxyType({server_id: Server(server_id, self._supervisor) for server_id in rows})
 
     @property
@@ -248,9 +268,11 @@ class MCPPool(AsyncContextManagerMixin):
     async def events(self) -> AsyncGenerator[EventStream]:
         """Read what happens: an asynchronous context manager that gives an asynchronous iterator of events.
 
-        A reader that is too slow loses the oldest events and is told how many; its stream ends with the pool's block.
+        It may be opened before the block, and then sees its opening. A reader that is too slow loses the oldest events
+        and is told how many; its stream ends with the pool's block.
         """
-        self._supervisor.check_open()
+        if self._supervisor.is_open or self._supervisor.broadcast.is_closed:
+            self._supervisor.check_open()
         queue = self._supervisor.broadcast.subscribe()
         try:
             yield EventStream(queue)
@@ -258,9 +280,5 @@ class MCPPool(AsyncContextManagerMixin):
             self._supervisor.broadcast.unsubscribe(queue)
 
     def snapshot(self) -> PoolSnapshot:
-        """Return the state of all servers at this moment, as one frozen value."""
-        rows = self._supervisor.view.rows
-        return PoolSnapshot(
-            time=anyio.current_time() if self._supervisor.is_open else 0.0,
-            servers=MappingProxyType({server_id: ServerSnapshot.of(row) for server_id, row in rows.items()}),
-        )
+        """Return the state of all servers at this moment, as one frozen value; from any thread."""
+        return PoolSnapshot.of(self._supervisor.registry.rows, self._supervisor.now())

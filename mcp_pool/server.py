@@ -25,6 +25,7 @@ from mcp_types import (
 
 from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
+from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_of, kind_problems
 from mcp_pool.connection.connection import Connection, ServerInfo
@@ -57,12 +58,17 @@ class Server:
     @property
     def status(self) -> ConnectionStatus:
         """Its status; `DISCONNECTED` when it has left the pool without an error."""
-        return self._supervisor.view.status(self.server_id) or ConnectionStatus.DISCONNECTED
+        return self._supervisor.registry.status(self.server_id) or ConnectionStatus.DISCONNECTED
 
     @property
     def state(self) -> State | None:
         """The state behind the status, with its details; None when it has left the pool."""
         return None if self._seen is None else self._seen.state
+
+    @property
+    def config(self) -> ServerConfig | None:
+        """Its spec; None when it has left the pool."""
+        return None if self._seen is None else self._seen.target.spec
 
     @property
     def generation(self) -> int:
@@ -72,7 +78,7 @@ class Server:
     @property
     def last_error(self) -> ConnectError | ConnectionLost | None:
         """The latest failure, also when the server has come back since; None if there was none."""
-        return self._supervisor.view.last_error(self.server_id)
+        return self._supervisor.registry.last_error(self.server_id)
 
     @property
     def client(self) -> Client | None:
@@ -230,7 +236,7 @@ class Server:
 
     @property
     def _seen(self) -> Row | None:
-        return self._supervisor.view.rows.get(self.server_id)
+        return self._supervisor.registry.rows.get(self.server_id)
 
     @property
     def _live(self) -> Connection | None:

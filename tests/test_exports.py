@@ -49,6 +49,7 @@ MEMBERS = {
     "get_all_statuses",
     "get_status",
     "read_resource",
+    "replace",
     "server",
     "servers",
     "snapshot",

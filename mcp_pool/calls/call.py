@@ -12,6 +12,7 @@ import anyio
 import attrs
 from mcp import Client
 from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import CallToolResult
 
 from mcp_pool.calls.wait_budget import WaitBudget
 from mcp_pool.config.settings import DEFAULT, Seconds
@@ -55,7 +56,7 @@ async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T
     """
     whole = request.timeout if request.timeout is not DEFAULT and request.timeout is not None else math.inf
     budget = WaitBudget(math.inf if wait_timeout is None else wait_timeout, whole)
-    succeeded = False
+    succeeded = tool_error = False
     try:
         if row.slots is None:
             result = await _call_until_run(row, request, budget)
@@ -63,9 +64,9 @@ async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T
             async with call_slot(row, row.slots, budget.begin()):
                 budget.end()
                 result = await _call_until_run(row, request, budget)
-        succeeded = True
+        succeeded, tool_error = True, isinstance(result, CallToolResult) and result.is_error
     finally:
-        row.calls = row.calls.after(succeeded=succeeded)
+        row.calls = row.calls.after(succeeded=succeeded, tool_error=tool_error)
     return result
 
 

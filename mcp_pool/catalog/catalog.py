@@ -55,7 +55,7 @@ class Catalog:
     @property
     def tools(self) -> Mapping[str, ToolEntry]:
         """What is offered now, by catalog name: not the tools of servers that have failed."""
-        return self._merge(self._supervisor.view).offered
+        return self._merge(self._supervisor.registry).offered
 
     def find(self, name: str) -> ToolEntry | Row:
         """Return the entry of a name; or a server that was never listed and may offer it, one that may connect first.
@@ -65,7 +65,7 @@ class Catalog:
         Raises:
             UnknownTool: There is neither.
         """
-        registry = self._supervisor.view
+        registry = self._supervisor.registry
         merged = self._merge(registry)
         if (entry := merged.offered.get(name) or merged.failed.get(name)) is not None:
             return entry

@@ -17,6 +17,9 @@ class CallCounts:
     failed: int = 0
     """Calls that ended with an error, a time-out or a cancellation."""
 
-    def after(self, *, succeeded: bool) -> CallCounts:
+    tool_errors: int = 0
+    """Those of `done` whose result says by `is_error` that the tool failed."""
+
+    def after(self, *, succeeded: bool, tool_error: bool) -> CallCounts:
         """Return the counts after one more call."""
-        return CallCounts(self.done + succeeded, self.failed + (not succeeded))
+        return CallCounts(self.done + succeeded, self.failed + (not succeeded), self.tool_errors + tool_error)

@@ -103,8 +103,10 @@ class Child:
             await ended.wait()
         finally:
             if self._connection is not None:
+                # Whoever disconnects one server has it refuse calls first; whoever ends them all just cancels.
+                alone = isinstance(row.state, Closing)
                 row.refuse()
-                self._close("was disconnected")
+                self._close("was disconnected" if alone else "was closed together with all servers of the pool")
 
     def _close(self, what: str) -> None:
         """End the connection on purpose, if there is one."""

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias, final
 import attrs
 
 from mcp_pool._shared.changed import Changed
-from mcp_pool.supervision.state import ConnectionStatus
+from mcp_pool.supervision.state import ConnectionStatus, State
 
 BUFFER: Final = 1024
 """Events that wait for a reader; the oldest are dropped, and the reader learns how many."""
@@ -34,6 +34,8 @@ class StatusChanged:
     """How many connections there have been."""
     error: Exception | None = None
     """Why, for the status `ERROR`."""
+    state: State | None = attrs.field(default=None, eq=False)
+    """The new state, with its details, such as when the next attempt begins; no part of an equality."""
 
 
 @final
@@ -104,6 +106,8 @@ class EventQueue:
 class Broadcast:
     """Hands each event to all readers, at once and without waiting for any."""
 
+    is_closed: bool = attrs.field(default=False, init=False)
+    """Whether nothing more will happen."""
     _queues: set[EventQueue] = attrs.field(factory=set[EventQueue], init=False)
 
     def subscribe(self) -> EventQueue:
@@ -124,5 +128,6 @@ class Broadcast:
 
     def close(self) -> None:
         """End all iterations: nothing more will happen."""
+        self.is_closed = True
         for queue in self._queues:
             queue.close()

@@ -6,10 +6,9 @@ waits for a condition to hold, never for a moment to pass.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Final, final
 
 import anyio
@@ -126,7 +125,7 @@ class Row:
         self.last_error = error or self.last_error
         while self.queue and self.is_final:
             self.queue.pop().cancel()
-        self._registry.note(StatusChanged(self.server_id, state.status, state.generation, error))
+        self._registry.note(StatusChanged(self.server_id, state.status, state.generation, error, state))
         self.changed.notify()
 
     def become_ready(self, connection: Connection, inventory: Inventory) -> None:
@@ -222,25 +221,21 @@ class Registry:
     """The servers of one child group."""
 
     _broadcast: Broadcast
-    rows: Mapping[str, Row] = attrs.field(init=False)
-    """The current servers, by id; read-only."""
-    remembered: OrderedDict[str, RememberedServer] = attrs.field(factory=OrderedDict[str, RememberedServer], init=False)
-    """Servers that have left, the newest last."""
+    rows: Mapping[str, Row] = attrs.field(factory=dict[str, Row], init=False)
+    """The current servers, by id. Replaced whole by each change, so that any thread can read it."""
+    remembered: Mapping[str, RememberedServer] = attrs.field(factory=dict[str, RememberedServer], init=False)
+    """Servers that have left, the newest last. Likewise."""
     version: int = attrs.field(default=0, init=False)
     """Grows with every change, so that what is computed from the rows can be kept until then."""
-    _rows: dict[str, Row] = attrs.field(factory=dict[str, Row], init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.rows = MappingProxyType(self._rows)
 
     @property
     def connected_count(self) -> int:
         """How many servers are `CONNECTED`."""
-        return sum(row.state.status is ConnectionStatus.CONNECTED for row in self._rows.values())
+        return sum(row.state.status is ConnectionStatus.CONNECTED for row in self.rows.values())
 
     def status(self, server_id: str) -> ConnectionStatus | None:
         """Return the status of a current or remembered server; None for an id never seen."""
-        if (row := self._rows.get(server_id)) is not None:
+        if (row := self.rows.get(server_id)) is not None:
             return row.state.status
         remembered = self.remembered.get(server_id)
         return None if remembered is None else remembered.status
@@ -249,12 +244,12 @@ class Registry:
         """Return the statuses of the remembered and the current servers."""
         return {
             **{server_id: server.status for server_id, server in self.remembered.items()},
-            **{server_id: row.state.status for server_id, row in self._rows.items()},
+            **{server_id: row.state.status for server_id, row in self.rows.items()},
         }
 
     def last_error(self, server_id: str) -> ConnectError | ConnectionLost | None:
         """Return the latest failure of a current or remembered server."""
-        if (row := self._rows.get(server_id)) is not None:
+        if (row := self.rows.get(server_id)) is not None:
             return row.last_error
         remembered = self.remembered.get(server_id)
         return None if remembered is None else remembered.error
@@ -262,25 +257,25 @@ class Registry:
     def admit(self, target: Target, *, persistent: bool, predecessor: Row | None) -> Row:
         """Make the row of a server. Its child enters it as a context manager; leaving it is the row's end."""
         server_id = target.server_id
-        if server_id in self._rows:  # it is closing; for observers it leaves before its successor comes
-            self.note(ServerRemoved(server_id, self._rows[server_id].last_error))
+        if server_id in self.rows:  # it is closing; for observers it leaves before its successor comes
+            self.note(ServerRemoved(server_id, self.rows[server_id].last_error))
         row = Row(target, persistent, predecessor, self)
-        self._rows[server_id] = row
-        self.remembered.pop(server_id, None)
+        self.rows = {**self.rows, server_id: row}  # a successor takes the place of its predecessor
+        if server_id in self.remembered:
+            self.remembered = {other: server for other, server in self.remembered.items() if other != server_id}
         self.note(ServerAdded(server_id))
         return row
 
     def remove(self, row: Row) -> None:
         """Forget a row whose child has ended, and remember how it left. Called by the row only."""
-        if self._rows.get(row.server_id) is row:  # not a successor that was admitted while it was closing
-            del self._rows[row.server_id]
+        if self.rows.get(row.server_id) is row:  # not a successor that was admitted while it was closing
+            self.rows = {other: one for other, one in self.rows.items() if one is not row}
             failed = not isinstance(row.state, Closing)
             status = ConnectionStatus.ERROR if failed else ConnectionStatus.DISCONNECTED
             if row.last_error is not None:
                 forget_frames(row.last_error)
-            self.remembered[row.server_id] = RememberedServer(status, row.last_error)
-            while len(self.remembered) > REMEMBERED_LIMIT:
-                self.remembered.popitem(last=False)
+            newest = list(self.remembered.items())[-REMEMBERED_LIMIT + 1 :]
+            self.remembered = {**dict(newest), row.server_id: RememberedServer(status, row.last_error)}
             self.note(ServerRemoved(row.server_id, row.last_error))
 
     def retire(self) -> None:

@@ -35,7 +35,7 @@ from mcp_pool.supervision.connect_limiter import ConnectLimiter
 from mcp_pool.supervision.events import Broadcast
 from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.registry import Registry, Row
-from mcp_pool.supervision.state import Closing, Ready
+from mcp_pool.supervision.state import BackingOff, Closing, Failed, Ready
 from mcp_pool.supervision.waiting import wait_until_all_ready, wait_until_connected, wait_until_open
 
 if TYPE_CHECKING:
@@ -79,23 +79,16 @@ class Supervisor:
         if self._token is None:
             reason = "The pool is not open."
             raise PoolClosed(reason, advice="Use it inside its `async with` block, and make a new one after it.")
-        self._check_here()
+        if not self._is_here():
+            raise RuntimeError(
+                "This pool belongs to another event loop or thread. From another thread, call it by "
+                "anyio.from_thread.run or the portal of anyio.from_thread.start_blocking_portal."
+            )
 
     @property
     def registry(self) -> Registry:
-        """The registry of the current servers, from anywhere; empty while the pool is not open."""
+        """The registry of the current servers, for reading from any thread; empty while the pool is not open."""
         return self._current.registry
-
-    @property
-    def view(self) -> Registry:
-        """The same, for observers.
-
-        Raises:
-            RuntimeError: The pool is open in another event loop or thread, where it may change at any moment.
-        """
-        if self._token is not None:
-            self._check_here()
-        return self.registry
 
     def begin(self) -> None:
         """Open. Synchronous: a cancellation must find the pool either not begun or about to `finish`."""
@@ -171,16 +164,32 @@ class Supervisor:
                 row.request_attempt()  # its first attempt may have failed in this very moment
             return row
         target = Target.of(self.settings, server_id, spec)
-        row = self.registry.admit(target, persistent=persistent, predecessor=self._predecessor(server_id))
-        self._current.start(Child(row, self._limiter, self._get_guardian, self._monitor))
-        return row
+        return self._admit(target, persistent=persistent, predecessor=self._predecessor(server_id))
 
     async def connect(self, server_id: str, spec: ServerConfig) -> bool:
         """See `MCPPool.connect`."""
+        self.check_open()
+        check(server_id, spec)
+        row = self.registry.rows.get(server_id)
+        if row is not None and isinstance(row.state, BackingOff | Failed) and row.target.spec != spec:
+            return await self.replace(server_id, spec, 0.0)
         row = self.add(server_id, spec, persistent=False)
         if isinstance(row.state, Ready):
             log("WARNING", server_id, "Server {!r} is connected already", server_id)
             return True
+        await wait_until_connected(row)
+        return True
+
+    async def replace(self, server_id: str, spec: ServerConfig, drain: float) -> bool:
+        """See `MCPPool.replace`."""
+        self.check_open()
+        _check_drain(drain, server_id)
+        check(server_id, spec)
+        old = self.row(server_id)
+        target = Target.of(self.settings, server_id, spec)
+        old.refuse()
+        row = self._admit(target, persistent=True, predecessor=old)
+        await self._end(old, drain)
         await wait_until_connected(row)
         return True
 
@@ -193,14 +202,7 @@ class Supervisor:
             log("WARNING", server_id, "No server {!r} to disconnect", server_id)
             return False
         row.refuse()
-        try:
-            with anyio.move_on_after(drain):
-                await row.idle()
-                for older in row.predecessors():
-                    await older.ended.wait()
-        finally:
-            for ending in (row, *row.predecessors()):
-                ending.scope.cancel()
+        await self._end(row, drain)
         await row.ended.wait()
         return True
 
@@ -227,6 +229,22 @@ class Supervisor:
         rows = [self.row(server_id) for server_id in server_ids or tuple(self.registry.rows)]
         await wait_until_all_ready(rows, resolve(timeout, self.settings.wait_timeout))
 
+    def _admit(self, target: Target, *, persistent: bool, predecessor: Row | None) -> Row:
+        row = self.registry.admit(target, persistent=persistent, predecessor=predecessor)
+        self._current.start(Child(row, self._limiter, self._get_guardian, self._monitor))
+        return row
+
+    async def _end(self, row: Row, drain: float) -> None:
+        """Let the calls of a server that refuses new ones finish for up to `drain` seconds, and end its child."""
+        try:
+            with anyio.move_on_after(drain):
+                await row.idle()
+                for older in row.predecessors():
+                    await older.ended.wait()
+        finally:
+            for ending in (row, *row.predecessors()):
+                ending.scope.cancel()
+
     def _get_guardian(self) -> Guardian:
         if self._guardian is None:
             from mcp_pool.transports.stdio.guardian import Guardian  # noqa: PLC0415  # only for who runs processes
@@ -234,13 +252,16 @@ class Supervisor:
             self._guardian = Guardian(lambda text: log("WARNING", None, "{}", text))
         return self._guardian
 
-    def _check_here(self) -> None:
+    def now(self) -> float | None:
+        """Return the time on the clock of the pool's event loop; None from elsewhere, and while it is not open."""
+        return anyio.current_time() if self._is_here() else None
+
+    def _is_here(self) -> bool:
+        """Tell whether this is the event loop that the pool belongs to."""
         try:
-            here = current_token() == self._token
+            return current_token() == self._token
         except RuntimeError:  # there is no event loop in this thread
-            here = False
-        if not here:
-            raise RuntimeError("This pool belongs to another event loop or thread; use it where it was opened.")
+            return False
 
     def _predecessor(self, server_id: str) -> Row | None:
         """Return the newest row of this id that has not ended."""

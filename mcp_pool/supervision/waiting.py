@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from mcp_pool.connection.connection import Connection
-from mcp_pool.errors import ConnectError, ServerUnavailable
+from mcp_pool.errors import ConnectError, ConnectTimeout, ServerUnavailable
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 
@@ -47,31 +47,53 @@ async def wait_until_connected(row: Row) -> None:
 
 
 async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
-    """Wait for the first attempt of each server.
+    """Wait for the first outcome of each server; for those that are required, until they are connected.
+
+    A required server is retried until its `connect_timeout` since now (None: `timeout`), or until an error that no
+    retry can fix.
 
     Args:
         rows: The servers.
         timeout: Seconds in all for those that are not required; None: no bound.
 
     Raises:
-        ConnectError: A required server failed; the others are not waited for.
+        ConnectError: A required server did not connect. The errors of further ones are notes on it.
     """
-    failures: list[ConnectError] = []
+    begun = anyio.current_time()
 
     async def wait_for(row: Row) -> None:
-        required = row.target.spec.required
-        with anyio.move_on_after(None if required else timeout):
+        with anyio.move_on_after(timeout):
             await row.changed.until(lambda: row.ended.is_set() or not isinstance(row.state, Connecting))
-        # A connection that was made and lost again is not a failure to open.
-        if required and isinstance(row.last_error, ConnectError) and not isinstance(row.state, Ready):
-            failures.append(row.last_error)
+
+    async def wait_for_required(row: Row) -> None:
+        own = row.target.limits.connect_timeout
+        with anyio.move_on_after(timeout if own is None else own):
+            await row.changed.until(lambda: row.state.generation or row.is_final)
+        if not row.state.generation:
             group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
         for row in rows:
-            group.start_soon(wait_for, row)
-    if failures:
-        raise failures[0].again()
+            group.start_soon(wait_for_required if row.target.spec.required else wait_for, row)
+    # One that was connected and lost again did not fail to connect.
+    missing = [row for row in rows if row.target.spec.required and not row.state.generation]
+    if missing:
+        error, *others = [_opening_error(row, anyio.current_time() - begun) for row in missing]
+        for other in others:
+            error.add_note(f"Another required server did not connect either: {other}")
+        raise error
+
+
+def _opening_error(row: Row, seconds: float) -> ConnectError:
+    if isinstance(row.last_error, ConnectError):
+        return row.last_error.again()
+    return ConnectTimeout(
+        f"Server {row.server_id!r} is required and did not connect within {seconds:.3g} s of the opening of the pool.",
+        advice="Find out what it is waiting for, or raise its connect_timeout.",
+        server_id=row.server_id,
+        generation=row.state.generation,
+        attempt=row.state.attempt,
+    )
 
 
 async def wait_for_connection(row: Row, deadline: float) -> Connection:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from time import time
+from types import MappingProxyType
+from typing import Any, final
 
 import attrs
 
+from mcp_pool.errors import ConnectError, ConnectionLost
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.state import BackingOff, ConnectionStatus
 
@@ -28,7 +31,7 @@ class ServerSnapshot:
     """How many connections there have been."""
     attempt: int
     """How many connection attempts there have been."""
-    last_error: Exception | None
+    last_error: ConnectError | ConnectionLost | None
     """The latest failure, also when the server has come back since; None if there was none."""
     next_retry_at: float | None
     """When the next attempt begins; None unless it is backing off."""
@@ -42,6 +45,8 @@ class ServerSnapshot:
     """Calls that brought a result."""
     calls_failed: int
     """Calls that ended with an error, a time-out or a cancellation."""
+    tool_errors: int
+    """Those of `calls_done` whose result says by `is_error` that the tool failed."""
     restarts: int
     """Connections after the first."""
 
@@ -63,8 +68,18 @@ class ServerSnapshot:
             calls_in_flight=row.calls_in_flight,
             calls_done=row.calls.done,
             calls_failed=row.calls.failed,
+            tool_errors=row.calls.tool_errors,
             restarts=max(0, state.generation - 1),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the snapshot as plain JSON values."""
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(ServerSnapshot)}
+        error = self.last_error
+        told = None
+        if error is not None:
+            told = {"type": type(error).__name__, "reason": error.reason, "advice": error.advice}
+        return {**values, "status": self.status.value, "last_error": told}
 
 
 @final
@@ -72,10 +87,28 @@ class ServerSnapshot:
 class PoolSnapshot:
     """The pool at one moment."""
 
-    time: float
-    """The moment, on the event loop's clock, in seconds; 0 when the pool is not open."""
+    time: float | None
+    """The moment, on the clock of the pool's event loop, in seconds; None from elsewhere, and while it is not open."""
+    timestamp: float
+    """The same in seconds since the epoch, for other programs."""
     servers: Mapping[str, ServerSnapshot]
     """The current servers by their ids."""
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Row], now: float | None) -> PoolSnapshot:
+        """Look at all current servers."""
+        servers = {server_id: ServerSnapshot.of(row) for server_id, row in rows.items()}
+        return cls(time=now, timestamp=time(), servers=MappingProxyType(servers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the snapshot and its totals as plain JSON values."""
+        totals = ("connected", "calls_in_flight", "calls_done", "calls_failed", "restarts")
+        return {
+            "time": self.time,
+            "timestamp": self.timestamp,
+            "servers": {server_id: server.to_dict() for server_id, server in self.servers.items()},
+            **{name: getattr(self, name) for name in totals},
+        }
 
     @property
     def connected(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from mcp import MCPError
 from mcp.server.mcpserver import MCPServer
 from mcp_types import TextContent
 
@@ -59,9 +60,11 @@ async def test_a_tool_that_no_server_has_is_unknown_and_its_like_are_named() -> 
 
 async def test_the_server_itself_answers_for_a_tool_that_it_did_not_list(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    async with MCPPool({"files": with_ledger(ledger, exclude_tools=["echo"])}) as pool:
-        assert "files__echo" not in pool.tools
-        assert words(await pool.server("files").call_tool("echo", {"text": "listed or not"})) == "listed or not"
+    async with MCPPool({"files": with_ledger(ledger)}) as pool:
+        assert "files__unlisted" not in pool.tools
+        with pytest.raises(MCPError):
+            await pool.server("files").call_tool("unlisted")
+        assert calls_of(ledger, "unlisted") == 1
 
 
 async def test_a_call_without_arguments_sends_none() -> None:

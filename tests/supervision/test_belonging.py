@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import json
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from mcp_types import PromptReference
 
 from helpers.common import eventually
 from helpers.fake import FAKE, FakeWire, fake_wire
-from mcp_pool import InProcessServer, MCPPool, PoolClosed, RestartPolicy
+from mcp_pool import ConnectionStatus, InProcessServer, MCPPool, PoolClosed, RestartPolicy
 from servers.in_process import calculator, with_tools
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
     "call_tool": lambda pool: pool.call_tool("one__add"),
     "read_resource": lambda pool: pool.read_resource("one", "a://b"),
     "complete": lambda pool: pool.complete("one", REFERENCE, {"name": "a", "value": "b"}),
-    "events": listen,
     "cancel": lambda pool: pool.cancel(),
 }
 
@@ -142,15 +143,51 @@ async def test_a_handle_raises_at_once_in_another_event_loop() -> None:
         assert pool.connected_count == 1
 
 
-async def test_a_snapshot_raises_at_once_in_another_event_loop() -> None:
-    """Its times would be those of another clock."""
-    async with MCPPool() as pool:
+async def test_reads_work_from_any_thread() -> None:
+    async with MCPPool({"one": InProcessServer(calculator())}) as pool:
+        handle, seen = pool.server("one"), dict[str, Any]()
 
-        async def elsewhere() -> None:
-            pool.snapshot()
+        def read() -> None:
+            seen["status"] = pool.get_status("one"), handle.status
+            seen["statuses"] = pool.get_all_statuses()
+            seen["tools"] = set(pool.tools)
+            seen["count"] = pool.connected_count, len(pool.servers)
+            seen["handle"] = handle.generation, handle.last_error, handle.config == InProcessServer, handle.info
+            seen["snapshot"] = pool.snapshot()
 
-        with pytest.raises(RuntimeError, match="another event loop or thread"):
-            await anyio.to_thread.run_sync(lambda: anyio.run(elsewhere))
+        await anyio.to_thread.run_sync(read)
+        assert seen["status"] == (ConnectionStatus.CONNECTED, ConnectionStatus.CONNECTED)
+        assert seen["statuses"] == {"one": ConnectionStatus.CONNECTED}
+        assert seen["tools"] == set(pool.tools)
+        assert seen["count"] == (1, 1)
+        assert seen["handle"] == (1, None, False, handle.info)
+        assert seen["snapshot"].servers == pool.snapshot().servers
+        assert seen["snapshot"].time is None  # the clock of the loop is nobody else's
+        assert seen["snapshot"].timestamp > 0
+        assert pool.snapshot().time == pytest.approx(anyio.current_time(), abs=60)
+
+
+async def test_readers_in_other_threads_find_whole_values_while_servers_come_and_go() -> None:
+    stop, looks, errors = threading.Event(), list[int](), list[Exception]()
+
+    def read(pool: MCPPool) -> None:
+        while not stop.is_set():
+            try:
+                json.dumps(pool.snapshot().to_dict())
+                looks.append(len(pool.servers) + len(pool.tools) + len(pool.get_all_statuses()))
+            except Exception as error:
+                errors.append(error)
+
+    async with MCPPool() as pool, anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, read, pool)
+        try:
+            for number in range(50):
+                await pool.connect(f"server {number % 7}", InProcessServer(calculator()))
+                await pool.disconnect(f"server {(number + 3) % 7}")
+        finally:
+            stop.set()
+    assert looks
+    assert errors == []
 
 
 identity: contextvars.ContextVar[str] = contextvars.ContextVar("identity", default="nobody")

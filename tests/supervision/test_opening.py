@@ -106,7 +106,7 @@ async def test_the_block_does_not_open_when_a_required_server_fails(tmp_path: Pa
     }
     entered = False
     with pytest.raises(ConnectError) as caught:
-        async with MCPPool(servers):
+        async with MCPPool(servers, connect_timeout=2):
             entered = True
     assert not entered
     assert (caught.value.server_id, caught.value.exit_status) == ("bad", 3)
@@ -114,17 +114,46 @@ async def test_the_block_does_not_open_when_a_required_server_fails(tmp_path: Pa
 
 
 async def test_one_plain_error_is_raised_when_many_required_servers_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_wire(monkeypatch, Life(fails=True))
-    with pytest.raises(ConnectError):
+    fake_wire(monkeypatch, Life(is_final=True))
+    with pytest.raises(ConnectError) as caught:
         async with MCPPool(dict.fromkeys("abc", REQUIRED)):
             pytest.fail("the block has opened")
+    named = str(caught.value) + "".join(caught.value.__notes__)
+    assert all(f"Server {server_id!r}" in named for server_id in "abc")
 
 
-async def test_the_failure_of_a_required_server_does_not_wait_for_slow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    lives(monkeypatch, bad=Life(fails=True), slow=Life(handshake=LONG))
+async def test_an_error_that_no_retry_can_fix_does_not_wait_for_slow_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    lives(monkeypatch, bad=Life(is_final=True), slow=Life(handshake=LONG))
     with anyio.fail_after(20), pytest.raises(ConnectError):
-        async with MCPPool({"slow": REQUIRED, "bad": REQUIRED}, open_timeout=None):
+        async with MCPPool({"slow": REQUIRED, "bad": REQUIRED}, open_timeout=None, connect_timeout=None):
             pytest.fail("the block has opened")
+
+
+async def test_a_required_server_is_retried_while_the_block_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = fake_wire(monkeypatch, Life(fails=True), Life(fails=True), Life())
+    async with MCPPool({"one": REQUIRED}, restart=RestartPolicy(initial_delay=0.01)) as pool:
+        assert pool.get_status("one") is ConnectionStatus.CONNECTED
+    assert [attempt.number for attempt in wire.attempts] == [1, 2, 3]
+
+
+async def test_a_required_server_is_retried_until_its_connect_timeout_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_wire(monkeypatch, Life(fails=True))
+    with anyio.fail_after(60), pytest.raises(ConnectError, match="is not there"):
+        async with MCPPool({"one": REQUIRED}, connect_timeout=0.2, restart=RestartPolicy(initial_delay=0.01)):
+            pytest.fail("the block has opened")
+
+
+@pytest.mark.parametrize("connect_timeout", [0.05, None])
+async def test_a_required_server_that_hangs_keeps_the_block_from_opening_in_time(
+    monkeypatch: pytest.MonkeyPatch, connect_timeout: float | None
+) -> None:
+    fake_wire(monkeypatch, Life(handshake=LONG))
+    with pytest.raises(ConnectTimeout, match="is required and did not connect") as caught:
+        async with MCPPool({"one": REQUIRED}, connect_timeout=connect_timeout, open_timeout=0.05):
+            pytest.fail("the block has opened")
+    assert caught.value.server_id == "one"
 
 
 async def test_the_block_does_not_open_when_a_required_server_takes_too_long(tmp_path: Path) -> None:
@@ -232,7 +261,7 @@ async def test_a_pool_opens_once() -> None:
 
 
 async def test_a_pool_that_failed_to_open_does_not_open_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_wire(monkeypatch, Life(fails=True), Life())
+    fake_wire(monkeypatch, Life(is_final=True), Life())
     pool = MCPPool({"one": REQUIRED})
     with pytest.raises(ConnectError):
         async with pool:
@@ -244,8 +273,8 @@ async def test_a_pool_that_failed_to_open_does_not_open_again(monkeypatch: pytes
 
 def test_a_wrong_server_is_an_error_before_anything_starts() -> None:
     with pytest.raises(ConfigError) as caught:
-        MCPPool({"good": FAKE, "bad": StdioServer("")})
-    assert (caught.value.server_id, caught.value.field) == ("bad", "command")
+        MCPPool({"good": FAKE, "bad": "no spec"})
+    assert (caught.value.server_id, caught.value.field) == ("bad", "config")
     with pytest.raises(ConfigError) as caught:
         MCPPool([FAKE])
     assert caught.value.field == "servers"

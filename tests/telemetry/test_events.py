@@ -283,11 +283,25 @@ async def test_the_events_end_with_their_own_block_too() -> None:
 
 async def test_nobody_can_listen_to_a_closed_pool() -> None:
     pool = MCPPool()
-    with pytest.raises(PoolClosed):
-        async with pool.events():
-            pass
     async with pool:
         pass
     with pytest.raises(PoolClosed):
         async with pool.events():
             pass
+
+
+async def test_a_stream_that_is_opened_before_the_block_sees_its_opening() -> None:
+    pool = MCPPool({"s": InProcessServer(calculator())})
+    async with pool.events() as events:
+        async with pool:
+            pass
+        seen = await the_rest(events)
+    assert seen[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
+
+
+async def test_a_status_tells_the_state_behind_it() -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        await pool.connect("s", InProcessServer(calculator()))
+        changed = [await anext(events) for _ in range(3)][-1]
+        assert isinstance(changed, StatusChanged)
+        assert changed.state is pool.server("s").state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,7 +12,15 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from helpers.common import eventually, scripted, started
 from helpers.fake import FAKE, Life, fake_wire
-from mcp_pool import ConnectError, ConnectionLost, ConnectionStatus, InProcessServer, MCPPool, RestartPolicy
+from mcp_pool import (
+    ConnectError,
+    ConnectionLost,
+    ConnectionStatus,
+    InProcessServer,
+    MCPPool,
+    RestartPolicy,
+    StdioServer,
+)
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
@@ -146,7 +155,20 @@ async def test_a_snapshot_is_frozen_and_does_not_change() -> None:
 
 async def test_before_and_after_the_block_a_snapshot_is_empty() -> None:
     pool = MCPPool()
-    assert (pool.snapshot().servers, pool.snapshot().time) == ({}, 0.0)
+    assert (pool.snapshot().servers, pool.snapshot().time) == ({}, None)
     async with pool:
         await pool.connect("one", InProcessServer(calculator()))
-    assert (pool.snapshot().servers, pool.snapshot().time) == ({}, 0.0)
+    assert (pool.snapshot().servers, pool.snapshot().time) == ({}, None)
+
+
+async def test_a_snapshot_is_plain_json() -> None:
+    async with MCPPool({"one": InProcessServer(calculator()), "bad": StdioServer("no-such-program-anywhere")}) as pool:
+        await pool.call_tool("one__add", {"a": 1, "b": 2})
+        assert (await pool.call_tool("one__fail")).is_error
+        told = json.loads(json.dumps(pool.snapshot().to_dict()))
+    assert (told["connected"], told["calls_done"]) == (1, 2)
+    one, bad = told["servers"]["one"], told["servers"]["bad"]
+    assert (one["status"], one["state"], one["calls_done"], one["tool_errors"]) == ("connected", "Ready", 2, 1)
+    assert (bad["status"], bad["state"], bad["last_error"]["type"]) == ("error", "Failed", "ConnectError")
+    assert "no-such-program-anywhere" in bad["last_error"]["reason"]
+    assert bad["last_error"]["advice"]

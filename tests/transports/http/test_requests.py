@@ -145,7 +145,7 @@ async def test_a_call_whose_stream_cannot_be_resumed_is_lost_and_may_have_run(
     async with raw_server(*protocol, ledger=ledger) as server, MCPPool({"s": behind_url(server)}) as pool:
         for do, value in refusals:
             await server.misbehave(fault("half_stream", "cut ids", on="tools/call:echo"), fault(do, value, on="resume"))
-            with anyio.fail_after(BOUND), pytest.raises(ConnectionLost, match="stream of events") as caught:
+            with anyio.fail_after(BOUND), pytest.raises(ConnectionLost, match="event stream") as caught:
                 await pool.call_tool("s__echo", {"text": "half"})
             assert caught.value.may_have_run
             assert hides_its_secrets(caught.value)
@@ -255,7 +255,7 @@ def moved(message: dict[str, Any], request: httpx2.Request) -> httpx2.Response:
 
 
 def events(*data: str) -> httpx2.Response:
-    """A stream of events that arrives in one piece."""
+    """A event stream that arrives in one piece."""
     text = "".join(f": a comment\r\ndata: {line}\r\n\r\n" for line in data)
     return httpx2.Response(200, headers={"content-type": "text/event-stream"}, text=text)
 
