@@ -116,11 +116,12 @@ class Child:
 
     async def _connect(self, ended: anyio.Event) -> None:
         """Connect, and hold the connection. Sets `ended` at its end; earlier, where it only finishes its last calls."""
-        timeout, slot = self.row.target.limits.connect_timeout, None
+        timeout, slot = self.row.target.limits.connect_timeout, self.limiter.acquire_nowait()
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         try:
-            with anyio.CancelScope(deadline=deadline):
-                slot = await self.limiter.acquire()
+            if slot is None:
+                with anyio.CancelScope(deadline=deadline):
+                    slot = await self.limiter.acquire()
             if slot is None:
                 raise self._queue_timeout()  # noqa: TRY301  # one place settles all failures of an attempt
             await self._hold(deadline, slot, ended)

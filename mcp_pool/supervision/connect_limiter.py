@@ -34,14 +34,16 @@ class ConnectLimiter:
     _turn: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
     """Held by the first of those who wait: only one of hundreds wakes when a slot is free."""
 
+    def acquire_nowait(self) -> ConnectSlot | None:
+        """Take a slot if one is free and nobody waits for it."""
+        return None if self._turn.locked() else self._take()
+
     async def acquire(self) -> ConnectSlot:
         """Wait for a slot and take it."""
         async with self._turn:
-            while len(taken := self._still_taken()) >= self.slots:
-                with anyio.CancelScope(deadline=min(slot.until for slot in taken)):
+            while (slot := self._take()) is None:
+                with anyio.CancelScope(deadline=min(slot.until for slot in self._taken)):
                     await self._released.wait()
-            slot = ConnectSlot(anyio.current_time() + SLOT_TIME)
-            self._taken.add(slot)
             return slot
 
     def release(self, slot: ConnectSlot) -> None:
@@ -50,7 +52,11 @@ class ConnectLimiter:
             self._taken.remove(slot)
             self._released.notify()
 
-    def _still_taken(self) -> set[ConnectSlot]:
+    def _take(self) -> ConnectSlot | None:
         now = anyio.current_time()
         self._taken = {slot for slot in self._taken if slot.until > now}
-        return self._taken
+        if len(self._taken) >= self.slots:
+            return None
+        slot = ConnectSlot(now + SLOT_TIME)
+        self._taken.add(slot)
+        return slot
