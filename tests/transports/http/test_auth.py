@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,7 +19,7 @@ from helpers.http import SERVERS, ServerProcess, arrival, arrived, common, fault
 from mcp_pool import ConnectError, ConnectionLost, ConnectionStatus, HttpServer, HttpStatusError, MCPPool, SseServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator
     from pathlib import Path
 
 KINDS = [pytest.param(HttpServer, id="http"), pytest.param(SseServer, id="sse")]
@@ -325,3 +326,40 @@ async def test_a_refusal_that_no_token_helps_against_is_handed_out(renewing: boo
             await pool.connect("s", HttpServer(server.url, auth=auth))
         assert not caught.value.retryable
     assert len(arrived(tmp_path / "ledger")) == times
+
+
+USER: ContextVar[str] = ContextVar("user", default="the service")
+
+
+class PerUser(httpx2.Auth):
+    """Reads a context variable of the caller, as docs/credentials.md shows."""
+
+    requires_request_body = True
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.others: set[str] = set()
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response]:
+        if b"tools/call" in request.content:
+            self.calls.append(USER.get())
+        else:
+            self.others.add(USER.get())
+        yield request
+
+
+@pytest.mark.parametrize("kind", [HttpServer, SseServer])
+async def test_a_call_is_authorized_in_the_context_of_its_caller(kind: type[Any]) -> None:
+    auth = PerUser()
+
+    async def call_as(user: str) -> None:
+        USER.set(user)
+        await pool.call_tool("s__echo", {"text": user})
+
+    async with raw_server() as server, MCPPool() as pool:
+        await pool.connect("s", kind(server.sse_url if kind is SseServer else server.url, auth=auth))
+        async with anyio.create_task_group() as group:
+            for user in ("alice", "bob"):
+                group.start_soon(call_as, user)
+    assert sorted(auth.calls) == ["alice", "bob"]
+    assert auth.others == {"the service"}
