@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Final
 import anyio
 import attrs
 
+import mcp_pool
 from mcp_pool import InProcessServer, MCPPool
 from soak import bounds, faults_by_hand, faults_of_calls, faults_of_servers, faults_of_wires, leftovers, measure
 from soak.blocks import opening
@@ -136,6 +139,8 @@ async def _observed(order: Order, violations: Violations) -> Findings:
 
 async def _warm_up(directory: Path) -> None:
     """Import, fill and start what is once for a process: modules, caches, and descriptors that live with the loop."""
+    for module in pkgutil.walk_packages(mcp_pool.__path__, "mcp_pool."):  # some are loaded only when they are needed
+        importlib.import_module(module.name)
     await anyio.run_process([sys.executable, "-c", ""])
     marked = MarkedServer(lambda _ticket: None)
     specs = {
