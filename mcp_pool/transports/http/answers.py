@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Final, final
+from typing import Final, Literal, final
 
 import anyio
 import attrs
 import httpx2
 from mcp.shared.dispatcher import coerce_request_id
 from mcp_types import (
+    ErrorData,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCResponse,
@@ -48,6 +49,14 @@ class _Named(BaseModel):
     id: RequestId
 
 
+class _ErrorWithoutId(BaseModel):
+    """A JSON-RPC error that bears no id."""
+
+    jsonrpc: Literal["2.0"]
+    id: None = None
+    error: ErrorData
+
+
 async def hear_out(response: httpx2.Response, limit: int, request_id: RequestId) -> Said:
     """Read the body of a response and return what it says to a request. Never fails, except by cancellation.
 
@@ -81,7 +90,7 @@ def said_in(body: bytes, kind: str, request_id: RequestId, limit: int) -> Said:
     is_certain = True
     try:
         for data in _pieces(body, kind, limit):
-            message = parsed(data)
+            message = parsed(data) or parsed_error_without_id(data)
             if isinstance(message, JSONRPCResponse | JSONRPCError) and bears(message.id, request_id):
                 return Said(message)
             if isinstance(message, JSONRPCError):
@@ -98,6 +107,18 @@ def parsed(data: bytes) -> JSONRPCMessage | None:
         return jsonrpc_message_adapter.validate_json(data, by_name=False)
     except ValueError:
         return None
+
+
+def parsed_error_without_id(data: bytes) -> JSONRPCError | None:
+    """Return the JSON-RPC error that some bytes are but for the id, which is missing; None when they are none.
+
+    JSON-RPC 2.0 asks for null where the id could not be read. Servers that send JavaScript's `undefined` leave it out.
+    """
+    try:
+        error = _ErrorWithoutId.model_validate_json(data).error
+    except ValueError:
+        return None
+    return JSONRPCError(jsonrpc="2.0", id=None, error=error)
 
 
 def bears(named: RequestId | None, request_id: RequestId) -> bool:

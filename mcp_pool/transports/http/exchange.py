@@ -19,7 +19,7 @@ from mcp_pool._shared.exceptions import chain, plain
 from mcp_pool._shared.guard import contained, printable
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
-from mcp_pool.transports.http.answers import JSON, Said, bears, hear_out, parsed
+from mcp_pool.transports.http.answers import JSON, Said, bears, hear_out, parsed, parsed_error_without_id
 from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, is_trouble, refused
 from mcp_pool.transports.http.responses import (
@@ -173,7 +173,9 @@ class Exchange:
             await self.hear_out(response)
             return rebuilt(response, b"")
         body = await read_whole(response, self.max_message_size)
-        answer = parsed(body) if status != HTTPStatus.ACCEPTED and kind.startswith(JSON) else None  # as the SDK sees it
+        answer = None
+        if status != HTTPStatus.ACCEPTED and kind.startswith(JSON):  # as the SDK sees it
+            answer = parsed(body) or parsed_error_without_id(body)
         if isinstance(answer, JSONRPCError) and answer.id is None:
             # The server could not read the id, and the SDK would take the error for nobody's.
             answer = answer.model_copy(update={"id": self.asked.id})

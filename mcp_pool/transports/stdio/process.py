@@ -102,12 +102,12 @@ class ServerProcess:
             await self.exited.wait()
         if self.exited.is_set():
             self.guardian.remove(self.process.pid)
+        else:  # pragma: no cover  # needs a process in an uninterruptible sleep
+            log("ERROR", None, "Process {} survived SIGKILL and is abandoned", self.process.pid)
         self.process.poll()  # not before: as long as it is not reaped, its number and its group's are nobody else's
         with anyio.move_on_after(GROUP_TIMEOUT):
             while self._signal(0):  # noqa: ASYNC110  # no event tells of processes that are not our children
                 await anyio.sleep(GROUP_POLL)
-        if not self.exited.is_set():  # pragma: no cover  # needs a process in an uninterruptible sleep
-            log("ERROR", None, "Process {} survived SIGKILL and is abandoned", self.process.pid)
 
     def _signal(self, number: int) -> bool:
         """Signal the group and tell whether it has members."""

@@ -166,6 +166,11 @@ REFUSALS: list[tuple[str, Any, type[Exception]]] = [
     ("status", 403, HttpStatusError),
     ("error", [400, -32600, "Bad Request: Missing session ID", None], MCPError),
     ("error", [400, -32000, "Bad Request: Server not initialized", "server-error"], MCPError),
+    (
+        "says",
+        [400, "application/json", '{"jsonrpc": "2.0", "error": {"code": -32000, "message": "No session"}}'],
+        MCPError,
+    ),
 ]
 
 

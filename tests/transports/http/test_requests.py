@@ -282,6 +282,10 @@ ODD = {
         lambda _m, _: httpx2.Response(200, json={"jsonrpc": "2.0", "id": None, "error": {"code": -5, "message": "no"}}),
         MCPError,
     ),
+    "an error without an id": (
+        lambda _m, _: httpx2.Response(200, json={"jsonrpc": "2.0", "error": {"code": -5, "message": "no"}}),
+        MCPError,
+    ),
 }
 
 

@@ -126,6 +126,13 @@ def test_an_error_with_another_id_is_no_answer_but_what_the_server_said(other: A
     assert said.error == JSONRPCError(jsonrpc="2.0", id=7, error=ErrorData(code=-32602, message="wrong"))
 
 
+def test_an_error_that_leaves_the_id_out_is_what_the_server_said() -> None:
+    body = json.dumps({key: value for key, value in ERROR.items() if key != "id"})
+    said = said_in(body.encode(), "application/json", 7, 10_000)
+    assert (said.answer, said.is_certain) == (None, True)
+    assert said.error == JSONRPCError(jsonrpc="2.0", id=7, error=ErrorData(code=-32602, message="wrong"))
+
+
 @pytest.mark.parametrize("body", ["", "<html>", '{"detail": "Not Found"}', "[]", '{"id": 8}', '{"id": null}'])
 def test_a_body_that_does_not_name_the_request_certainly_holds_no_answer(body: str) -> None:
     said = said_in(body.encode(), "application/json", 7, 10_000)

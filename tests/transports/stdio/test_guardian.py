@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mcp_pool
 from mcp_pool.transports.stdio import fork_cover
 from mcp_pool.transports.stdio import guardian as guardian_module
 from mcp_pool.transports.stdio.guardian import Guardian
@@ -595,6 +596,6 @@ def test_what_was_closed_is_not_covered() -> None:
 def test_a_fork_while_a_pipe_is_opened_waits_for_its_registration() -> None:
     """Forks in one thread and pipes in another: no child ever holds a pipe."""
     code = (HOST.parent / "guardian_forks.py").read_text()
-    with Popen([sys.executable, "-c", code, str(HOST.parents[2])], stdout=PIPE) as process:
+    with Popen([sys.executable, "-c", code, str(Path(mcp_pool.__file__).parents[1])], stdout=PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read() == b"0 leaks\n"
