@@ -206,3 +206,14 @@ def test_final_classes_have_no_subclasses(module: str) -> None:
     classes = [value for value in vars(import_module(f"{NAME}.{module}")).values() if isinstance(value, type)]
     final = [value for value in classes if getattr(value, "__final__", False) and "__final__" in vars(value)]
     assert [value for value in final if value.__subclasses__()] == []
+
+
+def test_one_module_alone_writes_to_the_log() -> None:
+    """Its function keeps from its callers what a sink raises; the package itself only switches the log off."""
+    names = {
+        module
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.ImportFrom) and node.module == "loguru"
+    }
+    assert names == {"", "_shared.log"}

@@ -25,13 +25,21 @@ def plain(error: BaseException) -> BaseException:
     return next((leaf for leaf in leaves if not isinstance(leaf, cancellations())), leaves[0])
 
 
+def cause_of(error: BaseException) -> BaseException | None:
+    """Return what an exception was raised from or, without that, what was being handled then.
+
+    Whether there is one is a matter of `None`: an exception of the user's may be false, or refuse to be either.
+    """
+    return error.__context__ if error.__cause__ is None else error.__cause__
+
+
 def chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and its causes, each once, the outermost first."""
     seen = set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        error = cause_of(error)
 
 
 def forget_frames(error: BaseException) -> None:

@@ -12,7 +12,7 @@ import attrs
 import httpx2
 from pydantic import ValidationError
 
-from mcp_pool._shared.exceptions import chain
+from mcp_pool._shared.exceptions import cause_of, chain
 from mcp_pool._shared.guard import described, user_errors
 
 MASK: Final = "***"
@@ -102,9 +102,11 @@ class Redactor:
         for link in chain(error):
             if isinstance(link, httpx2.HTTPError):
                 _forget_request(link)
-            if isinstance(below := link.__cause__ or link.__context__, httpx2.HTTPStatusError):
+            if isinstance(below := cause_of(link), httpx2.HTTPStatusError):
                 link.__cause__, link.__context__ = _without_url(below), None
-            shown = " ".join((f"{link!s} {link!r}", *map(str, getattr(link, "__notes__", ()))))
+            notes = getattr(link, "__notes__", ())
+            # Notes that are no list of strings are shown by their `repr` in a traceback.
+            shown = " ".join((f"{link!s} {link!r} {notes!r} {notes!s}", *map(str, notes)))
             if isinstance(link, ValidationError):
                 shown += str(link.errors())  # its text shows the input shortened, which would hide half of a secret
             if self.text(shown) != shown:
@@ -125,7 +127,7 @@ def _without_url(error: BaseException | None) -> BaseException | None:
             twin = RedactedError(described(error))
     else:
         return error
-    twin.__cause__ = error.__cause__ or error.__context__
+    twin.__cause__ = cause_of(error)
     return twin.with_traceback(error.__traceback__)
 
 

@@ -103,7 +103,12 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         lost = refused(channel.failure)
     if lost is not None:
         unauthorized = isinstance(lost.cause, HttpStatusError) and lost.cause.status in AUTH_STATUSES
-        return _Explanation(f"{lost.what} during {request}", lost.advice, lost.cause or failure, not unauthorized)
+        return _Explanation(
+            f"{lost.what} during {request}",
+            lost.advice,
+            failure if lost.cause is None else lost.cause,
+            not unauthorized,
+        )
     if isinstance(failure, OSError) and channel.process_id is None and isinstance(spec, StdioServer):
         retryable = failure.errno not in NOT_RETRYABLE
         what = f"could not be started: {failure.strerror or type(failure).__name__}"
@@ -115,5 +120,5 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         return _Explanation(what, "Correct the server's configuration, or fix the server.", failure)
     if isinstance(failure, MCPPoolError):
         return _Explanation(f"could not be listed: {text_of(failure).rstrip('.')}", "", failure)
-    failure = failure or ForeignCancellation()
+    failure = ForeignCancellation() if failure is None else failure
     return _Explanation(f"failed in {request} with {described(failure)}", "See the cause.", failure)

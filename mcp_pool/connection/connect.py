@@ -14,7 +14,7 @@ from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
 
 from mcp_pool._shared.exceptions import plain
-from mcp_pool._shared.guard import ForeignCancellation, described
+from mcp_pool._shared.guard import ForeignCancellation, contained, described
 from mcp_pool._shared.log import log
 from mcp_pool.config.servers import HttpServer, InProcessServer, StdioServer
 from mcp_pool.connection.attempt import Attempt, explain
@@ -76,7 +76,7 @@ class Connector:
                 await (
                     anyio.lowlevel.checkpoint_if_cancelled()
                 )  # starting a process is shielded: do not begin for nothing
-                await self._hold(scope)
+                await contained(self._hold, scope)
         # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
         except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
             failure = plain(error)

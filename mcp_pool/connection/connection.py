@@ -17,6 +17,7 @@ from mcp_types import CONNECTION_CLOSED, Implementation, JSONRPCError, ServerCap
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_pool._shared.exceptions import plain
+from mcp_pool._shared.guard import contained_in_task
 from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.target import Target
 from mcp_pool.connection.calls_in_flight import CallDeadline, CallsInFlight
@@ -196,7 +197,7 @@ class Connection:
         with self.calls.running(record, deadline):
             try:
                 with scope:
-                    return await send(on_progress)
+                    return await self._sent(send, on_progress)
                 failure = self.outcome.cut_short(record, what, deadline)
             except Exception as error:  # noqa: BLE001  # all of them are explained or passed on
                 cause = plain(error)
@@ -207,6 +208,16 @@ class Connection:
         if note_rejection is not None and record.is_rejected:
             note_rejection()
         raise failure
+
+    async def _sent(self, send: Callable[[ProgressFnT], Awaitable[_T]], on_progress: ProgressFnT) -> _T:
+        """Make the SDK's call, in the task of the caller unless the server itself would run in it."""
+        if self.channel.tracked or not self.is_modern:
+            return await send(on_progress)
+        # A tool that ends with a cancellation would be taken for one of the caller.
+        try:
+            return await contained_in_task(send, on_progress)
+        except BaseExceptionGroup as group:
+            raise plain(group) from None
 
     async def _is_answer(self, error: MCPError, record: CallRecord) -> bool:
         """Tell whether an error came from the server, by what passed the streams and never by its code."""

@@ -53,7 +53,7 @@ class Outcome:
             reason += f" during a call that {'may have' if record.sent else 'has not'} run"
         return ConnectionLost(
             self._clean(f"{reason}."),
-            **self._context(why.cause or cause, why.advice),
+            **self._context(cause if why.cause is None else why.cause, why.advice),
             may_have_run=record is not None and record.sent > 0,
             exit_status=why.exit_status,
             stderr_tail=why.stderr_tail,

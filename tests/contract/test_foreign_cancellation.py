@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import attrs
 import httpx2
 import pytest
 from loguru import logger
+from mcp.server import Server as LowLevelServer
 
 from helpers.callbacks import TOOLS, WORDS, Listener, asking, each_question, on_each_wire, said
 from helpers.calls import Outcome, words
 from helpers.common import eventually
-from helpers.http import raw_server
+from helpers.foreign import cancelled_inside
+from helpers.http import arrival, raw_server
+from helpers.http_calls import in_flight
+from helpers.user_code import BAD, PLACES, behind, is_bad, pool_with_a_good_server, stands
 from mcp_pool import (
+    BackingOff,
     ConnectError,
+    ConnectionLost,
     ConnectionStatus,
+    Event,
     HttpServer,
     InProcessServer,
     MCPPool,
     MCPPoolError,
     RestartPolicy,
+    SseServer,
+    StatusChanged,
 )
 from mcp_pool._shared.guard import ForeignCancellation, contained, contained_in_task
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from mcp.server.mcpserver import MCPServer
 
 SOON = RestartPolicy(initial_delay=0.01)
 
@@ -44,26 +58,6 @@ def _loops() -> Iterator[Any]:
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Without trio, on which nobody can raise a cancellation."""
     return request.param
-
-
-async def cancelled_inside(*_arguments: Any) -> Any:
-    """Await a task of its own that was cancelled."""
-    task = asyncio.ensure_future(asyncio.sleep(10))
-    await asyncio.sleep(0)
-    task.cancel()
-    await task
-
-
-class Cancelled(httpx2.Auth):
-    """Ends with a cancellation for each request that carries a certain text."""
-
-    def __init__(self, only: bytes = b"") -> None:
-        self.only = only
-
-    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        if self.only in request.content:
-            await cancelled_inside()
-        yield request
 
 
 @each_question
@@ -99,61 +93,242 @@ async def test_a_progress_function_that_ends_with_it_fails_no_call() -> None:
         assert pool.server("s").generation == 1
 
 
-async def test_an_auth_flow_that_ends_with_it_is_a_failed_attempt() -> None:
-    async with raw_server() as server, MCPPool({"good": InProcessServer(calculator())}) as pool:
-        spec = HttpServer(server.url, auth=Cancelled(), restart=RestartPolicy(initial_delay=60))
+# In the way of a request
+
+
+async def always(_request: httpx2.Request) -> None:
+    await cancelled_inside()
+
+
+async def when_bad(request: httpx2.Request) -> None:
+    if is_bad(request):
+        await cancelled_inside()
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_user_code_that_ends_with_it_in_the_handshake_fails_the_attempt(place: str) -> None:
+    policy = RestartPolicy(initial_delay=60)
+    async with (
+        raw_server() as server,
+        behind(server.url, place, always, restart=policy) as spec,
+        pool_with_a_good_server() as pool,
+    ):
+        with pytest.raises(ConnectError, match="ForeignCancellation"):
+            await pool.connect("s", spec)
         pool.add("s", spec)
-        await eventually(lambda: pool.get_status("s") is ConnectionStatus.ERROR)
+        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
         assert isinstance(pool.server("s").last_error, ConnectError)
-        assert words(await pool.call_tool("good__echo", {"text": "hello"})) == "hello"
 
 
-async def test_an_auth_flow_that_ends_with_it_during_a_call_fails_that_call_only() -> None:
-    slow = Outcome()
-    async with raw_server() as server, MCPPool() as pool, anyio.create_task_group() as group:
-        await pool.connect("s", HttpServer(server.url, auth=Cancelled(only=b'"big"'), health=None))
-        group.start_soon(slow.of, pool.call_tool, "s__sleep", {"seconds": 0.3})
-        with pytest.raises(MCPPoolError):
-            await pool.call_tool("s__big", {"n": 1})
-        await slow.ended.wait()
-        assert slow.error is None
-        assert pool.server("s").generation == 1
+@pytest.mark.parametrize("place", PLACES)
+async def test_user_code_that_ends_with_it_during_a_call_fails_that_call_only(place: str, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with (
+        raw_server(ledger=ledger) as server,
+        behind(server.url, place, when_bad) as spec,
+        pool_with_a_good_server() as pool,
+    ):
+        await pool.connect("s", spec)
+        async with in_flight(pool, ledger, count=1):
+            with pytest.raises(MCPPoolError, match="ForeignCancellation"):
+                await pool.call_tool("s__echo", {"text": BAD})
+        assert stands(pool)
 
 
-class Breaking(httpx2.AsyncHTTPTransport):
-    """Ends the first stream of the server's own messages with a cancellation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken = 0
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
-        if request.method == "GET" and not self.broken:
-            self.broken += 1
-            return httpx2.Response(response.status_code, headers=response.headers, stream=_Cancelled(response))
-        return response
+# In the body of a response
 
 
-class _Cancelled(httpx2.AsyncByteStream):
-    def __init__(self, response: httpx2.Response) -> None:
-        self.response = response
+@attrs.define(eq=False)
+class Body(httpx2.AsyncByteStream):
+    """A body that ends with a cancellation: at once, when it is told to, or when it is closed."""
+
+    real: Any
+    end: str
+    broken: anyio.Event
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        await cancelled_inside()
-        yield b""
+        if self.end == "at once":
+            await cancelled_inside()
+        async for chunk in self.real:
+            yield chunk
+        if self.end == "at the end":
+            await cancelled_inside()
 
     async def aclose(self) -> None:
-        await self.response.aclose()
+        await self.real.aclose()
+        self.broken.set()
+        if self.end == "when closed":
+            await cancelled_inside()
 
 
-async def test_a_borrowed_client_whose_stream_ends_with_it_harms_no_call() -> None:
-    transport = Breaking()
-    async with raw_server() as server, httpx2.AsyncClient(transport=transport) as client, MCPPool() as pool:
-        await pool.connect("s", HttpServer(server.url, http_client=client, mode="legacy", health=None))
-        await eventually(lambda: transport.broken)
+@attrs.define(eq=False)
+class Breaking(httpx2.AsyncBaseTransport):
+    """Breaks the bodies of the responses to some requests, or only the first so many of them."""
+
+    breaks: Callable[[httpx2.Request], bool]
+    end: str = "at once"
+    times: float = math.inf
+    count: int = 0
+    broken: anyio.Event = attrs.Factory(anyio.Event)
+    real: httpx2.AsyncHTTPTransport = attrs.Factory(httpx2.AsyncHTTPTransport)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self.real.handle_async_request(request)
+        if self.breaks(request) and self.count < self.times:
+            self.count += 1
+            response.stream = Body(response.stream, self.end, self.broken)
+        return response
+
+    async def aclose(self) -> None:
+        await self.real.aclose()
+
+
+def is_get(request: httpx2.Request) -> bool:
+    return request.method == "GET"
+
+
+def of(method: bytes) -> Callable[[httpx2.Request], bool]:
+    """Tell the requests that carry a message of this method."""
+    return lambda request: method in request.content
+
+
+@pytest.mark.parametrize("end", ["at once", "at the end", "when closed"])
+@pytest.mark.parametrize("options", [(), ("--stream",)], ids=["json", "stream"])
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_body_that_ends_with_it_harms_its_own_call_only(
+    mode: Any, options: tuple[str, ...], end: str, tmp_path: Path
+) -> None:
+    ledger, failed = tmp_path / "ledger", Outcome()
+    modern = ("--modern",) if mode == "auto" else ()
+    async with (
+        raw_server(*options, *modern, ledger=ledger) as server,
+        httpx2.AsyncClient(transport=Breaking(is_bad, end)) as client,
+        pool_with_a_good_server() as pool,
+    ):
+        await pool.connect("s", HttpServer(server.url, http_client=client, mode=mode))
+        async with in_flight(pool, ledger, count=1):
+            await failed.of(pool.call_tool, "s__echo", {"text": BAD})
+        # What breaks behind the answer may harm nothing at all.
+        assert isinstance(failed.error, MCPPoolError) or words(failed.value) == BAD
+        assert stands(pool)
+
+
+@pytest.mark.parametrize("end", ["at once", "at the end", "when closed"])
+@pytest.mark.parametrize("method", [b"initialize", b"notifications/initialized", b"tools/list"])
+async def test_a_body_that_ends_with_it_in_the_handshake_is_followed_by_the_next_attempt(
+    method: bytes, end: str
+) -> None:
+    transport = Breaking(of(method), end, times=1)
+    async with (
+        raw_server() as server,
+        httpx2.AsyncClient(transport=transport) as client,
+        pool_with_a_good_server() as pool,
+    ):
+        pool.add("s", HttpServer(server.url, http_client=client, mode="legacy", restart=SOON))
+        await eventually(lambda: pool.get_status("s") is ConnectionStatus.CONNECTED)
+        assert transport.count == 1
         assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
-        assert pool.get_status("s") is ConnectionStatus.CONNECTED
+
+
+@pytest.mark.parametrize("end", ["at once", "when closed"])
+async def test_a_stream_of_the_servers_own_messages_that_ends_with_it_once_harms_nothing(
+    end: str, tmp_path: Path
+) -> None:
+    ledger, transport = tmp_path / "ledger", Breaking(is_get, end, times=1)
+    async with (
+        raw_server(ledger=ledger) as server,
+        httpx2.AsyncClient(transport=transport) as client,
+        pool_with_a_good_server() as pool,
+    ):
+        await pool.connect("s", HttpServer(server.url, http_client=client, mode="legacy", restart=SOON))
+        async with in_flight(pool, ledger, count=1):
+            if end == "when closed":
+                await arrival(ledger, "GET")
+                await server.order(streams="end")
+            await transport.broken.wait()
+            await arrival(ledger, "GET", count=2)
+        assert stands(pool)
+
+
+@pytest.mark.parametrize("kind", [HttpServer, SseServer])
+async def test_a_stream_that_always_ends_with_it_is_a_loss_that_is_told_and_left_to_the_policy(kind: type[Any]) -> None:
+    transport = Breaking(is_get)
+    async with (
+        raw_server() as server,
+        httpx2.AsyncClient(transport=transport) as client,
+        pool_with_a_good_server() as pool,
+        pool.events() as events,
+    ):
+        url = server.sse_url if kind is SseServer else server.url
+        pool.add("s", kind(url, http_client=client, mode="legacy", restart=SOON))
+        if kind is SseServer:  # it cannot even shake hands
+            await eventually(lambda: isinstance(pool.server("s").last_error, ConnectError))
+        else:
+            lost = await next_error(events, ConnectionLost)
+            assert (lost.server_id, lost.generation) == ("s", 1)
+            await eventually(lambda: pool.server("s").generation >= 2)
+        transport.times = 0
+        await eventually(lambda: pool.get_status("s") is ConnectionStatus.CONNECTED)
+        assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
+
+
+async def next_error(events: AsyncIterator[Event], kind: type[Exception]) -> StatusChanged:
+    """Wait until the pool tells of such an error."""
+    async for event in events:
+        if isinstance(event, StatusChanged) and isinstance(event.error, kind):
+            return event
+    raise AssertionError("the events have ended")
+
+
+# In a server of the program
+
+
+def breaking(**more: Any) -> MCPServer[Any]:
+    """A calculator with a tool that ends with a cancellation."""
+    server = calculator(**more)
+
+    @server.tool("break", structured_output=False)
+    async def break_down() -> str:
+        return str(await cancelled_inside())
+
+    return server
+
+
+async def test_a_tool_of_a_modern_server_that_ends_with_it_fails_its_own_call_and_cancels_nobody() -> None:
+    slow = Outcome()
+    async with pool_with_a_good_server() as pool, anyio.create_task_group() as group:
+        await pool.connect("s", InProcessServer(breaking()))
+        group.start_soon(slow.of, pool.call_tool, "s__sleep", {"seconds": 0.1})
+        await eventually(lambda: pool.snapshot().calls_in_flight)
+        with pytest.raises(Exception, match="nobody had requested"):
+            await pool.call_tool("s__break")
+        await slow.ended.wait()
+        assert slow.error is None
+        assert stands(pool)
+
+
+async def test_a_tool_of_a_legacy_server_that_ends_with_it_ends_the_server_which_comes_back() -> None:
+    """The SDK runs all calls of a legacy server in one task group, which it takes for cancelled."""
+    async with pool_with_a_good_server() as pool, pool.events() as events:
+        await pool.connect("s", InProcessServer(breaking(), mode="legacy", restart=SOON))
+        with pytest.raises(ConnectionLost):
+            await pool.call_tool("s__break")
+        assert (await next_error(events, ConnectionLost)).server_id == "s"
+        assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_listing_that_ends_with_it_is_a_failed_attempt(mode: Any) -> None:
+    server = LowLevelServer[Any]("s", on_list_tools=cancelled_inside)
+    spec = InProcessServer(server, mode=mode, restart=RestartPolicy(initial_delay=60), connect_timeout=5)
+    async with pool_with_a_good_server() as pool:
+        with pytest.raises(ConnectError):
+            await pool.connect("s", spec)
+        pool.add("s", spec)
+        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
+
+
+# The counterpart: a cancellation that somebody asked for
 
 
 @on_each_wire
@@ -174,6 +349,7 @@ async def test_a_caller_that_is_cancelled_while_its_callback_runs_ends_cancelled
         with pytest.raises(asyncio.CancelledError):
             await task
         assert task.cancelled()
+        assert ended.is_set() or not wire.startswith("modern")  # there it runs within the call
         assert WORDS["list_roots"] in await said(pool, TOOLS["list_roots"])
         assert pool.server("s").generation == 1
     await ended.wait()

@@ -1,4 +1,4 @@
-"""A log sink that raises, as on a full disk: nothing of the pool depends on it."""
+"""A sink of the log that raises, as on a full disk: lines are lost, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,86 +10,189 @@ import anyio
 import pytest
 from loguru import logger
 
-from helpers.calls import words
+from helpers.callbacks import asking, said
+from helpers.calls import answering, words
 from helpers.common import eventually, scripted
-from mcp_pool import ConnectError, ConnectionStatus, InProcessServer, MCPPool, RestartPolicy, StdioServer
-from mcp_pool._shared.log import log
-from servers.in_process import calculator
+from helpers.http import fault, raw_server
+from helpers.http_calls import BOUND
+from helpers.stdio import process_id
+from helpers.user_code import pool_with_a_good_server, stands
+from mcp_pool import (
+    BackingOff,
+    CallTimeout,
+    ClientCallbacks,
+    ConnectError,
+    Failed,
+    HttpServer,
+    InProcessServer,
+    MCPPool,
+    RestartPolicy,
+    SseServer,
+    StdioServer,
+)
+from servers.in_process import calculator, raising_lifespan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-BOUND = 60.0
+MISSING = StdioServer("a-program-that-is-nowhere")
+SOON = RestartPolicy(initial_delay=0.01)
+NO_SPACE = OSError(28, "No space left on device")
+
+
+class Lost(list[str]):
+    """The lines that a sink was given and could not write."""
+
+    def write(self, message: str) -> None:
+        self.append(message)
+        raise NO_SPACE
+
+    def tell(self, text: str) -> bool:
+        """Whether one of them has this text."""
+        return any(text in line for line in self)
 
 
 @pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The lines that a sink was given, which raises for each of them."""
-    given: list[str] = []
-
-    def sink(message: str) -> None:
-        given.append(message)
-        raise OSError(28, "No space left on device")
-
-    number = logger.add(sink, level=0, filter="mcp_pool", catch=False)
+def lost() -> Iterator[Lost]:
+    """A sink that raises for each line of the package, and lets the one who logs have the error."""
+    lines = Lost()
+    sink = logger.add(lines.write, level=0, format="{level} {message}", filter="mcp_pool", catch=False)
     logger.enable("mcp_pool")
-    yield given
+    yield lines
     logger.disable("mcp_pool")
-    logger.remove(number)
+    logger.remove(sink)
 
 
-async def test_a_server_that_is_killed_comes_back_and_the_block_is_left(lines: list[str]) -> None:
+async def fail(*_: object) -> None:
+    raise RuntimeError("user code failed")
+
+
+async def test_a_server_that_is_killed_comes_back(lost: Lost) -> None:
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", answering(restart=SOON, close_timeout=0.5))
+        os.kill(process_id(pool, "s"), signal.SIGKILL)
+        await eventually(lambda: stands(pool, generation=2))
+        assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
+    assert lost.tell("WARNING Server 's' was killed by SIGKILL (9)")
+    assert lost.tell("INFO Server 's' is connected (connection 2")
+
+
+async def test_a_block_that_holds_a_server_that_is_down_is_left(lost: Lost) -> None:
     with anyio.fail_after(BOUND):
-        async with MCPPool(restart=RestartPolicy(initial_delay=0.01), close_timeout=0.5) as pool:
-            await pool.connect("s", scripted())
-            process = pool.snapshot().servers["s"].process_id
-            assert process is not None
-            os.kill(process, signal.SIGKILL)
-            await eventually(lambda: pool.server("s").generation == 2)
-            assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
-    assert any("SIGKILL" in line for line in lines)
+        async with MCPPool(close_timeout=0.5) as pool:
+            pool.add("s", scripted("--exit-at-start", 3, "--say", "never again", restart=SOON))
+            await eventually(lambda: pool.server("s").state.attempt > 2)
+    assert lost.tell("WARNING Server 's' (attempt 2) exited with status 3")
+    assert lost.tell("DEBUG s | never again")
 
 
-async def test_an_attempt_that_fails_raises_what_is_shown(lines: list[str]) -> None:
-    with anyio.fail_after(BOUND):
-        async with MCPPool() as pool:
-            with pytest.raises(ConnectError):
-                await pool.connect("s", StdioServer("no-such-program-anywhere"))
-            assert pool.get_status("s") is ConnectionStatus.ERROR
-    assert lines
+async def test_an_attempt_that_is_the_last_one_raises_and_the_row_agrees(lost: Lost) -> None:
+    async with pool_with_a_good_server() as pool:
+        with pytest.raises(ConnectError, match="could not be started"):
+            await pool.connect("one", MISSING)
+        pool.add("two", MISSING)
+        await eventually(lambda: isinstance(pool.server("two").state, Failed))
+        assert "could not be started" in str(pool.server("two").last_error)
+        with pytest.raises(ConnectError, match="could not be started"):
+            await pool.connect("two", MISSING)
+        assert isinstance(pool.server("two").state, Failed)
+        assert pool.connected_count == 1
+    assert lost.tell("ERROR Server 'two' (attempt 1) could not be started")
 
 
-async def test_a_server_that_writes_to_standard_error_stays_connected(lines: list[str]) -> None:
-    with anyio.fail_after(BOUND):
-        async with MCPPool({"s": scripted()}) as pool:
-            for number in range(3):
-                await pool.call_tool("s__stderr", {"text": f"line {number}"})
-            await eventually(lambda: any("line 2" in line for line in lines))
-            assert pool.server("s").generation == 1
+async def test_an_attempt_that_is_not_the_last_one_is_followed_by_the_next(lost: Lost, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    code = f'[ -e {here} ] || exit 3; exec "$@"'
+    good = answering()
+    async with pool_with_a_good_server() as pool:
+        pool.add("s", StdioServer("sh", ["-c", code, "sh", good.command, *good.args], restart=SOON))
+        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
+        here.touch()
+        await eventually(lambda: pool.server("s").generation == 1)
+        assert words(await pool.call_tool("s__echo", {"text": "here"})) == "here"
+    assert lost.tell("WARNING Server 's' (attempt 1) exited with status 3")
 
 
-async def test_a_progress_function_that_raises_fails_no_call(lines: list[str]) -> None:
-    async def raising(*_arguments: Any) -> None:
-        raise ValueError("mine")
+async def test_a_server_that_floods_standard_error_stays_connected_and_its_calls_work(lost: Lost) -> None:
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", answering("--flood-stderr", close_timeout=0.5))
+        for number in range(20):
+            assert words(await pool.call_tool("s__echo", {"text": str(number)})) == str(number)
+        await eventually(lambda: sum(line.startswith("DEBUG s | ") for line in lost) > 100)
+        assert stands(pool)
 
-    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
-        await pool.call_tool("s__progress", {"n": 3}, progress=raising)
-    assert any("progress function" in line for line in lines)
+
+async def test_a_server_that_writes_garbage_stays_connected_and_its_calls_work(lost: Lost) -> None:
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", answering())
+        await pool.call_tool("s__garbage", {"lines": 3})
+        assert words(await pool.call_tool("s__echo", {"text": "fine"})) == "fine"
+        assert stands(pool)
+    assert lost.tell("WARNING Server 's' writes lines to standard output that are not JSON-RPC")
 
 
-async def test_disconnecting_an_unknown_server_returns_false(lines: list[str]) -> None:
-    async with MCPPool() as pool:
+async def test_a_progress_function_and_callbacks_that_raise_harm_nothing(lost: Lost) -> None:
+    callbacks = ClientCallbacks(sampling=fail, elicitation=fail, list_roots=fail, logging=fail, message=fail)
+    async with pool_with_a_good_server() as pool:
+        result = await pool.call_tool("good__progress", {"n": 2}, progress=fail)
+        assert words(result) == "2 steps done"
+        await pool.connect("s", asking("legacy stdio", callbacks=callbacks))
+        for tool in ("model", "person", "roots"):
+            assert "error" in await said(pool, tool)
+        assert await said(pool, "tell", arguments={"count": 1}) == "told"
+        assert stands(pool)
+    assert lost.tell("WARNING The progress function of a call to server 'good' raised RuntimeError")
+    assert lost.tell("WARNING Server 's': a callback failed 1 times: it raised RuntimeError")
+
+
+async def test_what_is_only_told_to_the_log_is_done_all_the_same(lost: Lost) -> None:
+    spec = InProcessServer(calculator())
+    async with pool_with_a_good_server() as pool:
         assert await pool.disconnect("nobody") is False
-    assert lines
+        assert await pool.connect("s", spec) is True
+        assert await pool.connect("s", spec) is True
+        assert await pool.disconnect("s") is True
+    assert lost.tell("WARNING No server 'nobody' to disconnect")
+    assert lost.tell("WARNING Server 's' is connected already")
 
 
-def test_the_lost_line_is_told_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    def sink(_message: str) -> None:
-        raise OSError(28, "No space left on device")
+async def test_a_modern_server_whose_logging_callback_will_never_be_called_is_connected(lost: Lost) -> None:
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", InProcessServer(calculator(), callbacks=ClientCallbacks(logging=fail)))
+        assert stands(pool)
+    assert lost.tell("its log messages come only with a log_level in client_options")
 
-    number = logger.add(sink, level=0, catch=False)  # the line's module is this one: no filter
-    try:
-        log("INFO", None, "a line about the pool")
-    finally:
-        logger.remove(number)
-    assert "a sink of the log raised OSError" in capsys.readouterr().err
+
+@pytest.mark.parametrize("kind", [HttpServer, SseServer])
+async def test_a_server_over_http_that_refuses_notifications_stays_connected(lost: Lost, kind: type[Any]) -> None:
+    async with (
+        raw_server(faults=[fault("status", 503, on="notifications/cancelled")]) as server,
+        pool_with_a_good_server() as pool,
+    ):
+        await pool.connect("s", kind(server.sse_url if kind is SseServer else server.url, mode="legacy"))
+        with pytest.raises(CallTimeout):
+            await pool.call_tool("s__silent", timeout=0.1)
+        await eventually(lambda: lost.tell("DEBUG Server 's' answered a notification with HTTP status 503"))
+        assert words(await pool.call_tool("s__echo", {"text": "fine"})) == "fine"
+        assert stands(pool)
+
+
+async def test_a_server_that_fails_at_its_end_is_disconnected(lost: Lost) -> None:
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", InProcessServer(raising_lifespan(at_end=True)))
+        assert await pool.disconnect("s")
+        assert "s" not in pool.servers
+        await pool.connect("s", InProcessServer(raising_lifespan(at_end=True)))
+    assert lost.tell("DEBUG Closing server 's'")
+
+
+async def test_the_loss_of_a_line_is_told_on_standard_error_without_the_line(
+    lost: Lost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with pool_with_a_good_server() as pool:
+        lost.clear()
+        capsys.readouterr()
+        await pool.disconnect("nobody")
+        assert len(lost) == 1
+        assert capsys.readouterr().err == "mcp_pool: a sink of the log raised OSError; the line was lost\n"

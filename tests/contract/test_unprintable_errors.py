@@ -1,213 +1,447 @@
-"""Exceptions of user code that cannot be copied, printed or changed fail their own request or attempt, nothing else."""
+"""Exceptions of user code that cannot be copied, rendered or changed: each harms the one request that it was raised for."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import re
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import httpx2
 import pytest
-from mcp.server.mcpserver import MCPServer
 
-from helpers.callbacks import TOOLS, Listener, asking, each_question, said
+from helpers.callbacks import LOGS, TOOLS, asking, said
 from helpers.calls import words
 from helpers.common import eventually
 from helpers.http import raw_server
-from helpers.secrets import shown
+from helpers.http_calls import PLACE, TOKEN, hides_its_secrets, in_flight
+from helpers.user_code import BAD, PLACES, Flow, behind, is_bad, pool_with_a_good_server, stands
 from mcp_pool import (
     BackingOff,
+    ClientCallbacks,
     ConnectError,
-    ConnectionStatus,
     HttpServer,
     InProcessServer,
-    MCPPool,
     MCPPoolError,
     RestartPolicy,
     SseServer,
     StdioServer,
 )
-from mcp_pool._shared.exceptions import forget_frames
-from mcp_pool._shared.guard import UNPRINTABLE, described, text_of
-from mcp_pool._shared.redaction import RedactedError, Redactor
-from servers.in_process import calculator
+from mcp_pool._shared.exceptions import chain, forget_frames
+from mcp_pool._shared.guard import described, printable
+from mcp_pool._shared.redaction import Redactor
+from servers.in_process import calculator, raising_lifespan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
+    from pathlib import Path
 
-SLOW = RestartPolicy(initial_delay=60)
-SECRET = "hunter-2-hunter-2"
+    from loguru import Message
+
+NOWHERE = "http://nowhere.invalid/mcp"
+LATER = RestartPolicy(initial_delay=60.0, jitter=0.0)
+"""So late that a test sees one attempt only."""
 
 
-class TakesOtherArguments(httpx2.RequestError):
-    """An error of the HTTP client that `copy.copy` cannot make again."""
-
+class OtherArguments(httpx2.RequestError):
     def __init__(self, realm: str, detail: str) -> None:
         super().__init__(f"{realm}: {detail}")
 
 
-class CannotBePrinted(Exception):
+class RefusesToBeCopied(httpx2.RequestError):
+    def __copy__(self) -> RefusesToBeCopied:
+        raise TypeError("there is one of me")
+
+
+class RefusesToBeReduced(httpx2.ReadError):
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise TypeError("I hold a socket")
+
+
+class WithoutText(Exception):
     def __str__(self) -> str:
         raise KeyError("no words")
 
 
-class CannotBeShown(Exception):
+class WithTextThatIsNone(Exception):
+    def __str__(self) -> Any:
+        return self.args[0]
+
+
+class RequestErrorWithoutText(httpx2.RequestError):
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+
+class WithoutRepr(Exception):
     def __repr__(self) -> str:
         raise KeyError("no words")
 
 
-class HasBrokenNotes(Exception):
+class WithoutNotes(Exception):
     @property
     def __notes__(self) -> list[str]:
-        raise KeyError("no notes")
+        raise LookupError("no notes")
 
 
-class CannotBeChanged(Exception):
+class Frozen(Exception):
+    def __setattr__(self, name: str, _value: object) -> None:
+        raise AttributeError(f"cannot assign to field {name!r}")
+
+
+class FrozenRequestError(httpx2.RequestError):
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.frozen = True
+
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(name)
+        if hasattr(self, "frozen"):
+            raise AttributeError(f"cannot assign to field {name!r}")
+        super().__setattr__(name, value)
 
 
-class CannotBeCopied(httpx2.ReadError):
-    def __copy__(self) -> Any:
-        raise TypeError("one of a kind")
+class Incomparable(Exception):
+    __hash__ = None
+
+    def __eq__(self, _other: object) -> bool:
+        raise TypeError("nothing is like me")
 
 
-ERRORS: list[Callable[[], Exception]] = [
-    lambda: TakesOtherArguments("realm", "detail"),
-    CannotBePrinted,
-    CannotBeShown,
-    HasBrokenNotes,
-    CannotBeChanged,
-    lambda: CannotBeCopied("broken"),
+class NeitherTrueNorFalse(Exception):
+    def __bool__(self) -> bool:
+        raise ValueError("it is ambiguous")
+
+
+class Empty(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+class NoteWithoutText:
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+    __repr__ = __str__
+
+
+def with_a_bad_note() -> Exception:
+    error = RuntimeError("it has a note")
+    error.__notes__ = [NoteWithoutText()]
+    return error
+
+
+def from_one_without_text() -> Exception:
+    error = RuntimeError("it has a cause")
+    error.__cause__ = WithoutText()
+    return error
+
+
+def from_a_group() -> Exception:
+    error = WithoutText()
+    error.__cause__ = ExceptionGroup("both", [WithoutText(), Frozen()])
+    return error
+
+
+MAKERS: list[Callable[[], Exception]] = [
+    lambda: OtherArguments("realm", "expired"),
+    lambda: RefusesToBeCopied("once"),
+    lambda: RefusesToBeReduced("once"),
+    WithoutText,
+    lambda: WithTextThatIsNone(None),
+    lambda: RequestErrorWithoutText("hidden"),
+    WithoutRepr,
+    WithoutNotes,
+    Frozen,
+    lambda: FrozenRequestError("frozen"),
+    Incomparable,
+    NeitherTrueNorFalse,
+    Empty,
+    with_a_bad_note,
+    from_one_without_text,
+    from_a_group,
 ]
-each_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error()).__name__)
-
-
-class Failing(httpx2.Auth):
-    """Fails each request, or only those that carry a certain text."""
-
-    def __init__(self, error: Callable[[], Exception], only: bytes = b"") -> None:
-        self.error, self.only = error, only
-
-    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        if self.only in request.content:
-            raise self.error()
-        yield request
-
-
-class FailingTransport(httpx2.AsyncBaseTransport):
-    def __init__(self, error: Callable[[], Exception]) -> None:
-        self.error = error
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        raise self.error()
-
-
-@each_error
-@pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_an_auth_flow_that_raises_it_fails_its_attempt_and_no_other_server(
-    kind: type[HttpServer | SseServer], error: Callable[[], Exception]
-) -> None:
-    async with raw_server() as server, MCPPool({"good": InProcessServer(calculator())}, restart=SLOW) as pool:
-        spec = kind(server.sse_url if kind is SseServer else server.url, auth=Failing(error))
-        pool.add("bad", spec)
-        await eventually(lambda: isinstance(pool.server("bad").state, BackingOff))
-        assert isinstance(pool.server("bad").last_error, ConnectError)
-        with pytest.raises(ConnectError):
-            await pool.connect("worse", spec)
-        assert words(await pool.call_tool("good__echo", {"text": "hello"})) == "hello"
-
-
-@each_error
-async def test_an_auth_flow_that_raises_it_during_a_call_fails_that_call_only(error: Callable[[], Exception]) -> None:
-    async with raw_server() as server, MCPPool() as pool:
-        await pool.connect("s", HttpServer(server.url, auth=Failing(error, only=b'"big"'), health=None))
-        with pytest.raises(MCPPoolError):
-            await pool.call_tool("s__big", {"n": 1})
-        assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
-        assert pool.server("s").generation == 1
-
-
-@each_error
-async def test_a_borrowed_transport_that_raises_it_fails_its_attempt(error: Callable[[], Exception]) -> None:
-    async with httpx2.AsyncClient(transport=FailingTransport(error)) as client, MCPPool() as pool:
-        with pytest.raises(ConnectError):
-            await pool.connect("s", HttpServer("http://host.test/mcp", http_client=client))
-        assert await pool.connect("good", InProcessServer(calculator()))
-
-
-# Without the one that cannot be shown: trio itself renders what passes its nurseries, and the SDK has one there.
-@pytest.mark.parametrize(
-    "error", [one for one in ERRORS if one is not CannotBeShown], ids=lambda error: type(error()).__name__
+IDS = [
+    "other arguments",
+    "no copy",
+    "no reduce",
+    "no text",
+    "no string",
+    "no text of a request error",
+    "no repr",
+    "no notes",
+    "frozen",
+    "frozen request error",
+    "incomparable",
+    "ambiguous",
+    "empty",
+    "bad note",
+    "bad cause",
+    "bad group",
+]
+each_kind = pytest.mark.parametrize("make", MAKERS, ids=IDS)
+each_kind_in_a_task_of_its_own = pytest.mark.parametrize(
+    "make",
+    # A task that ends with an exception whose `__repr__` raises is the end of trio itself, with or without a pool.
+    [make for make in MAKERS if make is not WithoutRepr],
+    ids=[name for name in IDS if name != "no repr"],
 )
-@pytest.mark.parametrize("mode", ["legacy", "auto"])
-async def test_a_lifespan_that_raises_it_fails_its_attempt(mode: str, error: Callable[[], Exception]) -> None:
-    @asynccontextmanager
-    async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
-        raise error()
-        yield
-
-    async with MCPPool({"good": InProcessServer(calculator())}) as pool:
-        with pytest.raises(ConnectError):
-            await pool.connect("bad", InProcessServer(MCPServer("bad", lifespan=lifespan), mode=mode))
-        assert words(await pool.call_tool("good__echo", {"text": "hello"})) == "hello"
+each_place = pytest.mark.parametrize("place", PLACES)
+each_mode = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
-@each_error
-@each_question
-async def test_a_callback_that_raises_it_fails_its_request_only(kind: str, error: Callable[[], Exception]) -> None:
-    async def raising(*_arguments: Any) -> Any:
-        raise error()
-
-    spec = asking("legacy in process", callbacks=Listener().callbacks(**{kind: raising}))
-    async with MCPPool({"s": spec}) as pool:
-        assert "could not answer" in await said(pool, TOOLS[kind])
-        others = [tool for other, tool in TOOLS.items() if other != kind]
-        assert not [tool for tool in others if "error" in await said(pool, tool)]
-        assert pool.get_status("s") is ConnectionStatus.CONNECTED
+def named(make: Callable[[], Exception]) -> str:
+    """A pattern of what is told of such an exception: its class, that of its stand-in, or what met who changed it."""
+    kind = type(printable(make()))
+    return f"{kind.__name__}|AttributeError" if kind.__setattr__ is not BaseException.__setattr__ else kind.__name__
 
 
-@each_error
-async def test_a_progress_function_that_raises_it_changes_nothing(error: Callable[[], Exception]) -> None:
-    async def raising(*_arguments: Any) -> None:
-        raise error()
+def raising(make: Callable[[], BaseException]) -> Any:
+    """An async function that raises such an exception, whatever it is called with."""
 
-    async with MCPPool({"s": InProcessServer(calculator())}) as pool:
-        await pool.call_tool("s__progress", {"n": 3}, progress=raising)
-        assert pool.get_status("s") is ConnectionStatus.CONNECTED
+    async def function(*_: object) -> Any:
+        raise make()
 
-
-@each_error
-def test_it_can_be_described_redacted_and_kept(error: Callable[[], Exception]) -> None:
-    assert type(error()).__name__ in described(error())
-    assert Redactor.of([SECRET]).error(error()) is not None
-    forget_frames(error())
+    return function
 
 
-def test_in_the_place_of_a_text_that_cannot_be_had_stands_another() -> None:
-    assert text_of(CannotBePrinted()) == UNPRINTABLE
-    assert text_of(ValueError("plain")) == "plain"
+# While a connection is made
 
 
-def test_a_secret_in_a_note_is_not_shown() -> None:
-    error, cause = ValueError("outer"), OSError("inner")
-    cause.add_note(f"the token was {SECRET}")
-    error.__cause__ = cause
-    redacted = Redactor.of([SECRET]).error(error)
-    assert isinstance(redacted, RedactedError)
-    assert SECRET not in shown(redacted)
+@each_place
+@each_kind
+async def test_a_server_that_user_code_fails_to_connect_stays_supervised(
+    make: Callable[[], Exception], place: str, record_logs: list[Message]
+) -> None:
+    async with behind(NOWHERE, place, raising(make), restart=LATER) as spec, pool_with_a_good_server() as pool:
+        pool.add("s", spec)
+        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
+        error = pool.server("s").last_error
+        assert isinstance(error, ConnectError)
+        assert re.search(named(make), str(error))
+        assert "s" in pool.servers
+    assert [message for message in record_logs if message.record["level"].name == "WARNING" and str(error) in message]
 
 
-async def test_what_breaks_an_attempt_and_nothing_accounts_for_is_a_failed_attempt(
+@pytest.mark.parametrize("kind", [HttpServer, SseServer])
+@each_kind
+async def test_a_connect_that_user_code_fails_raises_a_connect_error(
+    make: Callable[[], Exception], kind: type[HttpServer | SseServer]
+) -> None:
+    async with pool_with_a_good_server() as pool:
+        with pytest.raises(ConnectError, match=named(make)):
+            await pool.connect("s", kind(NOWHERE, auth=Flow(raising(make))))
+        assert pool.connected_count == 1
+
+
+async def test_an_attempt_that_breaks_in_a_way_that_nothing_accounts_for_is_a_failed_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(*_arguments: Any, **_options: Any) -> Any:
+    def broken(*_: object, **_options: object) -> ConnectError:
         raise ZeroDivisionError("of the package")
 
     monkeypatch.setattr("mcp_pool.connection.connect.explain", broken)
-    with anyio.fail_after(60):
-        async with MCPPool({"good": InProcessServer(calculator())}) as pool:
-            with pytest.raises(ConnectError, match="broke off with ZeroDivisionError") as caught:
-                await pool.connect("bad", StdioServer("no-such-program-anywhere"))
-            assert isinstance(caught.value.cause, ZeroDivisionError)
-            assert words(await pool.call_tool("good__echo", {"text": "hello"})) == "hello"
+    async with pool_with_a_good_server() as pool:
+        with pytest.raises(ConnectError, match="broke off with ZeroDivisionError") as caught:
+            await pool.connect("bad", StdioServer("no-such-program-anywhere"))
+        assert isinstance(caught.value.cause, ZeroDivisionError)
+
+
+@each_mode
+@each_kind_in_a_task_of_its_own
+async def test_an_in_process_server_whose_lifespan_fails_raises_a_connect_error(
+    make: Callable[[], Exception], mode: Any
+) -> None:
+    async with pool_with_a_good_server() as pool:
+        with pytest.raises(ConnectError):
+            await pool.connect("s", InProcessServer(raising_lifespan(error=make()), mode=mode))
+        pool.add("t", InProcessServer(raising_lifespan(error=make()), mode=mode, restart=LATER))
+        await eventually(lambda: isinstance(pool.server("t").state, BackingOff))
+
+
+# While it stands
+
+
+@each_place
+async def test_a_call_that_user_code_fails_harms_no_other_and_leaves_the_connection_in_use(
+    place: str, tmp_path: Path
+) -> None:
+    ledger, made = tmp_path / "ledger", list[Any]()
+
+    async def trouble(request: httpx2.Request) -> None:
+        if is_bad(request):
+            error = made[-1]()
+            raise error
+
+    async with (
+        raw_server(ledger=ledger) as server,
+        behind(server.url, place, trouble) as spec,
+        pool_with_a_good_server() as pool,
+    ):
+        await pool.connect("s", spec)
+        async with in_flight(pool, ledger, count=1):
+            for make in MAKERS:
+                made.append(make)
+                with pytest.raises(MCPPoolError) as caught:
+                    await pool.call_tool("s__echo", {"text": BAD})
+                assert re.search(named(make), str(caught.value))
+                assert words(await pool.call_tool("s__echo", {"text": "fine"})) == "fine"
+        assert stands(pool)
+
+
+@pytest.mark.parametrize("wire", ["legacy stdio", "modern in process"])
+@each_kind
+async def test_a_callback_that_fails_fails_its_own_request(make: Callable[[], Exception], wire: str) -> None:
+    function, told = raising(make), list[object]()
+
+    async def logging(params: object) -> None:
+        told.append(params)
+        raise make()
+
+    callbacks = ClientCallbacks(**dict.fromkeys(TOOLS, function), logging=logging, message=function)
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", asking(wire, callbacks=callbacks, client_options=LOGS))
+        for tool in TOOLS.values():
+            assert "error" in (await said(pool, tool)).lower()
+        assert await said(pool, "tell", arguments={"count": 2}) == "told"
+        await eventually(lambda: len(told) == 2)
+        assert stands(pool)
+
+
+@each_kind
+async def test_a_progress_function_that_fails_fails_nothing(make: Callable[[], Exception]) -> None:
+    async with pool_with_a_good_server() as pool:
+        result = await pool.call_tool("good__progress", {"n": 2}, progress=raising(make))
+        assert words(result) == "2 steps done"
+
+
+@each_mode
+async def test_a_tool_of_an_in_process_server_that_fails_fails_its_own_call(mode: Any) -> None:
+    server = calculator()
+
+    @server.tool("break")
+    def break_down() -> None:
+        raise WithoutText
+
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", InProcessServer(server, mode=mode))
+        assert "error" in (await said(pool, "break")).lower()
+        assert await said(pool, "echo", arguments={"text": "fine"}) == "fine"
+        assert stands(pool)
+
+
+# While it is closed
+
+
+@each_mode
+@each_kind_in_a_task_of_its_own
+async def test_a_lifespan_that_fails_at_the_end_keeps_no_block_from_ending(
+    make: Callable[[], Exception], mode: Any, record_logs: list[Message]
+) -> None:
+    async with pool_with_a_good_server() as pool:
+        await pool.connect("s", InProcessServer(raising_lifespan(at_end=True, error=make()), mode=mode))
+        assert await pool.disconnect("s")
+        await pool.connect("s", InProcessServer(raising_lifespan(at_end=True, error=make()), mode=mode))
+    assert not [message for message in record_logs if message.record["level"].name == "ERROR"]
+
+
+# Kept and shown
+
+
+@each_kind
+def test_an_error_of_user_code_can_be_described_redacted_and_kept(make: Callable[[], Exception]) -> None:
+    assert type(make()).__name__ in described(make())
+    assert Redactor.of([TOKEN]).error(make()) is not None
+    forget_frames(make())
+
+
+def test_of_an_error_that_is_false_the_causes_are_seen() -> None:
+    error, first = Empty(), ValueError("first")
+    error.__context__ = first
+    assert list(chain(error)) == [error, first]
+    error.__cause__ = last = ValueError("last")
+    assert list(chain(error)) == [error, last]
+
+
+# What they hold back
+
+
+def note_of_its_own() -> Exception:
+    error = ValueError("refused")
+    error.add_note(f"the token was {TOKEN}")
+    return error
+
+
+def note_of_a_cause() -> Exception:
+    error = RuntimeError("refused")
+    error.__cause__ = note_of_its_own()
+    return error
+
+
+def note_of_the_cause_of_an_empty_error() -> Exception:
+    empty = Empty()
+    empty.__context__ = note_of_its_own()
+    error = RuntimeError("refused")
+    error.__cause__ = empty
+    return error
+
+
+def note_that_is_no_list() -> Exception:
+    error = ValueError("refused")
+    error.__notes__ = f"the token was {TOKEN}"
+    return error
+
+
+def note_in_a_mapping() -> Exception:
+    error = ValueError("refused")
+    error.__notes__ = {"the token": TOKEN}
+    return error
+
+
+def note_of_a_request_error() -> Exception:
+    error = OtherArguments("realm", "expired")
+    error.add_note(f"the token was {TOKEN}")
+    return error
+
+
+def text_of_one_that_cannot_be_copied() -> Exception:
+    return OtherArguments("realm", f"the token was {TOKEN}")
+
+
+def text_of_the_cause_of_an_empty_error() -> Exception:
+    empty = Empty()
+    empty.__cause__ = ValueError(TOKEN)
+    return empty
+
+
+SECRETIVE = [
+    note_of_its_own,
+    note_of_a_cause,
+    note_of_the_cause_of_an_empty_error,
+    note_that_is_no_list,
+    note_in_a_mapping,
+    note_of_a_request_error,
+    text_of_one_that_cannot_be_copied,
+    text_of_the_cause_of_an_empty_error,
+]
+
+
+@pytest.mark.parametrize("make", SECRETIVE)
+async def test_a_secret_that_an_error_of_user_code_holds_is_not_in_what_is_raised(
+    make: Callable[[], Exception],
+) -> None:
+    async def trouble(request: httpx2.Request) -> None:
+        if not calls_only or is_bad(request):
+            raise make()
+
+    async with raw_server() as server, pool_with_a_good_server() as pool:
+        url, headers, calls_only = f"{server.origin}/{PLACE}/mcp", {"Authorization": f"Bearer {TOKEN}"}, False
+        spec = HttpServer(url, headers=headers, auth=Flow(trouble), restart=LATER)
+        with pytest.raises(ConnectError) as refused:
+            await pool.connect("s", spec)
+        assert hides_its_secrets(refused.value)
+        pool.add("s", spec)
+        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
+        assert hides_its_secrets(pool.server("s").last_error)
+        calls_only = True
+        await pool.connect("s", spec)
+        with pytest.raises(MCPPoolError) as failed:
+            await pool.call_tool("s__echo", {"text": BAD})
+        assert hides_its_secrets(failed.value)

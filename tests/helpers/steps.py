@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import attrs
 
+from mcp_pool._shared.guard import contained_in_task
+from mcp_pool.connection import connection
 from mcp_pool.connection.connect import Connector
 from mcp_pool.supervision.child import Child
 
@@ -76,6 +78,20 @@ def count_children(monkeypatch: pytest.MonkeyPatch) -> list[Steps]:
     return steps
 
 
+def count_calls_in_process(monkeypatch: pytest.MonkeyPatch) -> list[Steps]:
+    """Return a list: who is in it is told of each suspension of the tasks that run calls of in-process servers."""
+    steps: list[Steps] = []
+
+    async def counted_in_task(send: Callable[..., Awaitable[object]], *arguments: object) -> object:
+        async def call() -> object:
+            return await send(*arguments)
+
+        return await contained_in_task(lambda: counted(steps, call()))
+
+    monkeypatch.setattr(connection, "contained_in_task", counted_in_task)
+    return steps
+
+
 async def cancel_at(
     number: int,
     steps: list[Steps],
@@ -109,7 +125,7 @@ async def at_each_step(
     """Cancel an operation at its first suspension, then at its second, until it ends before it could be cancelled.
 
     Args:
-        steps: From `count_children`.
+        steps: From `count_children` or `count_calls_in_process`.
         operation: Is begun anew for each suspension.
         before: Awaited before each.
         after: Awaited after each.

@@ -1,51 +1,163 @@
-"""The boundary around user code, on an event loop of the test's own."""
+"""The boundary around user code, by itself. Native cancellations are asyncio's: those tests run a loop of their own."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from mcp_pool._shared.guard import ForeignCancellation, cancellations, contained, contained_in_task, user_errors
+from helpers.foreign import cancelled_inside
+from mcp_pool._shared.guard import (
+    UNPRINTABLE,
+    ForeignCancellation,
+    cancellations,
+    contained,
+    contained_in_task,
+    described,
+    text_of,
+    user_errors,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+each_guard = pytest.mark.parametrize("guard", [contained, contained_in_task])
+Guard = "Callable[..., Awaitable[Any]]"
 
 
-async def cancelled_inside() -> None:
-    """End with a cancellation that nobody requested."""
-    raise asyncio.CancelledError
+def run(function: Callable[[], Awaitable[None]]) -> None:
+    """Run an async function on asyncio."""
+    anyio.run(function, backend="asyncio")
 
 
-@pytest.mark.parametrize("call", [contained, contained_in_task])
-def test_a_native_cancellation_out_of_user_code_becomes_an_error(call: Callable[..., Any]) -> None:
-    with pytest.raises(ForeignCancellation, match="nobody had requested"):
-        anyio.run(call, cancelled_inside)
+async def add(first: int, second: int) -> int:
+    return first + second
 
 
-@pytest.mark.parametrize("call", [contained, contained_in_task])
-async def test_a_scope_that_is_cancelled_cancels_user_code(call: Callable[..., Any]) -> None:
-    with anyio.CancelScope() as scope:
+async def fail(error: BaseException) -> None:
+    raise error
+
+
+@each_guard
+async def test_what_a_function_returns_is_returned(guard: Guard) -> None:
+    assert await guard(add, 1, 2) == 3
+
+
+@each_guard
+async def test_what_a_function_raises_is_raised_as_it_is(guard: Guard) -> None:
+    error = ValueError("mine")
+    with pytest.raises(ValueError) as caught:
+        await guard(fail, error)
+    assert caught.value is error
+
+
+@each_guard
+async def test_a_cancellation_of_a_scope_around_it_is_one(guard: Guard) -> None:
+    entered = False
+
+    async def wait() -> None:
+        nonlocal entered
+        entered = True
         scope.cancel()
-        await call(anyio.sleep, 1)
+        await anyio.sleep_forever()
+
+    with anyio.CancelScope() as scope:
+        await guard(wait)
+    assert entered
     assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize("call", [contained, contained_in_task])
-async def test_what_user_code_returns_and_raises_comes_through(call: Callable[..., Any]) -> None:
-    async def double(number: int) -> int:
-        return 2 * number
-
-    async def fail() -> None:
-        raise ValueError("mine")
-
-    assert await call(double, 2) == 4
-    with pytest.raises(ValueError, match="mine"):
-        await call(fail)
+@each_guard
+async def test_a_deadline_around_it_is_met(guard: Guard) -> None:
+    with pytest.raises(TimeoutError), anyio.fail_after(0.01):
+        await guard(anyio.sleep_forever)
 
 
-def test_outside_of_an_event_loop_nothing_is_cancelled() -> None:
+@each_guard
+def test_a_cancellation_that_nobody_requested_is_an_error(guard: Guard) -> None:
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            with pytest.raises(ForeignCancellation, match="a cancellation that nobody had requested"):
+                await guard(cancelled_inside)
+            await anyio.lowlevel.checkpoint()
+        assert not scope.cancelled_caught
+
+    run(main)
+
+
+@each_guard
+def test_a_cancellation_that_nobody_requested_under_a_cancelled_shield_is_an_error(guard: Guard) -> None:
+    """A scope outside of the shield has been cancelled, which is no reason for what happens within."""
+
+    async def main() -> None:
+        with anyio.CancelScope() as outer:
+            outer.cancel()
+            with anyio.CancelScope(shield=True), pytest.raises(ForeignCancellation):
+                await guard(cancelled_inside)
+        assert not outer.cancelled_caught
+
+    run(main)
+
+
+def test_a_task_that_is_cancelled_natively_in_a_guard_with_a_task_of_its_own_ends_cancelled() -> None:
+    async def main() -> None:
+        ends, entered = list[str](), anyio.Event()
+
+        async def wait() -> None:
+            entered.set()
+            try:
+                await anyio.sleep_forever()
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+
+        task = asyncio.ensure_future(contained_in_task(wait))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+        assert ends == ["cancelled"]
+
+    run(main)
+
+
+def test_nothing_is_cancelled_outside_of_an_event_loop() -> None:
     assert cancellations() == ()
     assert user_errors() == (Exception,)
+
+
+async def test_user_code_may_raise_the_cancellation_of_the_loop() -> None:
+    assert cancellations() == (anyio.get_cancelled_exc_class(),)
+    assert user_errors() == (Exception, anyio.get_cancelled_exc_class())
+
+
+class WithoutText(Exception):
+    def __str__(self) -> str:
+        raise self.args[0]
+
+
+def test_the_text_of_an_error_is_its_text() -> None:
+    assert text_of(ValueError("wrong")) == "wrong"
+    assert described(ValueError("wrong")) == "ValueError: wrong"
+
+
+def test_a_text_that_cannot_be_had_has_a_stand_in() -> None:
+    assert text_of(WithoutText(KeyError())) == UNPRINTABLE
+    assert described(WithoutText(KeyError())) == f"WithoutText: {UNPRINTABLE}"
+
+
+def test_a_text_that_ends_with_a_cancellation_has_a_stand_in() -> None:
+    async def main() -> None:
+        assert text_of(WithoutText(asyncio.CancelledError())) == UNPRINTABLE
+
+    run(main)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()], ids=["interrupt", "exit"])
+def test_what_ends_the_program_ends_it_from_a_text_too(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        text_of(WithoutText(error))

@@ -12,7 +12,7 @@ import pytest
 from helpers.calls import words
 from helpers.clock import virtual_backends
 from helpers.common import connection_of
-from helpers.steps import at_each_step
+from helpers.steps import at_each_step, count_calls_in_process
 from helpers.turns import in_turn, taking
 from mcp_pool import (
     CallTimeout,
@@ -160,8 +160,10 @@ async def test_a_waiter_that_is_cancelled_in_the_moment_of_its_turn_hands_it_on(
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["free", "taken"])
-async def test_no_slot_is_lost_at_whatever_await_a_call_is_cancelled(waits: bool) -> None:
-    shop = Workshop()
+async def test_no_slot_is_lost_at_whatever_await_a_call_is_cancelled(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, steps = Workshop(), count_calls_in_process(monkeypatch)
     async with MCPPool({"s": shop.spec(1)}) as pool, anyio.create_task_group() as group:
 
         async def occupy() -> None:
@@ -172,7 +174,7 @@ async def test_no_slot_is_lost_at_whatever_await_a_call_is_cancelled(waits: bool
             with taking(2 if waits and shop.running else 1):
                 assert await work(pool, "check", 1) == "check"
 
-        assert await at_each_step([], lambda: work(pool, "cancelled", 1), before=occupy, after=check) > 1
+        assert await at_each_step(steps, lambda: work(pool, "cancelled", 1), before=occupy, after=check) > 1
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -6,16 +6,17 @@ stands in `send`: there it catches what a transport below could not, authorizati
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias, final
+from typing import Any, Final, Protocol, TypeAlias, cast, final
 
 import anyio
 import httpx2
 from mcp.shared.message import SessionMessage
 
+from mcp_pool._shared.guard import contained
 from mcp_pool.transports.channel import Channel
 from mcp_pool.transports.http.authorization import Authorization
 from mcp_pool.transports.http.responses import rebuilt, unread
@@ -119,6 +120,30 @@ class _Own(httpx2.AsyncBaseTransport):
 
 
 @final
+class _BorrowedBody(httpx2.AsyncByteStream):
+    """The body of a borrowed client's response. It is read long after it was sent, and is as much user code.
+
+    Args:
+        body: What the client's transport returned.
+    """
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+        self._chunks: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = aiter(self._body)
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await contained(anext, self._chunks)
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await contained(self._body.aclose)
+
+
+@final
 class ServerHttpClient(httpx2.AsyncClient):
     """The client of one connection to one server.
 
@@ -199,6 +224,8 @@ class ServerHttpClient(httpx2.AsyncClient):
             raise
         else:
             self._keep_secret(response.request.headers)
+            if self._lender is not None:
+                response.stream = _BorrowedBody(cast("httpx2.AsyncByteStream", response.stream))
             return response
         finally:
             self._keep_secret(request.headers)

@@ -15,7 +15,7 @@ import attrs
 import httpx2
 from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
-from mcp_pool._shared.exceptions import chain, plain
+from mcp_pool._shared.exceptions import cause_of, chain, plain
 from mcp_pool._shared.guard import contained, printable
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
@@ -75,7 +75,7 @@ def scrubbed(error: BaseException) -> BaseException:
     On trio, a failed attempt to connect has such a cause.
     """
     for link in chain(error):
-        below = link.__cause__ or link.__context__
+        below = cause_of(link)
         if below is not None and plain(below) is not below:
             link.__cause__ = plain(below)
     return error

@@ -15,11 +15,11 @@ import anyio
 import attrs
 import httpx2
 from anyio.abc import TaskGroup
-from loguru import logger
 from mcp.client.sse import sse_client
 from mcp.shared.dispatcher import coerce_request_id
 from mcp_types import JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, RequestId
 
+from mcp_pool._shared.log import log
 from mcp_pool._shared.log_throttle import LogThrottle
 from mcp_pool._shared.redaction import origin
 from mcp_pool.config.servers import SseServer
@@ -169,7 +169,7 @@ class _SseWire:
 
     def tell(self, what: str) -> None:
         """Write down a trouble that harms nobody."""
-        logger.bind(server=self.server_id).debug("Server {!r} {}", self.server_id, what)
+        log("DEBUG", self.server_id, "Server {!r} {}", self.server_id, what)
 
     async def _open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         try:

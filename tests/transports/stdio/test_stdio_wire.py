@@ -441,10 +441,10 @@ async def test_a_connection_whose_wire_takes_nothing_any_more_is_lost() -> None:
     assert channel.disconnect_cause.what == "no longer accepts messages"
 
 
-async def test_a_sink_of_the_log_that_raises_is_the_loss_of_the_connection_at_once(
+async def test_whatever_breaks_in_the_tasks_of_the_wire_is_the_loss_of_the_connection_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whoever lets sinks raise gets their errors in the tasks that log, and the wire must not seem to stand then."""
+    """Nothing is known to break there; if ever something does, the wire must not seem to stand and leave calls waiting."""
     waiting, ledger = Outcome(), tmp_path / "ledger"
     spec = server("--ledger", str(ledger), restart=NEVER, close_timeout=0.5)
     async with MCPPool({"a": spec}) as pool, anyio.create_task_group() as group:
