@@ -298,8 +298,9 @@ def test_the_signals_of_terminals_and_service_managers_do_not_reach_it(name: str
         ignored = 1 << (signal.Signals[f"SIG{name}"] - 1)
         until(lambda: int(status(pid)["SigIgn"], 16) & ignored)
         os.kill(pid, signal.Signals[f"SIG{name}"])
-        assert stat(pid) is not None
-        assert stat(pid)[0] != "T"  # type: ignore[index]
+        found = stat(pid)
+        assert found is not None
+        assert found[0] != "T"
 
 
 def test_it_does_its_work_after_those_signals() -> None:
