@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mcp_pool import MCPPool
     from mcp_pool.connection.connection import Connection
+    from mcp_pool.supervision.registry import Row
 
 PATIENCE = 60.0
 """Seconds of real time for what must happen soon: only a hang takes longer, on however slow a machine."""
@@ -45,8 +46,13 @@ def alive(pid_file: str | os.PathLike[str]) -> list[int]:
     return [pid for pid in started(pid_file) if is_alive(pid)]
 
 
+def row_of(pool: MCPPool, server_id: str) -> Row:
+    """The registry's row of a server, which nothing outside of the package can see."""
+    return pool._supervisor.registry.rows[server_id]
+
+
 def connection_of(pool: MCPPool, server_id: str) -> Connection:
     """The connection of a server, which nothing outside of the package can see."""
-    connection = pool._supervisor.registry.rows[server_id].connection
+    connection = row_of(pool, server_id).connection
     assert connection is not None
     return connection

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -107,6 +109,25 @@ async def test_calls_that_outlast_the_drain_are_lost(tmp_path: Path) -> None:
                 assert await pool.disconnect("one", drain=0.2) is True
     assert isinstance(results[0], ConnectionLost)
     assert results[0].may_have_run
+
+
+async def test_a_server_that_dies_during_the_drain_is_disconnected_at_once_and_not_restarted(tmp_path: Path) -> None:
+    results: list[object] = []
+    async with MCPPool() as pool:
+        await pool.connect("one", scripted("--ledger", tmp_path / "ledger", "--pid-file", tmp_path / "pids"))
+        async with anyio.create_task_group() as group:
+            group.start_soon(calling, pool, "one__sleep", LONG, results)
+            await arrival(tmp_path / "ledger", "sleep")
+            with anyio.fail_after(LONG / 2):
+                async with anyio.create_task_group() as ending:
+                    ending.start_soon(lambda: pool.disconnect("one", drain=LONG))
+                    await eventually(lambda: pool.get_status("one") is ConnectionStatus.DISCONNECTED)
+                    (process,) = started(tmp_path / "pids")
+                    os.kill(process, signal.SIGKILL)
+        assert started(tmp_path / "pids") == [process]
+        assert pool.get_status("one") is ConnectionStatus.DISCONNECTED
+    assert isinstance(results[0], ConnectionLost)
+    assert "SIGKILL" in str(results[0])
 
 
 async def test_disconnect_ends_a_server_that_is_connecting(tmp_path: Path) -> None:

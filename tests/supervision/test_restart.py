@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from helpers.calls import arrival
-from helpers.common import eventually, scripted, started
+from helpers.common import PATIENCE, connection_of, eventually, row_of, scripted, started
 from helpers.fake import FAKE, Life, fake_wire
 from mcp_pool import (
     BackingOff,
@@ -21,6 +21,7 @@ from mcp_pool import (
     RestartPolicy,
     UnknownServer,
 )
+from mcp_pool.transports.channel import DisconnectCause
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ async def test_restart_makes_a_new_connection_and_waits_until_it_stands(tmp_path
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
         first, second = started(tmp_path / "pids")
         assert (await pool.call_tool("one__pid")).content[0].text == str(second) != str(first)
+
+
+async def test_a_connection_that_is_lost_just_after_a_restart_was_requested_does_not_delay_the_restart() -> None:
+    async with MCPPool() as pool:
+        await pool.connect("one", InProcessServer(calculator(), restart=A_WHILE))
+        lost = connection_of(pool, "one").channel
+        row_of(pool, "one").request_attempt()
+        lost.mark_lost(DisconnectCause("went away"))  # before any task has run, so that it still has the connection
+        await pool.wait_ready("one", timeout=PATIENCE)
+        assert (pool.server("one").generation, pool.server("one").last_error) == (2, None)
 
 
 async def test_the_old_process_has_gone_before_the_new_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
