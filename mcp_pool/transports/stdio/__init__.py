@@ -2,11 +2,11 @@
 
 * `transport`: a server over standard input and output, as a transport for the SDK
 * `windows`: the SDK's own transport, with tracked streams
-* `read_ahead`: what a server has written and nobody has read yet
-* `process`: three pipes, a process group of its own, and the stages of ending it
-* `exit`: the end of a process, and its status
+* `read_ahead`: a server's output that has not been handed on yet
+* `process`: a server's process: its pipes, its process group, and how it is stopped
+* `exit`: when a process exits, and with which status
 * `guardian`: ends the servers if the program itself is killed
-* `fork_cover`: what a forked child of the program must not hold
+* `fork_cover`: keeps the servers' pipes out of forked children of the program
 * `stderr`: the tail of standard error
-* `lines`: bytes in, lines out
+* `lines`: splits a stream of bytes into lines
 """

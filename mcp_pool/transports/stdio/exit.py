@@ -1,4 +1,4 @@
-"""The end of a process: when, and with which status."""
+"""When a process exits, and with which status."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import anyio
 
 
 async def exit_status(process: Popen[bytes]) -> int:
-    """Wait for the end of a process and return its exit code, or minus the number of the signal that killed it.
+    """Wait until a process exits; return its exit code, or minus the number of the signal that killed it.
 
-    On Linux the process is not reaped: until then neither its number nor that of its group can become another's, and
-    signalling them is safe. No thread is needed there either.
+    On Linux the process is not reaped. Until it is, neither its process id nor its group id can be reused, so
+    signalling them is safe. Linux needs no thread for this either.
     """
     descriptor = _descriptor(process.pid)
     if descriptor is None:
-        # A limiter of its own: whoever uses up the threads of the program must not keep an exit from being seen.
+        # A limiter of its own: if the program's worker threads are all busy, exits must still be noticed.
         limiter = anyio.CapacityLimiter(1)
         return await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True, limiter=limiter)
     try:
@@ -29,16 +29,16 @@ async def exit_status(process: Popen[bytes]) -> int:
 
 
 def _descriptor(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends, where there are such."""
+    """Return a descriptor that becomes readable when the process exits; None where the system has none."""
     if sys.platform == "linux":  # pragma: no branch  # coverage is taken on Linux
-        # An old system has none, a sandbox may forbid them, and descriptors may have run out.
+        # Old kernels lack it, a sandbox may forbid it, and the program may have no descriptor left.
         with suppress(AttributeError, OSError):
             return os.pidfd_open(pid)
     return None
 
 
 def _status(process: Popen[bytes]) -> int:
-    """Look at the status of a process that has ended."""
+    """Look up the status of a process that has exited."""
     if sys.platform == "linux":  # pragma: no branch  # coverage is taken on Linux
         # Where this program ignores SIGCHLD, the kernel keeps no status.
         with suppress(ChildProcessError):

@@ -1,12 +1,12 @@
 """The guardian: a tiny process that ends the servers when the program itself is killed without unwinding.
 
-It reads from a pipe whose only writer is the program, and so sees the end of input when the program dies, however it
-dies. End of input alone is no death, for a program may close all its descriptors and live on; so the guardian then
-waits until its parent is another process. Both states are shell programs of their own: `$PPID` is looked up only when a
-shell starts, and starting over is the one way to look again that needs neither `/proc` nor `ps`.
+It reads from a pipe whose only writer is the program, so it sees the end of input when the program dies, whatever the
+cause. End of input does not prove that the program died, because a program may close all its descriptors and go on; so
+the guardian then waits until it has another parent process. Both states are shell programs of their own: a shell sets
+`$PPID` only when it starts, and starting a new one is the only way to read it again without `/proc` or `ps`.
 
-Never signal a group that may be somebody else's: a number is free for others as soon as its leader is reaped and its
-last member is gone. So `remove` is called before the leader is reaped, and after the group has been sent SIGKILL.
+It must never signal a group that may belong to somebody else: a group id can be reused as soon as the leader has been
+reaped and the last member is gone. So `remove` is called after the group was sent SIGKILL, before the leader is reaped.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import attrs
 from mcp_pool.transports.stdio.fork_cover import close_end, fork_barrier, open_pipe
 
 SHELL: Final = "/bin/sh"
-"""What runs the guardian: it starts ten times as fast as Python and takes a hundredth of the memory."""
+"""Runs the guardian: it starts ten times as fast as Python and takes a hundredth of the memory."""
 REAP_TIMEOUT: Final = 1.0
-"""Seconds for the kernel to carry out SIGKILL on the guardian; it takes about one thousandth of that."""
+"""Seconds for the guardian to exit after SIGKILL. It usually takes a thousandth of that."""
 
-# Ignored signals stay ignored in what a shell runs or becomes, `sleep` included. SIGTERM is among them because a
-# service manager sends it to every process of a service when it stops the program.
+# Signals ignored here stay ignored in whatever the shell runs or execs, `sleep` included. SIGTERM is one of them
+# because a service manager sends it to every process of a service when it stops the program.
 LISTEN: Final = """\
 # mcp_pool guardian: ends the process groups of stdio servers if the program that started them is killed
 trap '' HUP INT QUIT TERM TSTP TTIN TTOU USR1 USR2 ALRM
@@ -48,7 +48,7 @@ exec "$sh" -c "$outlive" "$sh" "$outlive" "$parent" "$sleep" .1 $groups
 """
 """Keeps the list of groups up to date until the end of input."""
 
-# A group that was seen to be empty is forgotten: from then on its number may be somebody else's.
+# A group that was found empty is dropped from the list: from then on its id may belong to somebody else.
 OUTLIVE: Final = """\
 # mcp_pool guardian: the program has closed its pipe; once it is gone, its process groups are ended
 sh=$0 outlive=$1 parent=$2 sleep=$3 pause=$4
@@ -72,8 +72,8 @@ for second in 1 2; do
 done
 for group in $groups; do kill -s KILL -- "-$group"; done
 """
-"""Waits until the parent is another process, then ends the groups. The first pause is short, because a process that is
-dying closes its pipes a moment before its children get another parent. Not every `sleep` takes fractions."""
+"""Waits until it has another parent process, then ends the groups. The first pause is short, because a dying process
+closes its pipes a moment before its children get a new parent. Not every `sleep` accepts fractions."""
 
 IN_PYTHON: Final = """\
 # mcp_pool guardian: ends the process groups of stdio servers if the program that started them is killed
@@ -112,7 +112,7 @@ while (groups := existing()) and time.monotonic() < deadline:
     time.sleep(0.1)
 send(signal.SIGKILL)
 """
-"""The same, for a system without a shell."""
+"""The same in Python, for systems without a shell."""
 
 
 @final
@@ -120,20 +120,20 @@ send(signal.SIGKILL)
 class Guardian:
     """The process groups of a pool's servers, and the process that ends them if this program is killed.
 
-    It is started with the first group. Nothing here waits, but for the milliseconds that it takes to start or to end a
-    process. In a forked child of the program, all of it does nothing: the servers are the parent's.
+    It is started with the first group. Nothing here blocks for longer than the milliseconds that starting or killing a
+    process takes. In a forked child of the program every method does nothing: the servers are the parent's.
     """
 
     warn: Callable[[str], None]
-    """Is told, once, that there can be no guardian."""
+    """Called at most once, with a message, if no guardian can be started."""
     _groups: set[int] = attrs.field(factory=set[int], init=False)
-    """The groups that exist."""
+    """The groups that are guarded."""
     _process: Popen[bytes] | None = attrs.field(default=None, init=False)
-    """The guardian, unless it is still to be started."""
+    """The guardian process; None while there is none."""
     _pipe: int = attrs.field(default=-1, init=False)
     """Our end of its pipe."""
     _identity: tuple[int, int] = attrs.field(default=(0, 0), init=False)
-    """What the pipe is by, whatever its number: device and inode."""
+    """Device and inode of the pipe, to recognise it: its number may have become another file's."""
     _owner: int = attrs.field(factory=os.getpid, init=False)
     _has_warned: bool = attrs.field(default=False, init=False)
 
@@ -143,10 +143,10 @@ class Guardian:
         return None if self._process is None else self._process.pid
 
     def add(self, group: int) -> None:
-        """Guard a process group. Call it right after the server's process was started, before anything is awaited.
+        """Guard a process group. Call this right after the process was started, before any await.
 
         Raises:
-            ValueError: No server can have this group: signalling it would reach processes of others.
+            ValueError: No server can have this group id; signalling it would reach other processes.
         """
         if group <= 1:
             raise ValueError(f"{group} is not the process group of a server")
@@ -155,40 +155,41 @@ class Guardian:
             self._tell(f"+{group}\n")
 
     def remove(self, group: int) -> None:
-        """Guard a process group no longer, because it has ended; a group that is not guarded is passed over.
+        """Stop guarding a process group that has ended; a group that is not guarded is ignored.
 
-        Call it when the group has been sent SIGKILL and its leader has exited, but before the leader is reaped.
+        Call this when the group has been sent SIGKILL and its leader has exited, but before the leader is reaped.
         """
         if os.getpid() == self._owner and group in self._groups:
             self._groups.remove(group)
             self._tell(f"-{group}\n")
 
     def close(self) -> None:
-        """End the guardian and forget all groups. May be called again."""
+        """End the guardian process and forget all groups. May be called more than once."""
         if os.getpid() == self._owner:
             self._groups.clear()
             self._end()
 
     def _tell(self, line: str) -> None:
-        """Write a line to the guardian; one that has gone or is stuck is replaced."""
-        if self._is_told(line):
+        """Write a line to the guardian process; replace it if it has exited or is stuck."""
+        if self._write(line):
             return
-        # First the end: a guardian that is stuck would signal, once it goes on, what it was not told has ended.
+        # End it first: a stuck guardian that resumes later would signal groups that have ended since.
         self._end()
         if self._groups:
             self._start()
 
-    def _is_told(self, line: str) -> bool:
+    def _write(self, line: str) -> bool:
+        """Write a line to the guardian process and tell whether that worked."""
         if self._process is None or not self._holds_pipe():
             return False
         try:
-            os.write(self._pipe, line.encode())  # whole or not at all, being shorter than PIPE_BUF
+            os.write(self._pipe, line.encode())  # atomic: it is shorter than PIPE_BUF
         except (BlockingIOError, BrokenPipeError):
             return False
         return True
 
     def _start(self) -> None:
-        """Start a guardian and give it all groups, as arguments: however many, none of them can get stuck."""
+        """Start a guardian process with all groups as arguments, which unlike the pipe cannot fill up."""
         command = _command(self._groups)
         if command is None:
             self._warn_once("there is no /bin/sh with a sleep command, and no Python interpreter, to run it")
@@ -222,7 +223,7 @@ class Guardian:
             close_end(self._pipe)
 
     def _holds_pipe(self) -> bool:
-        """Tell whether the number of our end is still that of the pipe: the program may have closed all descriptors."""
+        """Tell whether our descriptor is still that of the pipe: the program may have closed all its descriptors."""
         try:
             return _identity(self._pipe) == self._identity
         except OSError:
@@ -240,9 +241,9 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 
 def _command(groups: set[int]) -> list[str] | None:
-    """Return what runs the guardian of these groups on this system, None if there is nothing."""
+    """Return the command that guards these groups; None if this system has nothing to run it with."""
     parent, numbers = str(os.getpid()), map(str, sorted(groups))
-    # The system's own, if there is one. Symbolic links stay: busybox goes by the name that it is called by.
+    # Preferably the system's own. Symbolic links are kept: busybox depends on the name that it is called by.
     sleep = shutil.which("sleep", path=os.defpath) or shutil.which("sleep")
     if sleep is not None and os.access(SHELL, os.X_OK):
         return [SHELL, "-c", LISTEN, SHELL, OUTLIVE, parent, str(Path(sleep).absolute()), *numbers]

@@ -1,4 +1,4 @@
-"""Bytes in, lines out: linear in what arrives, and bounded in what is held."""
+"""Splits a stream of bytes into lines, in linear time and bounded memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final, final
 import attrs
 
 SMALL_PIECE: Final = 512
-"""Bytes below which a piece joins the one before it: a server that writes a byte at a time must not make a long line
-cost many times its length."""
+"""Pieces with fewer bytes are appended to the previous one: otherwise a server that writes one byte at a time would
+make a long line cost many times its length."""
 
 
 class LineTooLong(Exception):
-    """A line grew longer than the limit before it ended."""
+    """A line is longer than the limit."""
 
 
 @final
@@ -21,23 +21,23 @@ class LineTooLong(Exception):
 class LineSplitter:
     """Splits a stream of chunks at newlines.
 
-    Each byte is looked at once and copied once, however the chunks fall: a line is joined only when it has ended.
+    Each byte is scanned once and copied once, however the chunks are cut: a line is joined only when it is complete.
     """
 
     limit: int
     """The longest line in bytes, its newline not counted."""
     cut: bool = attrs.field(default=False, kw_only=True)
-    """Whether longer lines are cut at the limit instead of refused."""
+    """Whether to truncate longer lines instead of raising `LineTooLong`."""
     _pieces: list[bytearray] = attrs.field(factory=list[bytearray], init=False, repr=False)
-    """The beginning of the line that has not ended yet."""
+    """The line that is not complete yet, in pieces."""
     _held: int = attrs.field(default=0, init=False)
-    """The length of all pieces together."""
+    """The total length of the pieces."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the lines that end in `chunk`, without their newlines.
+        """Yield the lines that `chunk` completes, without their newlines.
 
         Raises:
-            LineTooLong: A line is longer than the limit, and not to be cut. What was held of it is forgotten.
+            LineTooLong: A line is longer than the limit, and `cut` is false. Its beginning is discarded.
         """
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
@@ -47,7 +47,7 @@ class LineSplitter:
         self._hold(chunk[start:])
 
     def take(self) -> bytes:
-        """Return what is held of a line that has not ended, and forget it."""
+        """Return the incomplete line and discard it."""
         line = b"".join(self._pieces)
         self._pieces.clear()
         self._held = 0

@@ -1,9 +1,9 @@
-"""A server's process: three pipes, a process group of its own, and the stages of ending it.
+"""A server's process: its pipes, its process group, and how it is stopped.
 
-Process and pipes are made here and not by the event loop. Then each descriptor has one owner that closes it, on every
-backend, even while a stray descendant of the server holds the other end. And the server gets its three pipes and
-nothing else: uvloop hands a child each pipe twice, so that one that closes its input or output does not end the stream,
-and besides whatever this program made inheritable.
+The process and its pipes are created here rather than by the event loop. This way each descriptor has one owner that
+closes it, on every backend, even while a stray descendant of the server holds the other end. And the server gets its
+three pipes and nothing else: uvloop passes each pipe to the child twice, so that a server which closes its standard
+output does not end the stream, and it also passes every inheritable descriptor of the program.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from mcp_pool.transports.stdio.fork_cover import close_end, fork_barrier, open_p
 from mcp_pool.transports.stdio.guardian import Guardian
 
 CHUNK: Final = 65536
-"""Bytes per read: what a pipe holds."""
+"""Bytes per read: the capacity of a pipe."""
 END_OF_INPUT_SHARE: Final = 0.5
-"""The part of `close_timeout` in which a server may leave by itself once its input has ended."""
+"""The share of `close_timeout` that a server has to exit by itself after its standard input was closed."""
 TERMINATE_SHARE: Final = 0.4
-"""The part of `close_timeout` in which it may leave after SIGTERM; what remains is for SIGKILL to be seen."""
+"""The share of `close_timeout` that it has to exit after SIGTERM. The rest is for SIGKILL to take effect."""
 REAP_TIMEOUT: Final = 1.0
-"""Seconds for the kernel to carry out SIGKILL; only a process in an uninterruptible sleep takes longer."""
+"""Seconds for a process to exit after SIGKILL. Only one in an uninterruptible sleep takes longer."""
 GROUP_TIMEOUT: Final = 0.25
-"""Seconds for killed helpers to vanish; where nothing reaps orphans they stay zombies, and waiting longer is idle."""
+"""Seconds for killed helpers to disappear. Where nobody reaps orphans they stay zombies, however long one waits."""
 GROUP_POLL: Final = 0.005
-"""Seconds between two looks at the group."""
+"""Seconds between two checks whether the group still has members."""
 
 
 @final
 @attrs.define(eq=False)
 class ServerProcess:
-    """A process that leads a group of its own, and our ends of its three pipes."""
+    """A process that leads its own process group, and our ends of its three pipes."""
 
     process: Popen[bytes]
-    """The process itself."""
+    """The process, which is the leader of the group."""
     input: int
-    """The descriptor that its standard input is written to."""
+    """The descriptor to write its standard input to."""
     output: int
-    """The descriptor that its standard output is read from."""
+    """The descriptor to read its standard output from."""
     errors: int
-    """The descriptor that its standard error is read from."""
+    """The descriptor to read its standard error from."""
     guardian: Guardian
     """Ends the group if this program is killed."""
     status: int | None = attrs.field(default=None, init=False)
@@ -59,27 +59,27 @@ class ServerProcess:
     _input_open: bool = attrs.field(default=True, init=False)
 
     async def watch(self) -> None:
-        """Wait for the end of the process and tell it."""
+        """Wait until the process exits, then set `status` and `exited`."""
         self.status = await exit_status(self.process)
         self.exited.set()
 
     async def wait_for_room(self) -> None:
-        """Wait until its standard input takes something, or has no reader any more."""
+        """Wait until its standard input accepts data, or has no reader left."""
         await anyio.wait_writable(self.input)
 
     def write_some(self, data: memoryview) -> int:
-        """Write what its standard input takes at once, and return how many bytes that were.
+        """Write what its standard input accepts without blocking, and return the number of bytes written.
 
         Raises:
-            BrokenPipeError: Nobody can read it any more; of `data` nothing was written.
+            BrokenPipeError: Its standard input has no reader left; nothing of `data` was written.
         """
         try:
             return os.write(self.input, data)
-        except BlockingIOError:  # there is some room, but less than what is written whole or not at all
+        except BlockingIOError:  # there is room, but not for a write that must be atomic
             return 0
 
     def end_input(self) -> None:
-        """Close its standard input, which asks it to leave."""
+        """Close its standard input, which asks it to exit."""
         if self._input_open:
             self._input_open = False
             anyio.notify_closing(self.input)
@@ -119,9 +119,9 @@ class ServerProcess:
 
 
 async def read(descriptor: int) -> bytes:
-    """Return what can be read, at most `CHUNK` bytes; nothing at the end of the stream.
+    """Return the available bytes, at most `CHUNK`; empty at the end of the stream.
 
-    Waiting first, even where data is there, gives way to other tasks: a flooding server is read a chunk a turn.
+    Always waits first, which lets other tasks run: a server that floods its output is read one chunk at a time.
     """
     await anyio.wait_readable(descriptor)
     return os.read(descriptor, CHUNK)
@@ -131,10 +131,10 @@ async def read(descriptor: int) -> bytes:
 def spawn(
     command: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str] | None, guardian: Guardian
 ) -> Generator[ServerProcess]:
-    """Start a process and hold our ends of its pipes; leaving closes these. Ending the process is up to the user.
+    """Start a process and hold our ends of its pipes, which are closed on exit. The caller stops the process.
 
-    Not asynchronous: a cancellation between the start and its end would leave a process that nobody knows, and a thread
-    would spare nothing, because the interpreter stands still until the new process runs its program.
+    Synchronous, because a cancellation in the middle would leave a process that nobody stops; and a thread would gain
+    nothing, because `Popen` holds the interpreter until the new process runs its program.
 
     Raises:
         OSError: The process could not be started.

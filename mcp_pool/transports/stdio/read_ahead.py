@@ -1,8 +1,8 @@
-"""What a server has written to its output and nobody has looked at yet, and when it last wrote.
+"""A server's output that has not been handed on yet, and when the server last wrote something.
 
-Messages are handed on one in each turn of the event loop, so what a flood leaves behind takes long to be looked at. The
-time of that would tell nothing of the server, which may have been stopped since. So what counts as a activity is
-that the pipe has received something, and that is looked for in every turn.
+One message is handed on per turn of the event loop, so after a flood, handing on the rest takes a while. When that
+happens says nothing about the server, which may have been stopped meanwhile. So what counts as activity is that new
+data has arrived in the pipe, and the pipe is checked in every turn.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ import attrs
 
 from mcp_pool.transports.stdio.process import CHUNK
 
-if sys.platform != "win32":  # pragma: no branch  # its module is imported there too, and not used
+if sys.platform != "win32":  # pragma: no branch  # this module is imported there too, but not used
     import fcntl
     import termios
 
 PAGE: Final = 4096
-"""Bytes that are looked at between two looks at the pipe, at the most. A server whose pipe is full can give no sign of
-life before something has been taken out."""
+"""The most bytes that are handed on between two checks of the pipe. While the pipe is full, the server cannot write, so
+no activity could be seen."""
 
 
 @final
 @attrs.define(eq=False)
 class ReadAhead:
-    """The output of a server: its bytes, and its activity."""
+    """The output of a server, read ahead of its use, and a notice of each new arrival."""
 
     descriptor: int
-    """What is read, without blocking."""
+    """The pipe to read, in non-blocking mode."""
     note_activity: Callable[[], None] = attrs.field(repr=False)
-    """Called whenever something has been written since the look before."""
+    """Called whenever the server has written something since the last check."""
     _held: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
-    """What has been read and not been taken."""
+    """The bytes that have been read and not returned yet."""
     _left: int = attrs.field(default=0, init=False)
-    """How many bytes stayed in the pipe at the latest look."""
+    """How many bytes stayed in the pipe at the last check."""
 
     async def page(self) -> bytes:
-        """Return the next bytes, at most `PAGE`; nothing at the end of the stream.
+        """Return the next bytes, at most `PAGE`; empty at the end of the stream.
 
-        Waits only where nothing is held, and then, even if something is there, other tasks have a turn.
+        Waits only if no bytes are held. In that case other tasks get a turn, even if the pipe has data.
         """
         if not self._held:
             await anyio.wait_readable(self.descriptor)
@@ -54,17 +54,17 @@ class ReadAhead:
         return page
 
     def look(self) -> None:
-        """See whether something has been written, and read what there is room for: `CHUNK` bytes are held at most."""
-        there = _readable(self.descriptor)
-        if there > self._left:
+        """Check whether something was written, and read what there is room for: at most `CHUNK` bytes are held."""
+        available = _readable(self.descriptor)
+        if available > self._left:
             self.note_activity()
-        taken = min(there, CHUNK - len(self._held))
-        self._left = there - taken
+        taken = min(available, CHUNK - len(self._held))
+        self._left = available - taken
         if taken:
             self._held += os.read(self.descriptor, taken)
 
 
 def _readable(descriptor: int) -> int:
-    """Return how many bytes a pipe holds."""
+    """Return how many bytes can be read from a pipe."""
     (count,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0)))
     return int(count)

@@ -1,4 +1,4 @@
-"""What a server writes to standard error: the end of it is kept, and it is logged line by line, within bounds."""
+"""A server's standard error: its tail is kept and its lines are logged, both within bounds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mcp_pool._shared.log import log
 from mcp_pool._shared.redaction import Redactor
 
 TAIL_BYTES: Final = 8192
-"""How much of standard error is kept."""
+"""How many bytes of standard error are kept."""
 ERROR_LINE_LIMIT: Final = 65536
-"""Bytes after which a line on standard error is cut: it is text for people, and must not be held without end."""
+"""Lines on standard error are cut at this many bytes, so that a line without an end does not fill the memory."""
 LOGGED_LINES: Final = 1000
-"""Lines that are logged in each `LOGGED_TIME`, lest a server that floods standard error fills the user's disk."""
+"""The most lines that are logged per `LOGGED_TIME`: a server that floods standard error must not fill the disk."""
 LOGGED_TIME: Final = 10.0
 """Seconds."""
 
@@ -25,25 +25,25 @@ LOGGED_TIME: Final = 10.0
 @final
 @attrs.define(eq=False)
 class StderrTail:
-    """The standard error of one process, line by line."""
+    """The tail of one process's standard error."""
 
     server_id: str
-    """For the log."""
+    """The server, for the log."""
     redactor: Redactor
     """Removes secrets."""
     _lines: deque[str] = attrs.field(factory=deque[str], init=False, repr=False)
-    """The last lines, `TAIL_BYTES` at most."""
+    """The last lines, at most `TAIL_BYTES` in total."""
     _size: int = attrs.field(default=0, init=False)
-    """The length of these, with ends of lines."""
+    """The total length of these lines, newlines included."""
     _fresh_at: float = attrs.field(default=-math.inf, init=False)
-    """When as many lines as ever may be logged again, on the event loop's clock."""
+    """When the count of logged lines starts again, on the event loop's clock."""
     _seen: int = attrs.field(default=0, init=False)
-    """Lines since the last time that was so."""
+    """How many lines were added since the count last started."""
 
     def add(self, raw: bytes) -> None:
-        """Keep a line, and log it. Secrets go first, because shortening could leave half of one."""
+        """Keep a line and log it. Secrets are removed before it is shortened, which could leave half of one."""
         if len(raw) == ERROR_LINE_LIMIT:
-            raw = raw[: ERROR_LINE_LIMIT - self.redactor.reach]  # it was cut, perhaps within a secret
+            raw = raw[: ERROR_LINE_LIMIT - self.redactor.reach]  # it was cut here, perhaps within a secret
         line = self.redactor.text(raw.decode("utf-8", "replace").rstrip("\r"))[-TAIL_BYTES:]
         self._lines.append(line)
         self._size += len(line) + 1
@@ -52,11 +52,11 @@ class StderrTail:
         self._log(line)
 
     def text(self) -> str:
-        """Return the last lines as one text."""
+        """Return the kept lines as one string."""
         return "\n".join(self._lines).strip()
 
     def tell_omitted(self) -> None:
-        """Log how many lines were not logged, if there are any."""
+        """Log how many lines were left out of the log, if any."""
         if self._seen > LOGGED_LINES:
             omitted = self._seen - LOGGED_LINES
             words = "{} | ({} more lines within {} s)"

@@ -1,9 +1,9 @@
-"""The SDK's own stdio transport, with our taps: what a server over standard input and output gets on Windows.
+"""The SDK's own stdio transport with tracked streams, used on Windows.
 
-Weaker than the transport of POSIX systems: no limit on the length of a line, no exit status, no process id, no last
-words, and the SDK's fixed stages of closing instead of `close_timeout`.
+It does less than the POSIX transport: no limit on the length of a line, no exit status, no process id, no stderr tail,
+and the SDK's fixed time-outs for closing instead of `close_timeout`.
 """
-# Nothing here runs on the platforms that the gates run on, so coverage leaves the file out.
+# Not measured by coverage: the tests do not run on Windows.
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, Tra
 async def windows_transport(
     spec: StdioServer, channel: Channel
 ) -> AsyncGenerator[tuple[TrackedReadStream, TrackedWriteStream]]:
-    """Make the transport of one connection. Arguments as in `stdio_transport`."""
+    """Return the transport of one connection. See `stdio_transport` for the arguments."""
     parameters = StdioServerParameters(
         command=spec.command,
         args=list(spec.args),
@@ -45,7 +45,7 @@ async def windows_transport(
             async for item in outgoing:
                 if (record := item.record) is not None:
                     if record.done or channel.disconnect_cause is not None:
-                        continue  # its caller was told that it has not run
+                        continue  # its caller was told that it was not sent
                     record.sent += 1
                 await write_stream.send(item.message)
 

@@ -1,4 +1,4 @@
-"""The guardian: what becomes of servers when the program that started them is killed without unwinding."""
+"""The guardian: servers end when the program that started them is killed without unwinding."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 HOST = Path(__file__).parents[2] / "servers" / "guardian_host.py"
 PROMISED = 5.0
-"""Seconds in which the groups are gone after the death of the program."""
+"""Seconds after the death of the program in which the groups must be gone."""
 ROOM = 15.0
-"""Seconds for anything else."""
+"""Seconds for everything else."""
 PROC = Path("/proc")
 LAST_PID = PROC / "sys/kernel/ns_last_pid"
 BASH = shutil.which("bash")
@@ -44,7 +44,7 @@ shells = pytest.mark.parametrize(
 
 
 def stat(pid: int) -> list[str] | None:
-    """The state, parent, group, … of a process; None if it is gone or only waits to be reaped."""
+    """The state, parent, group, … of a process; None if it is gone or a zombie."""
     try:
         fields = (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -53,7 +53,7 @@ def stat(pid: int) -> list[str] | None:
 
 
 def members(*groups: int) -> set[int]:
-    """The processes of some process groups."""
+    """The members of these process groups."""
     pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
     return {pid for pid in pids if (fields := stat(pid)) is not None and int(fields[2]) in groups}
 
@@ -65,9 +65,9 @@ def children(pid: int) -> set[int]:
 
 
 def arguments(pid: int) -> list[str]:
-    """The command line of a process, of which there is nothing once it is gone."""
+    """The command line of a process; empty once it is gone."""
     found = list[str]()
-    while not found and stat(pid) is not None:  # there is nothing in the midst of an exec either
+    while not found and stat(pid) is not None:  # it is also empty in the middle of an exec
         with suppress(FileNotFoundError, ProcessLookupError):
             found = (PROC / str(pid) / "cmdline").read_text().split("\0")[:-1]
     return found
@@ -79,12 +79,12 @@ def descriptors(process: str) -> set[str]:
 
 
 def target(descriptor: int, process: str = "self") -> str:
-    """What a descriptor is for."""
+    """The file that a descriptor refers to."""
     return str((PROC / process / "fd" / str(descriptor)).readlink())
 
 
 def until(condition: Callable[[], Any], *, within: float = ROOM) -> None:
-    """Wait until something is true."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"not within {within} s"
@@ -114,7 +114,7 @@ class Host:
         self.process.stdin.flush()
 
     def ask(self, command: str) -> dict[str, Any]:
-        """Have a command done; what it started is ours to end."""
+        """Run a command in the host, and note what it started so that it is ended."""
         assert self.process.stdout is not None
         self.say(command)
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
@@ -128,7 +128,7 @@ class Host:
         return answer
 
     def die(self, how: str) -> None:
-        """End without unwinding, and see the end."""
+        """Kill the host without unwinding, and wait for its exit."""
         if how == "os._exit":
             self.say("exit")
         else:
@@ -141,7 +141,7 @@ class Host:
 
 @contextmanager
 def host(**options: Any) -> Iterator[Host]:
-    """Run a host, and leave nothing of it."""
+    """Run a host, and end everything that it started."""
     # Not `-S`: attrs is in the site-packages.
     process = Popen([sys.executable, str(HOST), json.dumps(options)], stdin=PIPE, stdout=PIPE)
     assert process.stdout is not None
@@ -176,7 +176,7 @@ def warnings() -> list[str]:
 
 @pytest.fixture
 def guardian(warnings: list[str]) -> Iterator[Guardian]:
-    """A guardian of this process, after which no descriptor and no child is left."""
+    """A guardian of this process; afterwards no descriptor and no child is left."""
     before = descriptors("self"), children(os.getpid())
     guardian = Guardian(warnings.append)
     yield guardian
@@ -192,7 +192,7 @@ def process_id(guardian: Guardian) -> int:
     return guardian.process_id
 
 
-# The death of the program.
+# When the program dies.
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGHUP", "os._exit"])
@@ -204,7 +204,7 @@ def test_all_servers_end_however_the_program_dies(how: str) -> None:
 
 
 @shells
-def test_every_kind_of_guardian_does_it(shell: str) -> None:
+def test_each_kind_of_guardian_ends_the_servers(shell: str) -> None:
     with host(servers=["plain", "stubborn"], removed=2, shell=shell) as it:
         assert ("python" in arguments(it.guardian)[0]) == (shell == "/nowhere/sh")
         it.die("SIGKILL")
@@ -214,13 +214,13 @@ def test_every_kind_of_guardian_does_it(shell: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["ignore_sigchld", "block_signals"])
-def test_what_the_program_does_with_its_signals_makes_no_difference(option: str) -> None:
+def test_the_signal_settings_of_the_program_make_no_difference(option: str) -> None:
     with host(servers=["stubborn"], **{option: True}) as it:
         it.die("SIGKILL")
         until(it.are_gone, within=PROMISED)
 
 
-def test_a_server_is_asked_to_leave_first(tmp_path: Path) -> None:
+def test_a_server_gets_sigterm_first(tmp_path: Path) -> None:
     said = tmp_path / "said"
     with host(servers=[f"polite:{said}"]) as it:
         it.die("SIGKILL")
@@ -236,7 +236,7 @@ def test_a_group_that_was_removed_is_never_signalled() -> None:
         assert len(members(*it.removed)) == 3
 
 
-def test_pools_in_several_threads_have_each_their_own() -> None:
+def test_pools_in_several_threads_each_have_a_guardian() -> None:
     with host(servers=["plain", "stubborn", "wrapped", "plain"], threads=True) as it:
         guardians = children(it.process.pid) - set(it.groups)
         assert len(guardians) == 4
@@ -245,7 +245,7 @@ def test_pools_in_several_threads_have_each_their_own() -> None:
         until(lambda: not any(map(stat, guardians)))
 
 
-# What is no death.
+# When the program is still running.
 
 
 @pytest.mark.parametrize("how", ["fork", "fork-and-unwind"])
@@ -262,7 +262,7 @@ def test_a_forked_worker_neither_hides_the_death_of_the_program_nor_causes_it(ho
 
 
 @shells
-def test_a_program_that_closes_all_its_descriptors_is_not_dead(shell: str, tmp_path: Path) -> None:
+def test_a_program_that_closes_all_its_descriptors_does_not_count_as_dead(shell: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     with host(servers=["plain", "stubborn", "plain"], ignore_sigchld=True, shell=shell) as it:
         ended, *rest = it.groups
@@ -276,7 +276,7 @@ def test_a_program_that_closes_all_its_descriptors_is_not_dead(shell: str, tmp_p
         until(lambda: stat(it.guardian) is None)
 
 
-def test_a_descriptor_that_has_become_another_is_not_written_to(tmp_path: Path) -> None:
+def test_a_descriptor_that_has_been_reused_is_not_written_to(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with host(servers=["plain", "stubborn"]) as it:
         first = it.guardian
@@ -291,7 +291,7 @@ def test_a_descriptor_that_has_become_another_is_not_written_to(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM", "TSTP", "TTIN", "TTOU", "USR1", "USR2", "ALRM"])
-def test_the_signals_of_terminals_and_service_managers_do_not_reach_it(name: str, guardian: Guardian) -> None:
+def test_the_guardian_ignores_the_signals_of_terminals_and_service_managers(name: str, guardian: Guardian) -> None:
     with sleeper() as process:
         guardian.add(process.pid)
         pid = process_id(guardian)
@@ -303,14 +303,14 @@ def test_the_signals_of_terminals_and_service_managers_do_not_reach_it(name: str
         assert found[0] != "T"
 
 
-def test_it_does_its_work_after_those_signals() -> None:
+def test_the_guardian_still_works_after_those_signals() -> None:
     with host(servers=["stubborn"]) as it:
         for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTSTP", "SIGTERM"):
             until(lambda: int(status(it.guardian)["SigIgn"], 16) & 1 << (signal.SIGTERM - 1))
             os.kill(it.guardian, signal.Signals[name])
         it.die("SIGTERM")
         with suppress(ProcessLookupError):
-            os.kill(it.guardian, signal.SIGTERM)  # while it is at work
+            os.kill(it.guardian, signal.SIGTERM)  # while it is ending the groups
         until(it.are_gone, within=PROMISED)
 
 
@@ -325,7 +325,7 @@ def looks(pid: int) -> int:
 
 
 def until_it_has_looked(guardian: int) -> None:
-    """Wait until a guardian at the end of its input has looked at parent and groups a few times."""
+    """Wait until a guardian has checked parent and groups a few times after the end of its input."""
     if "python" in arguments(guardian)[0]:
         before = looks(guardian)
         until(lambda: looks(guardian) > before + 2)
@@ -336,7 +336,7 @@ def until_it_has_looked(guardian: int) -> None:
 
 @pytest.mark.skipif(not os.access(LAST_PID, os.W_OK), reason="only root chooses process ids")
 @shells
-def test_a_number_that_has_become_another_group_is_not_signalled(shell: str, tmp_path: Path) -> None:
+def test_a_group_id_that_has_been_reused_is_not_signalled(shell: str, tmp_path: Path) -> None:
     with host(servers=["plain", "stubborn"], ignore_sigchld=True, shell=shell) as it:
         ended = it.groups.pop(0)
         it.ask(f"close-all {tmp_path / 'file'}")
@@ -351,26 +351,26 @@ def test_a_number_that_has_become_another_group_is_not_signalled(shell: str, tmp
 
 @contextmanager
 def stranger(pid: int) -> Iterator[Popen[bytes]]:
-    """A process with this id."""
+    """A foreign process with this id."""
     for _ in range(100):
         newest = LAST_PID.read_text()
         LAST_PID.write_text(str(pid - 1))
         with sleeper() as process:
-            LAST_PID.write_text(newest)  # at once: other tests may still look at the processes in between
+            LAST_PID.write_text(newest)  # at once: other tests look at processes meanwhile
             if process.pid == pid:
                 yield process
                 return
     pytest.skip("other programs start too many processes")
 
 
-# What becomes of the guardian.
+# The guardian process itself.
 
 
 @shells
-def test_it_shares_nothing_with_the_program_but_its_pipe(shell: str) -> None:
+def test_the_guardian_shares_nothing_with_the_program_but_its_pipe(shell: str) -> None:
     with host(inheritable=True, shell=shell) as it:
         directory = PROC / str(it.guardian)
-        until(lambda: descriptors(str(it.guardian)) == {"0", "1", "2"})  # Python opens what it imports
+        until(lambda: descriptors(str(it.guardian)) == {"0", "1", "2"})  # Python opens the modules that it imports
         assert target(0, str(it.guardian)).startswith("pipe:")
         assert target(1, str(it.guardian)) == target(2, str(it.guardian)) == os.devnull
         assert (directory / "environ").read_bytes() == b""
@@ -378,7 +378,7 @@ def test_it_shares_nothing_with_the_program_but_its_pipe(shell: str) -> None:
         assert os.getsid(it.guardian) == it.guardian
 
 
-def test_one_that_was_killed_is_replaced_and_told_all() -> None:
+def test_a_guardian_that_was_killed_is_replaced_by_one_that_knows_all_groups() -> None:
     with host(servers=["plain", "stubborn"], removed=1) as it:
         first = it.guardian
         kill(first)
@@ -392,7 +392,7 @@ def test_one_that_was_killed_is_replaced_and_told_all() -> None:
         assert members(*it.removed)
 
 
-def test_one_that_is_stuck_is_replaced_and_told_all() -> None:
+def test_a_guardian_that_is_stuck_is_replaced_by_one_that_knows_all_groups() -> None:
     with host(servers=["plain", "stubborn"]) as it:
         first = it.guardian
         os.kill(first, signal.SIGSTOP)
@@ -405,7 +405,7 @@ def test_one_that_is_stuck_is_replaced_and_told_all() -> None:
         until(it.are_gone, within=PROMISED)
 
 
-def test_its_groups_are_known_to_a_new_one_from_the_start(guardian: Guardian, warnings: list[str]) -> None:
+def test_a_new_guardian_gets_the_groups_as_arguments(guardian: Guardian, warnings: list[str]) -> None:
     with sleeper() as one, sleeper() as two, sleeper() as three:
         for process in (one, two):
             guardian.add(process.pid)
@@ -420,7 +420,7 @@ def test_its_groups_are_known_to_a_new_one_from_the_start(guardian: Guardian, wa
         assert warnings == []
 
 
-def test_it_is_started_with_the_first_group_and_ended_by_close(guardian: Guardian) -> None:
+def test_the_guardian_is_started_with_the_first_group_and_ended_by_close(guardian: Guardian) -> None:
     assert guardian.process_id is None
     with sleeper() as process:
         guardian.add(process.pid)
@@ -436,7 +436,7 @@ def test_it_is_started_with_the_first_group_and_ended_by_close(guardian: Guardia
         assert process.poll() is None
 
 
-def test_one_whose_pipe_the_program_closed_is_replaced(guardian: Guardian) -> None:
+def test_a_guardian_whose_pipe_the_program_closed_is_replaced(guardian: Guardian) -> None:
     guardian.add(1_000_000_000)
     first = process_id(guardian)
     fork_cover.close_end(guardian._pipe)
@@ -445,7 +445,7 @@ def test_one_whose_pipe_the_program_closed_is_replaced(guardian: Guardian) -> No
     assert not (PROC / str(first)).exists()
 
 
-def test_a_copy_in_a_forked_child_does_nothing(guardian: Guardian) -> None:
+def test_in_a_forked_child_the_guardian_does_nothing(guardian: Guardian) -> None:
     guardian.add(1_000_000_000)
     first, owner = process_id(guardian), guardian._owner
     guardian._owner = os.getppid()
@@ -457,7 +457,7 @@ def test_a_copy_in_a_forked_child_does_nothing(guardian: Guardian) -> None:
     guardian._owner = owner
 
 
-def test_one_that_died_when_nothing_was_left_to_guard_is_not_replaced(guardian: Guardian) -> None:
+def test_a_guardian_that_died_is_not_replaced_if_there_are_no_groups_left(guardian: Guardian) -> None:
     with sleeper() as process:
         guardian.add(process.pid)
         first = guardian._process
@@ -468,7 +468,7 @@ def test_one_that_died_when_nothing_was_left_to_guard_is_not_replaced(guardian: 
         assert guardian.process_id is None
 
 
-def test_many_groups_are_told_at_once(guardian: Guardian) -> None:
+def test_a_guardian_can_be_started_with_thousands_of_groups(guardian: Guardian) -> None:
     guardian._groups.update(range(1_000_000_000, 1_000_020_000))
     with sleeper() as process:
         guardian.add(process.pid)
@@ -479,7 +479,7 @@ def test_many_groups_are_told_at_once(guardian: Guardian) -> None:
 
 
 @pytest.mark.parametrize("group", [-5, 0, 1])
-def test_a_number_that_reaches_others_is_refused(group: int, guardian: Guardian) -> None:
+def test_a_group_id_that_would_reach_other_processes_is_refused(group: int, guardian: Guardian) -> None:
     with pytest.raises(ValueError, match="not the process group of a server"):
         guardian.add(group)
 
@@ -487,13 +487,15 @@ def test_a_number_that_reaches_others_is_refused(group: int, guardian: Guardian)
 # Where it cannot run.
 
 
-def test_without_sleep_python_does_it(guardian: Guardian, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sleep_command_the_guardian_runs_in_python(
+    guardian: Guardian, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     guardian.add(1_000_000_000)
     assert arguments(process_id(guardian))[1:2] == ["-I"]
 
 
-def test_a_frozen_program_without_a_shell_is_warned_once(
+def test_a_frozen_program_without_a_shell_gets_one_warning(
     guardian: Guardian, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guardian_module, "SHELL", "/nowhere/sh")
@@ -512,7 +514,7 @@ def test_a_frozen_program_without_a_shell_is_warned_once(
     assert guardian.process_id is not None
 
 
-def test_one_that_cannot_be_started_is_warned_of_and_tried_again(
+def test_a_guardian_that_cannot_be_started_causes_a_warning_and_is_tried_again(
     guardian: Guardian, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
@@ -527,7 +529,7 @@ def test_one_that_cannot_be_started_is_warned_of_and_tried_again(
     assert arguments(process_id(guardian))[-2:] == ["1000000000", "1000000001"]
 
 
-def test_one_that_survives_sigkill_for_long_is_abandoned(guardian: Guardian, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guardian_that_survives_sigkill_is_abandoned(guardian: Guardian, monkeypatch: pytest.MonkeyPatch) -> None:
     guardian.add(1_000_000_000)
     process = guardian._process
     assert process is not None
@@ -539,19 +541,19 @@ def test_one_that_survives_sigkill_for_long_is_abandoned(guardian: Guardian, mon
     process.wait()
 
 
-# The cover of descriptors in forked children.
+# Descriptors in forked children.
 
 
 @pytest.fixture
 def pipes() -> Iterator[list[int]]:
-    """Three pipes, their descriptors in one list."""
+    """The descriptors of three pipes."""
     ends = [end for _ in range(3) for end in fork_cover.open_pipe()]
     yield ends
     for end in ends:
         fork_cover.close_end(end)
 
 
-def test_a_child_has_dev_null_in_the_place_of_each_pipe(pipes: list[int]) -> None:
+def test_a_forked_child_has_dev_null_in_place_of_each_pipe(pipes: list[int]) -> None:
     before = descriptors("self")
     fork_cover.fork_barrier.acquire()
     fork_cover._after_in_child()
@@ -562,7 +564,7 @@ def test_a_child_has_dev_null_in_the_place_of_each_pipe(pipes: list[int]) -> Non
     fork_cover._cover()
 
 
-def test_a_child_that_has_no_descriptor_free_has_it_too(pipes: list[int]) -> None:
+def test_a_forked_child_without_a_free_descriptor_has_dev_null_too(pipes: list[int]) -> None:
     before = descriptors("self")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     filler = list[int]()
@@ -581,11 +583,11 @@ def test_a_child_that_has_no_descriptor_free_has_it_too(pipes: list[int]) -> Non
     assert descriptors("self") == before
 
 
-def test_what_was_closed_is_not_covered() -> None:
+def test_a_closed_descriptor_is_not_covered() -> None:
     reader, writer = fork_cover.open_pipe()
     fork_cover.close_end(reader)
     fork_cover.close_end(writer)
-    file = os.open(HOST, os.O_RDONLY)  # takes one of the numbers
+    file = os.open(HOST, os.O_RDONLY)  # reuses one of the numbers
     try:
         assert file in {reader, writer}
         fork_cover._cover()
@@ -595,7 +597,7 @@ def test_what_was_closed_is_not_covered() -> None:
 
 
 def test_a_fork_while_a_pipe_is_opened_waits_for_its_registration() -> None:
-    """Forks in one thread and pipes in another: no child ever holds a pipe."""
+    """With forks in one thread and new pipes in another, no child ever holds a pipe."""
     code = (HOST.parent / "guardian_forks.py").read_text()
     with Popen([sys.executable, "-c", code, str(Path(mcp_pool.__file__).parents[1])], stdout=PIPE) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""What has been read of a server's output and not looked at yet, and when the server last wrote."""
+"""A server's output that has not been handed on yet, and when the server last wrote something."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ pytestmark = pytest.mark.skipif(
 
 @contextmanager
 def pipe() -> Iterator[tuple[ReadAhead, int, list[None]]]:
-    """A pipe that is read, the end to write to, and an item for each activity."""
+    """A pipe that is read, the end to write to, and a list with one item per activity."""
     output, writer = os.pipe()
-    heard = list[None]()
+    activity = list[None]()
     try:
-        yield ReadAhead(output, lambda: heard.append(None)), writer, heard
+        yield ReadAhead(output, lambda: activity.append(None)), writer, activity
     finally:
         os.close(output)
         os.close(writer)
 
 
 async def all_of(ahead: ReadAhead, length: int) -> bytes:
-    """So many bytes, in pages."""
+    """The next `length` bytes, in pages."""
     taken = b""
     while len(taken) < length:
         page = await ahead.page()
@@ -41,7 +41,7 @@ async def all_of(ahead: ReadAhead, length: int) -> bytes:
     return taken
 
 
-async def test_what_was_written_comes_out_in_order_and_then_the_end() -> None:
+async def test_the_bytes_come_out_in_order_and_then_the_end_of_the_stream() -> None:
     output, writer = os.pipe()
     ahead, written = ReadAhead(output, lambda: None), bytes(range(256)) * 100
     os.write(writer, written)
@@ -51,32 +51,32 @@ async def test_what_was_written_comes_out_in_order_and_then_the_end() -> None:
     os.close(output)
 
 
-async def test_each_look_at_something_new_is_a_activity_and_no_other() -> None:
-    with pipe() as (ahead, writer, heard):
+async def test_each_look_that_finds_new_bytes_counts_as_activity_and_no_other() -> None:
+    with pipe() as (ahead, writer, activity):
         ahead.look()
-        assert len(heard) == 0
+        assert len(activity) == 0
         os.write(writer, b"one")
         ahead.look()
         ahead.look()
-        assert len(heard) == 1
+        assert len(activity) == 1
         os.write(writer, b"two")
         ahead.look()
-        assert len(heard) == 2
+        assert len(activity) == 2
         assert await ahead.page() == b"onetwo"
-        assert len(heard) == 2
+        assert len(activity) == 2
 
 
-async def test_no_more_is_held_than_there_is_room_for_and_what_stayed_in_the_pipe_is_a_sign_once() -> None:
-    with pipe() as (ahead, writer, heard):
-        for _ in range(2):  # what is held, and what stays
+async def test_no_more_is_held_than_there_is_room_for_and_bytes_left_in_the_pipe_count_as_activity_once() -> None:
+    with pipe() as (ahead, writer, activity):
+        for _ in range(2):  # one that is held and one that stays in the pipe
             os.write(writer, b"x" * CHUNK)
             ahead.look()
-        assert len(heard) == 2
+        assert len(activity) == 2
         for _ in range(CHUNK // PAGE):
             await ahead.page()
-            ahead.look()  # takes out of the pipe what there is room for now
-        assert len(heard) == 2
+            ahead.look()  # reads what there is room for now
+        assert len(activity) == 2
         os.write(writer, b"y")
         ahead.look()
-        assert len(heard) == 3
+        assert len(activity) == 3
         assert await all_of(ahead, CHUNK + 1) == b"x" * CHUNK + b"y"

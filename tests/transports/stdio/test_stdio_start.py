@@ -1,4 +1,4 @@
-"""What a server over stdio is started with, and how a start can fail."""
+"""What a stdio server is started with, and how its start can fail."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 def descriptors() -> list[Path]:
-    """The descriptors of this process, that of the listing itself included."""
+    """The descriptors of this process, including the one of the listing itself."""
     return list(Path("/dev/fd").iterdir())
 
 
-async def refusal(config: StdioServer, **settings: Any) -> ConnectError:
+async def connect_error(config: StdioServer, **settings: Any) -> ConnectError:
     """Connect to a server that cannot be connected, and return the error."""
     async with MCPPool(**settings) as pool:
         with pytest.raises(ConnectError) as caught:
@@ -45,14 +45,14 @@ async def refusal(config: StdioServer, **settings: Any) -> ConnectError:
         return caught.value
 
 
-# What it is given
+# What a server is started with
 
 
-async def test_a_server_gets_the_safe_variables_and_those_of_its_specification_and_no_others(
+async def test_a_server_gets_the_safe_variables_and_those_of_its_spec_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NOT_FOR_SERVERS", "private")
-    # LC_ALL keeps Python from choosing a locale, and from setting a variable for it.
+    # LC_ALL keeps Python from choosing a locale and setting a variable for it.
     given = {"LC_ALL": "C.UTF-8", "HOME": "/nowhere", "ONE_MORE": "more = more"}
     async with MCPPool() as pool:
         await pool.connect("a", server(env=given))
@@ -61,7 +61,7 @@ async def test_a_server_gets_the_safe_variables_and_those_of_its_specification_a
     assert seen == safe | given
 
 
-async def test_a_server_runs_in_the_directory_of_its_specification(tmp_path: Path) -> None:
+async def test_a_server_runs_in_the_directory_of_its_spec(tmp_path: Path) -> None:
     async with MCPPool() as pool:
         await pool.connect("a", server(cwd=tmp_path))
         await pool.connect("b", server())
@@ -69,10 +69,10 @@ async def test_a_server_runs_in_the_directory_of_its_specification(tmp_path: Pat
         assert text(await pool.call_tool("b__directory")) == str(Path.cwd())
 
 
-async def test_arguments_reach_the_program_as_they_stand() -> None:
+async def test_arguments_reach_the_program_unchanged() -> None:
     arguments = ["", "two words", "$HOME", "*", "--", "'\"\\", "new\nline", "Grüße"]
-    telling = "import sys; sys.stderr.write(ascii(sys.argv[1:])); sys.exit(3)"
-    error = await refusal(program(telling, *arguments))
+    code = "import sys; sys.stderr.write(ascii(sys.argv[1:])); sys.exit(3)"
+    error = await connect_error(program(code, *arguments))
     assert error.stderr_tail == ascii(arguments)
 
 
@@ -85,7 +85,7 @@ async def test_a_server_leads_a_process_group_and_a_session_of_its_own() -> None
 
 @pytest.fixture
 def inheritable() -> Iterator[None]:
-    """A descriptor of this process that its children inherit unless somebody prevents it."""
+    """Open a descriptor that child processes inherit unless it is closed in them."""
     with Path(os.devnull).open() as file:
         os.set_inheritable(file.fileno(), True)
         yield
@@ -93,9 +93,9 @@ def inheritable() -> Iterator[None]:
 
 @pytest.mark.usefixtures("inheritable")
 async def test_a_server_gets_no_descriptor_but_its_three_pipes() -> None:
-    telling = "import os, sys; sys.stderr.write(str(sorted(map(int, os.listdir('/dev/fd'))))); sys.exit(3)"
-    error = await refusal(program(telling))
-    assert json.loads(error.stderr_tail) in ([0, 1, 2], [0, 1, 2, 3])  # the listing itself may take one
+    code = "import os, sys; sys.stderr.write(str(sorted(map(int, os.listdir('/dev/fd'))))); sys.exit(3)"
+    error = await connect_error(program(code))
+    assert json.loads(error.stderr_tail) in ([0, 1, 2], [0, 1, 2, 3])  # the listing itself may need one
 
 
 async def test_a_server_that_starts_slowly_is_waited_for() -> None:
@@ -122,7 +122,7 @@ def no_format(tmp_path: Path) -> Path:
     return file
 
 
-def test_no_permission_for_anybody_is_what_the_next_tests_need(plain_file: Path) -> None:
+def test_the_plain_file_of_the_next_tests_is_executable_by_nobody(plain_file: Path) -> None:
     assert not plain_file.stat().st_mode & 0o111
 
 
@@ -149,13 +149,13 @@ async def test_a_program_that_cannot_be_started_has_failed_and_says_why(
         assert "'a'" in str(state.error)
 
 
-async def test_a_program_that_cannot_be_started_is_told_to_the_one_who_connects() -> None:
-    error = await refusal(StdioServer("no-such-program-anywhere"))
+async def test_connect_raises_if_the_program_cannot_be_started() -> None:
+    error = await connect_error(StdioServer("no-such-program-anywhere"))
     assert not error.retryable
     assert error.exit_status is None
 
 
-async def test_a_start_that_failed_leaves_no_descriptor() -> None:
+async def test_a_failed_start_leaves_no_descriptor() -> None:
     async with MCPPool() as pool:
         before = len(descriptors())
         for _ in range(3):
@@ -187,7 +187,7 @@ async def test_a_start_that_may_succeed_later_is_tried_again(number: int, monkey
         await connected(pool, "a")
 
 
-async def test_pipes_that_cannot_be_made_are_a_failure_that_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_that_fails_for_lack_of_pipes_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     make_pipe, made = os.pipe, 0
 
     def fail_at_third() -> tuple[int, int]:
@@ -207,24 +207,24 @@ async def test_pipes_that_cannot_be_made_are_a_failure_that_leaves_nothing(monke
         assert len(descriptors()) == before
 
 
-# Servers that start, and do not connect
+# Servers that start but do not connect
 
 
-async def test_a_server_that_exits_at_once_is_quoted_with_its_exit_status() -> None:
-    error = await refusal(server("--exit-at-start", "3", "--say", "no database here"))
+async def test_the_error_for_a_server_that_exits_at_once_shows_its_stderr_and_exit_status() -> None:
+    error = await connect_error(server("--exit-at-start", "3", "--say", "no database here"))
     assert (error.exit_status, error.stderr_tail, error.phase) == (3, "no database here", "initialize")
     assert not isinstance(error, ConnectTimeout)
     for part in ("'a'", "exited with status 3", "initialize", "no database here"):
         assert part in str(error)
 
 
-async def test_words_without_an_end_of_line_are_words() -> None:
-    error = await refusal(program("import sys; sys.stderr.write('no database'); sys.exit(3)"))
+async def test_the_stderr_tail_includes_an_incomplete_line() -> None:
+    error = await connect_error(program("import sys; sys.stderr.write('no database'); sys.exit(3)"))
     assert error.stderr_tail == "no database"
 
 
-async def test_a_program_that_was_killed_at_its_start_is_told_with_the_signal() -> None:
-    error = await refusal(program("import os; os.kill(os.getpid(), 9)"))
+async def test_the_error_for_a_program_that_was_killed_at_its_start_names_the_signal() -> None:
+    error = await connect_error(program("import os; os.kill(os.getpid(), 9)"))
     assert error.exit_status == -9
     assert "SIGKILL" in str(error)
 
@@ -232,16 +232,16 @@ async def test_a_program_that_was_killed_at_its_start_is_told_with_the_signal() 
 @pytest.mark.parametrize(("mode", "phase"), [("auto", "discover"), ("legacy", "initialize")])
 async def test_a_server_that_never_answers_is_given_up_after_connect_timeout(mode: str, phase: str) -> None:
     with anyio.fail_after(ROOM):
-        error = await refusal(server("--never-answer", mode=mode), connect_timeout=2.0)
+        error = await connect_error(server("--never-answer", mode=mode), connect_timeout=2.0)
     assert isinstance(error, ConnectTimeout)
     assert isinstance(error, TimeoutError)
     assert error.phase == phase
     assert "connect_timeout=2.0" in str(error)
 
 
-async def test_a_server_that_may_not_know_the_first_question_is_given_up_with_advice() -> None:
+async def test_the_time_out_of_a_server_that_ignores_discover_advises_legacy_mode() -> None:
     with anyio.fail_after(ROOM):
-        error = await refusal(server("--ignore-discover"), connect_timeout=2.0)
+        error = await connect_error(server("--ignore-discover"), connect_timeout=2.0)
     assert 'mode="legacy"' in str(error)
 
 
@@ -249,21 +249,21 @@ async def test_a_loss_ends_an_attempt_before_its_time_is_up(monkeypatch: pytest.
     monkeypatch.setattr("mcp_pool.transports.channel.MAX_OPEN_SERVER_REQUESTS", 50)
     flood = 'while True: print(\'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\')'
     with anyio.fail_after(ROOM):
-        error = await refusal(program(flood, mode="legacy", close_timeout=0.3), connect_timeout=60)
+        error = await connect_error(program(flood, mode="legacy", close_timeout=0.3), connect_timeout=60)
     assert not isinstance(error, ConnectTimeout)
     assert "does not take the answers during initialize. This is a fault of the server." in str(error)
 
 
-async def test_a_server_that_waits_for_a_person_is_quoted_when_it_is_given_up() -> None:
-    asking = "import sys, time; sys.stderr.write('Password: '); sys.stderr.flush(); time.sleep(1000)"
-    error = await refusal(program(asking), connect_timeout=3, close_timeout=0.2)
+async def test_the_time_out_of_a_server_that_prompts_for_input_shows_the_prompt() -> None:
+    code = "import sys, time; sys.stderr.write('Password: '); sys.stderr.flush(); time.sleep(1000)"
+    error = await connect_error(program(code), connect_timeout=3, close_timeout=0.2)
     assert isinstance(error, ConnectTimeout)
     assert "Password:" in error.stderr_tail
     assert "Password:" in str(error)
 
 
-async def test_a_server_that_answers_garbage_is_given_up_and_the_garbage_is_told() -> None:
-    error = await refusal(server("--garbage"), connect_timeout=3)
+async def test_the_time_out_of_a_server_that_writes_garbage_says_so() -> None:
+    error = await connect_error(server("--garbage"), connect_timeout=3)
     assert isinstance(error, ConnectTimeout)
     assert "not JSON-RPC" in str(error)
 
@@ -272,35 +272,35 @@ async def test_a_server_that_answers_garbage_is_given_up_and_the_garbage_is_told
     ("option", "phase", "words"),
     [("--fail-initialize", "initialize", "no handshake today"), ("--fail-list", "list", "the list is not available")],
 )
-async def test_a_refusal_of_the_server_is_quoted(option: str, phase: str, words: str) -> None:
-    error = await refusal(server(option))
+async def test_an_error_response_in_the_handshake_is_shown(option: str, phase: str, words: str) -> None:
+    error = await connect_error(server(option))
     assert error.phase == phase
     assert words in str(error)
     assert error.exit_status is None
 
 
 @pytest.mark.parametrize("protocol", [(), ("--modern",)])
-async def test_a_server_that_dies_at_the_listing_is_quoted(protocol: tuple[str, ...]) -> None:
-    error = await refusal(server("--die-at-list", *protocol))
+async def test_the_error_for_a_server_that_exits_during_the_listing_shows_its_stderr(protocol: tuple[str, ...]) -> None:
+    error = await connect_error(server("--die-at-list", *protocol))
     assert (error.phase, error.exit_status, error.stderr_tail) == ("list", 7, "nobody lists me")
 
 
 async def test_a_server_whose_listing_has_no_end_is_refused() -> None:
-    error = await refusal(server("--repeat-cursor"))
+    error = await connect_error(server("--repeat-cursor"))
     assert error.phase == "list"
     assert "cursor" in str(error)
 
 
 async def test_a_handshake_longer_than_the_limit_is_refused() -> None:
-    error = await refusal(server("--huge-at-start", "100001", max_message_size=100_000))
+    error = await connect_error(server("--huge-at-start", "100001", max_message_size=100_000))
     assert error.phase == "initialize"
     assert "max_message_size=100000" in str(error)
 
 
-async def test_a_server_that_closes_its_output_at_the_start_is_not_waited_for() -> None:
-    closing = "import os, sys; os.close(1); sys.stdin.read()"
+async def test_a_server_that_closes_its_output_at_the_start_fails_at_once() -> None:
+    code = "import os, sys; os.close(1); sys.stdin.read()"
     with anyio.fail_after(ROOM):
-        error = await refusal(program(closing), connect_timeout=60)
+        error = await connect_error(program(code), connect_timeout=60)
     assert "closed its standard output" in str(error)
 
 

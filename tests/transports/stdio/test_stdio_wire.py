@@ -1,4 +1,4 @@
-"""The wire of a server over stdio: how its process is ended, and that nothing it does stops or fills this program."""
+"""Servers over stdio: how their processes are ended, and that they can neither block this program nor fill its memory."""
 
 from __future__ import annotations
 
@@ -37,38 +37,38 @@ if TYPE_CHECKING:
     from loguru import Message
 
 LONG = 60.0
-"""A `close_timeout` that a test would notice."""
+"""A `close_timeout` that would fail the test if it were waited for."""
 STAYS = """
 import os, pathlib, signal, sys, time
 
-def be_terminated(*_):
+def on_sigterm(*_):
     pathlib.Path(sys.argv[1]).write_text("terminated")
     if sys.argv[2] == "0":
         os._exit(0)
 
-signal.signal(signal.SIGTERM, be_terminated)
+signal.signal(signal.SIGTERM, on_sigterm)
 os.write(2, b"ready\\n")
 while True:
     time.sleep(1000)
 """
-"""Ignores the end of its input, and with the second argument 1 the first signal too."""
+"""Ignores the end of its input, and SIGTERM too if its second argument is 1."""
 READS_NOTHING = "import time; time.sleep(1000)"
 
 
 def descriptors() -> int:
-    """How many this process has."""
+    """How many descriptors this process has."""
     return len(list(Path("/dev/fd").iterdir()))
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a child of ours has ended and waits to be reaped; ChildProcessError when there is no such child."""
+    """Whether a child of this process is a zombie; raises ChildProcessError if there is no such child."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def transport(
     spec: StdioServer, *, close_timeout: float = 5.0
 ) -> tuple[Channel, AbstractAsyncContextManager[tuple[Any, Any]]]:
-    """A wire without a client, and what is known of it."""
+    """A transport without a client, and its channel."""
     channel = Channel(tracked=True)
     target = Target.of(MCPPool(close_timeout=close_timeout)._supervisor.settings, "a", spec)
     return channel, _guarded(target, spec, channel)
@@ -81,10 +81,10 @@ async def _guarded(target: Target, spec: StdioServer, channel: Channel) -> Async
             yield streams
 
 
-# How it is ended
+# Ending a server
 
 
-async def test_a_server_that_leaves_at_the_end_of_its_input_is_neither_signalled_nor_waited_for_longer(
+async def test_a_server_that_exits_when_its_input_ends_is_not_signalled_and_costs_no_extra_wait(
     tmp_path: Path,
 ) -> None:
     code = tmp_path / "code"
@@ -94,14 +94,14 @@ async def test_a_server_that_leaves_at_the_end_of_its_input_is_neither_signalled
     assert code.read_text().strip() == "3"
 
 
-async def test_a_server_may_take_its_time_to_leave(tmp_path: Path) -> None:
+async def test_a_server_may_take_time_to_exit(tmp_path: Path) -> None:
     code = tmp_path / "code"
     async with MCPPool({"a": recording_server(code, "--slow-exit", "0.3", "--exit-code", "3", close_timeout=30)}):
         pass
     assert code.read_text().strip() == "3"
 
 
-async def test_a_server_that_writes_more_than_a_pipe_holds_when_it_leaves_is_not_blocked(tmp_path: Path) -> None:
+async def test_a_server_that_writes_more_than_a_pipe_holds_while_exiting_is_not_blocked(tmp_path: Path) -> None:
     done = tmp_path / "done"
     leaving = (
         "import os, sys; sys.stdin.read(); os.write(1, b'x' * 10**6); os.write(2, b'x' * 10**6); "
@@ -114,12 +114,10 @@ async def test_a_server_that_writes_more_than_a_pipe_holds_when_it_leaves_is_not
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-async def test_a_server_that_stays_is_terminated_and_at_last_killed(
+async def test_a_server_that_does_not_exit_is_terminated_and_then_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stubborn: bool
 ) -> None:
-    monkeypatch.setattr(
-        "mcp_pool.transports.stdio.process.TERMINATE_SHARE", 5.0
-    )  # for it to tell that it was signalled
+    monkeypatch.setattr("mcp_pool.transports.stdio.process.TERMINATE_SHARE", 5.0)  # enough to report the signal
     told = tmp_path / "told"
     channel, wire = transport(program(STAYS, str(told), str(int(stubborn))), close_timeout=0.3)
     with anyio.fail_after(ROOM):
@@ -133,7 +131,7 @@ async def test_a_server_that_stays_is_terminated_and_at_last_killed(
 
 @pytest.mark.parametrize("leave", ["politely", "by a crash"])
 async def test_the_helpers_of_a_server_end_with_it(leave: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.transports.stdio.process.GROUP_TIMEOUT", 2.0)  # for the kernel of a busy machine
+    monkeypatch.setattr("mcp_pool.transports.stdio.process.GROUP_TIMEOUT", 2.0)  # enough for a busy machine
     pids = tmp_path / "pids"
     async with MCPPool({"a": server("--helper", "--pid-file", str(pids), restart=NEVER)}) as pool:
         await pool.wait_ready()
@@ -146,19 +144,19 @@ async def test_the_helpers_of_a_server_end_with_it(leave: str, tmp_path: Path, m
     assert not is_alive(helper)
 
 
-async def test_a_stranger_that_holds_the_pipes_of_a_server_does_not_hold_up_its_end(tmp_path: Path) -> None:
+async def test_a_process_outside_the_group_that_holds_the_pipes_does_not_delay_closing(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     options = ("--grandchild-holds-pipes", "--escaped", "--pid-file", str(pids))
     with anyio.fail_after(ROOM):
         async with MCPPool({"a": server(*options, close_timeout=LONG)}) as pool:
             await pool.wait_ready()
-    (stranger,) = roles(pids, "grandchild")
-    os.kill(stranger, signal.SIGKILL)  # it left the group, and so the promise
-    await eventually(lambda: not is_alive(stranger))
+    (grandchild,) = roles(pids, "grandchild")
+    os.kill(grandchild, signal.SIGKILL)  # having left the group, it is not the pool's to end
+    await eventually(lambda: not is_alive(grandchild))
 
 
-async def test_a_server_is_not_reaped_before_its_group_has_been_ended() -> None:
-    """Or its number could be another's by then, and a group of that number would be killed."""
+async def test_a_server_is_not_reaped_before_its_group_was_killed() -> None:
+    """Otherwise its id could be reused by then, and the group of another process would be killed."""
     channel, wire = transport(program("import sys; sys.exit(3)"))
     async with wire:
         await eventually(lambda: channel.disconnect_cause)
@@ -171,7 +169,7 @@ async def test_a_server_is_not_reaped_before_its_group_has_been_ended() -> None:
         has_ended(pid)
 
 
-# The end of a process where it cannot be seen as on Linux of today
+# Systems with fewer features than Linux
 
 
 def forbid(*_: object) -> int:
@@ -179,7 +177,7 @@ def forbid(*_: object) -> int:
 
 
 @pytest.mark.parametrize("trouble", [forbid, None])
-async def test_without_descriptors_for_processes_an_exit_is_seen_all_the_same(
+async def test_an_exit_is_noticed_without_pidfd_open(
     trouble: Callable[..., int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -197,7 +195,7 @@ def no_child(*_: object) -> None:
 
 
 @pytest.mark.parametrize("look", [no_child, lambda *_: None], ids=["no such child", "nothing to see"])
-async def test_a_status_that_cannot_be_looked_at_is_asked_of_the_system_in_the_old_way(
+async def test_a_status_that_waitid_does_not_tell_comes_from_popen(
     look: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with MCPPool({"a": server(restart=NEVER)}) as pool:
@@ -207,12 +205,12 @@ async def test_a_status_that_cannot_be_looked_at_is_asked_of_the_system_in_the_o
                 await pool.call_tool("a__crash", {"code": 5})
 
 
-# What it does to this program
+# What a server can do to this program
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-async def test_a_flood_of_short_lines_gives_way_to_other_tasks(stream: str) -> None:
-    """A chunk of it holds tens of thousands of lines, and to look at all of them takes long."""
+async def test_a_flood_of_short_lines_lets_other_tasks_run(stream: str) -> None:
+    """One chunk of it holds tens of thousands of lines, which take long to handle."""
     writing = "import sys; print(*range(20_000), '', sep='\\n', end='', file=getattr(sys, sys.argv[1]), flush=True); sys.stdin.read()"
     channel, wire = transport(program(writing, stream))
     seen, steps = 0, list[int]()
@@ -231,8 +229,8 @@ async def test_a_flood_of_short_lines_gives_way_to_other_tasks(stream: str) -> N
     assert max(steps) <= 5 * LINES_PER_TURN
 
 
-async def test_messages_of_a_flood_are_taken_one_in_each_turn_of_the_event_loop() -> None:
-    """Two in one turn would be begun in any order on trio; a turn more for each would let a flood pass for life longer."""
+async def test_messages_of_a_flood_are_taken_one_per_turn_of_the_event_loop() -> None:
+    """Two per turn would be handled in any order on trio; two turns for each would make a flood take twice as long."""
     note = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
     writing = "import sys; print('\\n'.join([sys.argv[1]] * 1000), flush=True); print('silent', file=sys.stderr, flush=True); sys.stdin.read()"
     taken, steps = 0, list[int]()
@@ -246,7 +244,7 @@ async def test_messages_of_a_flood_are_taken_one_in_each_turn_of_the_event_loop(
     async with wire as (reader, _), anyio.create_task_group() as group:
         await eventually(
             lambda: channel.stderr_tail() == "silent"
-        )  # turns in which it has yet to write would be counted
+        )  # otherwise turns before the first message would be counted
         group.start_soon(take, reader)
         before = taken
         with anyio.fail_after(ROOM):
@@ -255,27 +253,27 @@ async def test_messages_of_a_flood_are_taken_one_in_each_turn_of_the_event_loop(
                 steps.append(taken - before)
                 before = taken
         group.cancel_scope.cancel()
-    assert set(steps) <= {0, 1, 2}  # two: before and after this task's own turn
+    assert set(steps) <= {0, 1, 2}  # two: one before and one after this task's own turn
     assert len(steps) <= 1500
 
 
-async def test_what_a_server_said_before_it_fell_silent_is_no_activity_when_it_is_taken() -> None:
-    """Or a flood would hide for a long time that its server has been stopped."""
+async def test_output_counts_as_activity_when_it_was_written_and_not_when_it_is_read() -> None:
+    """Otherwise a flood would hide for a long time that its server has been stopped."""
     note = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
     writing = "import sys; print('\\n'.join([sys.argv[1]] * 1000), flush=True); print('silent', file=sys.stderr, flush=True); sys.stdin.read()"
     channel, wire = transport(program(writing, note))
     async with wire as (reader, _):
         await eventually(lambda: channel.stderr_tail() == "silent")
-        for _ in range(PAGE // len(note) + INCOMING + 2):  # all is seen before the first page has been taken
+        for _ in range(PAGE // len(note) + INCOMING + 2):  # all of it is noticed before the first page has been taken
             await reader.receive()
-        signs = channel.activity_count
+        count = channel.activity_count
         with anyio.fail_after(ROOM):
-            for _ in range(850):  # more than had been read ahead
+            for _ in range(850):  # more than was read ahead
                 await reader.receive()
-        assert channel.activity_count == signs > 0
+        assert channel.activity_count == count > 0
 
 
-async def test_each_message_that_a_server_writes_by_itself_is_one_activity() -> None:
+async def test_each_message_that_is_written_separately_counts_as_activity_once() -> None:
     note = json.dumps(
         {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
     )
@@ -288,10 +286,10 @@ async def test_each_message_that_a_server_writes_by_itself_is_one_activity() -> 
             assert channel.activity_count == number
 
 
-async def test_an_answer_that_arrived_before_the_death_of_its_server_is_the_answer(
+async def test_an_answer_that_arrived_before_its_server_died_is_delivered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whether the SDK has taken it by then or not."""
+    """Whether or not the SDK has taken it by then."""
     receive = TrackedReadStream.receive
 
     async def slowly(tap: TrackedReadStream) -> Any:
@@ -309,8 +307,8 @@ async def test_an_answer_that_arrived_before_the_death_of_its_server_is_the_answ
         first, second = Outcome(), Outcome()
         await pool.wait_ready()
         monkeypatch.setattr(TrackedReadStream, "receive", slowly)
-        await pool.call_tool("a__pid")  # its answer comes by the `receive` that is under way
-        for number, call in enumerate((first, second)):  # the answer to the second stays behind that to the first
+        await pool.call_tool("a__pid")  # its answer is returned by the `receive` that is already running
+        for number, call in enumerate((first, second)):  # the second answer waits behind the first
             group.start_soon(call.of, pool.call_tool, "a__echo", {"text": str(number)})
         calls = connection_of(pool, "a").calls._calls
         await eventually(lambda: len(calls) == 2 and all(record.answer for record in calls))
@@ -320,7 +318,7 @@ async def test_an_answer_that_arrived_before_the_death_of_its_server_is_the_answ
     assert (text(first.value), text(second.value)) == ("0", "1")
 
 
-async def test_what_is_kept_of_standard_error_does_not_grow() -> None:
+async def test_the_stderr_tail_does_not_grow() -> None:
     writing = "import sys; sys.stderr.write('x' * 10**6 + '\\n' * 10**4 + 'the end'); sys.exit(3)"
     channel, wire = transport(program(writing))
     async with wire:
@@ -330,11 +328,11 @@ async def test_what_is_kept_of_standard_error_does_not_grow() -> None:
     assert len(channel.disconnect_cause.stderr_tail) <= TAIL_BYTES
 
 
-async def test_a_descendant_that_writes_for_ever_does_not_hide_the_end_of_its_server(
+async def test_a_descendant_that_writes_for_ever_does_not_hide_the_exit_of_its_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mcp_pool.transports.stdio.transport.LAST_WORDS_LIMIT", 1.0)
-    writing = "echo words >&2; echo begun; while true; do echo words >&2; sleep 0.1; done"
+    monkeypatch.setattr("mcp_pool.transports.stdio.transport.DETAILS_TIMEOUT", 1.0)
+    writing = "echo more >&2; echo started; while true; do echo more >&2; sleep 0.1; done"
     leaving = (
         f"import subprocess, sys; subprocess.Popen(['sh', '-c', '{writing}'], stdout=-1).stdout.readline(); sys.exit(3)"
     )
@@ -343,10 +341,10 @@ async def test_a_descendant_that_writes_for_ever_does_not_hide_the_end_of_its_se
         with anyio.fail_after(ROOM):
             await eventually(lambda: channel.disconnect_cause)
     assert channel.disconnect_cause is not None
-    assert (channel.disconnect_cause.exit_status, channel.disconnect_cause.stderr_tail.splitlines()[-1]) == (3, "words")
+    assert (channel.disconnect_cause.exit_status, channel.disconnect_cause.stderr_tail.splitlines()[-1]) == (3, "more")
 
 
-async def test_a_flood_of_standard_error_does_not_fill_the_log_which_tells_how_much_it_left_out(
+async def test_a_flood_of_standard_error_does_not_fill_the_log_which_says_how_many_lines_it_left_out(
     record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_pool.transports.stdio.stderr.LOGGED_TIME", 3600.0)
@@ -354,14 +352,14 @@ async def test_a_flood_of_standard_error_does_not_fill_the_log_which_tells_how_m
     channel, wire = transport(program(writing))
     async with wire:
         await eventually(lambda: channel.disconnect_cause)
-    told = [message.record["message"] for message in record_logs if " | " in message]
-    assert told[-2:] == [f"a | {LOGGED_LINES - 1}", "a | (234 more lines within 3600.0 s)"]
-    assert len(told) == LOGGED_LINES + 1
+    logged = [message.record["message"] for message in record_logs if " | " in message]
+    assert logged[-2:] == [f"a | {LOGGED_LINES - 1}", "a | (234 more lines within 3600.0 s)"]
+    assert len(logged) == LOGGED_LINES + 1
     assert channel.disconnect_cause is not None
     assert channel.disconnect_cause.stderr_tail.endswith(str(LOGGED_LINES + 233))
 
 
-async def test_what_a_server_writes_slowly_to_standard_error_is_logged_for_ever(
+async def test_standard_error_that_is_written_slowly_is_always_logged(
     record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_pool.transports.stdio.stderr.LOGGED_LINES", 1)
@@ -372,7 +370,7 @@ async def test_what_a_server_writes_slowly_to_standard_error_is_logged_for_ever(
     assert [message.record["message"] for message in record_logs] == ["a | 0", "a | 1", "a | 2"]
 
 
-async def test_a_server_that_reads_nothing_holds_up_only_those_who_call_it() -> None:
+async def test_a_server_that_reads_nothing_delays_only_its_own_callers() -> None:
     channel, wire = transport(program(READS_NOTHING), close_timeout=0.2)
     message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="x", params={"text": "x" * 10**5}))
     async with wire as (_, writer):
@@ -383,7 +381,7 @@ async def test_a_server_that_reads_nothing_holds_up_only_those_who_call_it() -> 
         assert channel.disconnect_cause is None
 
 
-async def test_a_pipe_with_less_room_than_a_write_needs_is_written_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_for_which_the_pipe_has_no_room_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     write, tries = os.write, 0
 
     def write_later(descriptor: int, data: Any) -> int:
@@ -410,7 +408,7 @@ async def test_an_argument_that_cannot_be_sent_harms_only_its_own_call(wrong: ob
         assert pool.server("a").generation == 1
 
 
-async def test_meta_that_the_protocol_does_not_allow_is_told_and_not_sent(tmp_path: Path) -> None:
+async def test_meta_that_the_protocol_does_not_allow_is_refused_and_not_sent(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"a": server("--ledger", str(ledger))}) as pool:
         wrong: Any = {"progressToken": []}
@@ -419,7 +417,7 @@ async def test_meta_that_the_protocol_does_not_allow_is_told_and_not_sent(tmp_pa
         assert not calls_of(ledger, "echo")
 
 
-async def test_an_error_for_the_server_that_cannot_be_sent_is_replaced_by_one_that_can() -> None:
+async def test_an_error_response_that_cannot_be_encoded_is_replaced_by_one_that_can() -> None:
     channel, wire = transport(program("import sys; sys.stderr.write(sys.stdin.readline()); sys.exit(3)"))
     error = ErrorData(code=0, message="\ud800")
     async with wire as (_, writer):
@@ -429,7 +427,7 @@ async def test_an_error_for_the_server_that_cannot_be_sent_is_replaced_by_one_th
     assert '"id":7' in channel.disconnect_cause.stderr_tail
 
 
-async def test_a_connection_whose_wire_takes_nothing_any_more_is_lost() -> None:
+async def test_a_connection_whose_transport_accepts_no_more_messages_is_lost() -> None:
     channel = Channel(tracked=True)
     channel.is_open = True
     sender, receiver = anyio.create_memory_object_stream[Outgoing](0)
@@ -441,10 +439,10 @@ async def test_a_connection_whose_wire_takes_nothing_any_more_is_lost() -> None:
     assert channel.disconnect_cause.what == "no longer accepts messages"
 
 
-async def test_whatever_breaks_in_the_tasks_of_the_wire_is_the_loss_of_the_connection_at_once(
+async def test_an_unexpected_error_in_a_task_of_the_transport_loses_the_connection_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nothing is known to break there; if ever something does, the wire must not seem to stand and leave calls waiting."""
+    """No such error is known; if one ever happens, the connection must not appear to work and leave calls waiting."""
     waiting, ledger = Outcome(), tmp_path / "ledger"
     spec = server("--ledger", str(ledger), restart=NEVER, close_timeout=0.5)
     async with MCPPool({"a": spec}) as pool, anyio.create_task_group() as group:
@@ -452,7 +450,7 @@ async def test_whatever_breaks_in_the_tasks_of_the_wire_is_the_loss_of_the_conne
         await arrival(ledger, "silent")
         with monkeypatch.context() as patched:
             patched.setattr("mcp_pool.transports.stdio.stderr.StderrTail.add", forbid)
-            with suppress(ConnectionLost):  # its own answer may come first
+            with suppress(ConnectionLost):  # its answer may arrive first
                 await pool.call_tool("a__stderr", {"text": "words"})
             with anyio.fail_after(ROOM):
                 await waiting.ended.wait()
@@ -460,11 +458,11 @@ async def test_whatever_breaks_in_the_tasks_of_the_wire_is_the_loss_of_the_conne
     assert "PermissionError" in str(waiting.error)
 
 
-# Cancelled anywhere
+# Cancellation
 
 
-async def test_a_wire_that_is_cancelled_anywhere_leaves_nothing() -> None:
-    """That nothing is left behind, descriptors and processes, is looked at after every test."""
+async def test_a_transport_that_is_cancelled_anywhere_leaves_nothing() -> None:
+    """Every test checks that no descriptor and no process is left."""
 
     async def use() -> None:
         _, wire = transport(program("import sys; sys.stdout.write(sys.stdin.readline())"), close_timeout=0.5)
@@ -480,7 +478,7 @@ async def test_a_wire_that_is_cancelled_anywhere_leaves_nothing() -> None:
             break
 
 
-async def test_a_process_that_a_cancelled_attempt_has_started_is_ended(tmp_path: Path) -> None:
+async def test_the_process_of_a_cancelled_attempt_is_ended(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     async with MCPPool(close_timeout=0.2) as pool, anyio.create_task_group() as group:
         group.start_soon(pool.connect, "a", server("--never-answer", "--stubborn", "--pid-file", str(pids)))
