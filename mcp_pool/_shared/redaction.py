@@ -18,7 +18,7 @@ from mcp_pool._shared.guard import described, user_errors
 MASK: Final = "***"
 SHORTEST_SECRET: Final = 6
 """Shorter values are left alone: masking every "1" or "on" would make any text unreadable and hide nothing."""
-LEARNED: Final = 16
+MAX_LEARNED: Final = 16
 """Headers that were sent and that are masked: the newest, as a flow may make a new one for each request."""
 
 
@@ -66,7 +66,7 @@ class Redactor:
         parts = self._learned.pop(value, None)
         self._learned[value] = tuple(secrets_of_header(name, value)) if parts is None else parts
         if parts is None:
-            if len(self._learned) > LEARNED:
+            if len(self._learned) > MAX_LEARNED:
                 del self._learned[next(iter(self._learned))]
             self._sort()
 

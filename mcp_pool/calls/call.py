@@ -72,8 +72,8 @@ async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T
 
 async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) -> _T:
     """Call over one connection; over the next one, when the call did not run or is safe to retry."""
-    begun = None if request.timeout is DEFAULT else budget.begun
-    doubtful: ConnectionLost | None = None  # the loss after which it was sent again although it may have run
+    started_at = None if request.timeout is DEFAULT else budget.started_at
+    first_loss: ConnectionLost | None = None  # the loss after which it was sent again although it may have run
     failure: ConnectionLost | CallTimeout | ServerUnavailable
     while True:
         try:
@@ -82,14 +82,14 @@ async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) ->
             failure = error
             break
         budget.end()
-        begun = anyio.current_time() if begun is None else begun
+        started_at = anyio.current_time() if started_at is None else started_at
         try:
             with row.in_flight():
                 return await connection.call(
                     partial(request.send, connection.client),
                     what=request.what,
                     timeout=request.timeout,
-                    begun=begun,
+                    started_at=started_at,
                     note_progress=request.note_progress,
                     note_rejection=budget.note_rejection,
                 )
@@ -100,20 +100,22 @@ async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) ->
             failure = error
             # While the connection is open, what became of one call tells nothing about the next.
             again = connection.closed.is_set() and not error.may_have_run
-            if not again and doubtful is None and request.tool is not None and _is_retry_safe(row, request.tool):
-                again, doubtful = True, error
+            if not again and first_loss is None and request.tool is not None and _is_retry_safe(row, request.tool):
+                again, first_loss = True, error
         if not again or budget.is_spent:
             break
     # Behind the blocks: an error raised inside `except` would drag the first one along as its context.
-    raise failure if doubtful is None else _truthful(failure, doubtful)
+    raise failure if first_loss is None else _error_after_retry(failure, first_loss)
 
 
-def _truthful(failure: ConnectionLost | CallTimeout | ServerUnavailable, doubtful: ConnectionLost) -> MCPPoolError:
+def _error_after_retry(
+    failure: ConnectionLost | CallTimeout | ServerUnavailable, first_loss: ConnectionLost
+) -> MCPPoolError:
     """Return the error of a call that was sent again: one that does not say that it has not run."""
     if isinstance(failure, CallTimeout):
         failure.may_have_run = True
     elif not isinstance(failure, ConnectionLost) or not failure.may_have_run:
-        return doubtful
+        return first_loss
     return failure
 
 

@@ -17,9 +17,9 @@ from mcp_pool._shared.log import log
 
 _T = TypeVar("_T")
 
-BUFFER: Final = 256
+MAX_BUFFERED: Final = 256
 """Reports that wait for a slow function; the oldest are dropped, as each newer one says more."""
-GRACE: Final = 0.5
+DELIVERY_TIMEOUT: Final = 0.5
 """Seconds for the reports that came before the answer to be delivered before it is; a function that hangs must not
 hold up the answer for longer."""
 
@@ -34,7 +34,7 @@ class ProgressFeed:
     function: ProgressFnT
     """What the caller gave."""
     _reports: deque[tuple[float, float | None, str | None]] = attrs.field(
-        factory=lambda: deque[tuple[float, float | None, str | None]](maxlen=BUFFER), init=False
+        factory=lambda: deque[tuple[float, float | None, str | None]](maxlen=MAX_BUFFERED), init=False
     )
     _busy: bool = attrs.field(default=False, init=False)
     """Whether the function runs now."""
@@ -61,7 +61,7 @@ class ProgressFeed:
                     results.append(await call())
                 except Exception as error:  # noqa: BLE001  # kept from the group, which would wrap it
                     failure = error
-                with anyio.move_on_after(GRACE):
+                with anyio.move_on_after(DELIVERY_TIMEOUT):
                     await self._changed.until(lambda: not self._reports and not self._busy)
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as group:

@@ -13,25 +13,25 @@ import attrs
 class WaitBudget:
     """The time that one call may spend waiting."""
 
-    left: float
-    """Seconds of waiting that are left of `wait_timeout`. The time for which the call runs does not count."""
-    whole: float
+    remaining: float
+    """Seconds of waiting that are remaining of `wait_timeout`. The time for which the call runs does not count."""
+    total: float
     """Seconds for the whole call, waits included."""
-    begun: float = attrs.field(factory=anyio.current_time, init=False)
+    started_at: float = attrs.field(factory=anyio.current_time, init=False)
     """When the call was made, on the event loop's clock."""
     _rejections: int = attrs.field(default=0, init=False)
     """How often a server refused the call, and with it the session."""
-    _since: float = attrs.field(default=0.0, init=False)
+    _waiting_since: float = attrs.field(default=0.0, init=False)
     """When the latest wait began."""
 
     def begin(self) -> float:
         """Begin to wait, and return until when, on the event loop's clock."""
-        self._since = anyio.current_time()
-        return min(self._since + self.left, self.begun + self.whole)
+        self._waiting_since = anyio.current_time()
+        return min(self._waiting_since + self.remaining, self.started_at + self.total)
 
     def end(self) -> None:
         """End a wait."""
-        self.left -= anyio.current_time() - self._since
+        self.remaining -= anyio.current_time() - self._waiting_since
 
     def note_rejection(self) -> None:
         """Note that a server refused the call, and with it the session."""
@@ -44,4 +44,4 @@ class WaitBudget:
         What is refused on the next connection too is refused for itself, and would cost everybody one connection after
         the other.
         """
-        return self._rejections > 1 or self.left <= 0 or anyio.current_time() >= self.begun + self.whole
+        return self._rejections > 1 or self.remaining <= 0 or anyio.current_time() >= self.started_at + self.total

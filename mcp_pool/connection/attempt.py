@@ -92,7 +92,7 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
 
 
 def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
-    from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, refused  # noqa: PLC0415  # only where one failed
+    from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed  # noqa: PLC0415  # loaded on failure only
 
     spec, request = attempt.target.spec, REQUESTS[channel.phase]
     if (wrong := next(spec.current_problems(), None)) is not None:
@@ -100,7 +100,7 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         return _Explanation(f"cannot be connected: {' '.join(wrong)}", "Add it again.", failure, retryable=False)
     lost = channel.disconnect_cause
     if lost is None and channel.failure is not None:
-        lost = refused(channel.failure)
+        lost = handshake_failed(channel.failure)
     if lost is not None:
         unauthorized = isinstance(lost.cause, HttpStatusError) and lost.cause.status in AUTH_STATUSES
         return _Explanation(

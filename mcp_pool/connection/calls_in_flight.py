@@ -23,16 +23,16 @@ class CallDeadline:
     """The call's scope."""
     silence: float | None
     """Seconds without progress after which the call times out; None: no bound."""
-    whole: float | None
+    total: float | None
     """Seconds for the call as a whole; None: no bound."""
-    begun: float
-    """When the whole began, on the event loop's clock: earlier than now where the call is sent again."""
+    started_at: float
+    """When the call began, on the event loop's clock: earlier than now where the call is sent again."""
     explicit: bool
-    """Whether the caller gave the bound for the whole with the call; then the wait for the server is part of it."""
+    """Whether `total` was given with the call; then the wait for the server is part of it."""
     _ends_at: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._ends_at = math.inf if self.whole is None else self.begun + self.whole
+        self._ends_at = math.inf if self.total is None else self.started_at + self.total
         self.restart()
 
     def restart(self) -> None:
@@ -41,15 +41,15 @@ class CallDeadline:
         self.scope.deadline = min(self._ends_at, silent_at)
 
     def pause(self) -> None:
-        """Let silence not count until `restart`; the bound for the whole still does."""
+        """Let silence not count until `restart`; the bound for the whole call still does."""
         self.scope.deadline = self._ends_at
 
     def reason(self) -> str:
         """Say which bound was met."""
         if self.explicit:
-            return f"was not answered within timeout={self.whole} s"
+            return f"was not answered within timeout={self.total} s"
         if anyio.current_time() >= self._ends_at:
-            return f"was not answered within max_call_time={self.whole} s"
+            return f"was not answered within max_call_time={self.total} s"
         return f"received neither an answer nor progress for call_timeout={self.silence} s"
 
 

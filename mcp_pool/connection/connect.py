@@ -23,7 +23,7 @@ from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.dispatcher import CallbackDispatcher
 from mcp_pool.connection.listing import Inventory, take_inventory
 from mcp_pool.transports.channel import Channel, DisconnectCause
-from mcp_pool.transports.renewals import Renewals
+from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 if TYPE_CHECKING:  # loaded with the first process
     from mcp_pool.transports.stdio.guardian import Guardian
@@ -46,7 +46,7 @@ class Connector:
     """Called when the server should be probed soon."""
     guardian: Callable[[], Guardian]
     """Returns the pool's guardian, which the first process starts."""
-    renewals: Renewals
+    renewal_limit: SessionRenewalLimit
     """How often the server's session may be renewed on suspicion."""
     channel: Channel = attrs.field(init=False)
     """What is known of the wire."""
@@ -111,7 +111,7 @@ class Connector:
             self.channel.is_open = True
             self._connection = connection
             self.on_open(connection, inventory)
-            await _outlast(connection, scope)
+            await _hold_until_closed(connection, scope)
 
     def _on_channel_lost(self) -> None:
         """Pass on that the channel is lost; called synchronously, so that no state lags behind."""
@@ -151,16 +151,16 @@ class Connector:
                 from mcp_pool.transports.http.streamable import streamable_transport  # noqa: PLC0415  # see above
 
                 transport = streamable_transport(
-                    target.server_id, spec, self.channel, self.renewals, target.limits.close_timeout
+                    target.server_id, spec, self.channel, self.renewal_limit, target.limits.close_timeout
                 )
             case _:  # an SseServer is all that remains
                 from mcp_pool.transports.http.sse import sse_transport  # noqa: PLC0415  # see above
 
-                transport, mode = sse_transport(target.server_id, spec, self.channel, self.renewals), "legacy"
+                transport, mode = sse_transport(target.server_id, spec, self.channel, self.renewal_limit), "legacy"
         return Client(transport, mode=mode, **dispatcher.client_arguments(), **spec.client_options)
 
 
-async def _outlast(connection: Connection, scope: anyio.CancelScope) -> None:
+async def _hold_until_closed(connection: Connection, scope: anyio.CancelScope) -> None:
     """Wait until a connection is closed and its calls have ended, for up to `close_timeout`.
 
     Args:

@@ -20,9 +20,9 @@ from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.guard import contained_in_task
 from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.target import Target
+from mcp_pool.connection.call_errors import CallErrors
 from mcp_pool.connection.calls_in_flight import CallDeadline, CallsInFlight
 from mcp_pool.connection.dispatcher import CallbackDispatcher
-from mcp_pool.connection.outcome import Outcome
 from mcp_pool.errors import ConnectionLost
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, current_call
 
@@ -87,12 +87,12 @@ class Connection:
     """What the server said about itself in the handshake."""
     closed: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set when the connection takes no more calls, whether it was lost or ended on purpose."""
-    outcome: Outcome = attrs.field(init=False)
+    call_errors: CallErrors = attrs.field(init=False)
     """Says truly how calls ended."""
 
     def __attrs_post_init__(self) -> None:
         self.info = ServerInfo.of(self.client)
-        self.outcome = Outcome(self.target, self.generation, self.channel)
+        self.call_errors = CallErrors(self.target, self.generation, self.channel)
 
     def __repr__(self) -> str:
         cause = self.channel.disconnect_cause
@@ -134,7 +134,7 @@ class Connection:
 
     async def probe(self) -> None:
         """Send a request that every server of its protocol answers; raise whatever the SDK raises."""
-        record = CallRecord(self.channel, anyio.CancelScope(), sent=0, is_call=False)
+        record = CallRecord(self.channel, anyio.CancelScope(), requests_sent=0, is_call=False)
         token = current_call.set(record)
         try:
             if self.is_modern:
@@ -148,7 +148,7 @@ class Connection:
 
     def lost(self) -> ConnectionLost:
         """Return the error that tells why the connection is closed."""
-        return self.outcome.lost()
+        return self.call_errors.lost()
 
     async def call(
         self,
@@ -156,7 +156,7 @@ class Connection:
         *,
         what: str,
         timeout: Seconds,
-        begun: float,
+        started_at: float,
         note_progress: NoteProgress | None = None,
         note_rejection: Callable[[], None] | None = None,
     ) -> _T:
@@ -166,7 +166,7 @@ class Connection:
             send: Makes the SDK's call; its argument is the progress callback to pass on.
             what: The call in words, for errors.
             timeout: Seconds for the call as a whole; None: no bound; `DEFAULT`: the server's bounds.
-            begun: When the bound for the whole began, on the event loop's clock: an explicit `timeout` includes the
+            started_at: When that time began, on the event loop's clock: an explicit `timeout` includes the
                 wait for the server, and a call that is sent again goes on.
             note_progress: Called with each progress report of the server; must not wait.
             note_rejection: Called when the server refused the call unread, and with it the session.
@@ -178,38 +178,38 @@ class Connection:
             mcp.MCPError: The server's own answer.
         """
         scope = anyio.CancelScope()
-        record = CallRecord(self.channel, scope, sent=0)
+        record = CallRecord(self.channel, scope, requests_sent=0)
         if self.channel.disconnect_cause is not None:
-            raise self.outcome.lost(record)
+            raise self.call_errors.lost(record)
         limits, explicit = self.target.limits, timeout is not DEFAULT
-        silence, whole = (limits.call_timeout, limits.max_call_time) if timeout is DEFAULT else (None, timeout)
-        deadline = CallDeadline(scope, silence, whole, begun, explicit=explicit)
+        silence, total = (limits.call_timeout, limits.max_call_time) if timeout is DEFAULT else (None, timeout)
+        deadline = CallDeadline(scope, silence, total, started_at, explicit=explicit)
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             self.calls.note_progress(deadline)
             if note_progress is not None:
                 note_progress(progress, total, message)
 
-        record.sent = 0 if self.channel.tracked else 1  # in process, sending and running are one
+        record.requests_sent = 0 if self.channel.tracked else 1  # in process, sending and running are one
         token = current_call.set(record)
         # Raised behind the blocks: an error raised inside `except` would drag the first one along as its context,
         # secrets included.
         with self.calls.running(record, deadline):
             try:
                 with scope:
-                    return await self._sent(send, on_progress)
-                failure = self.outcome.cut_short(record, what, deadline)
+                    return await self._send(send, on_progress)
+                failure = self.call_errors.cut_short(record, what, deadline)
             except Exception as error:  # noqa: BLE001  # all of them are explained or passed on
                 cause = plain(error)
                 answered = isinstance(cause, MCPError) and await self._is_answer(cause, record)
-                failure = self.outcome.explain(cause, record, what, answered=answered)
+                failure = self.call_errors.explain(cause, record, what, answered=answered)
             finally:
                 current_call.reset(token)
-        if note_rejection is not None and record.is_rejected:
+        if note_rejection is not None and record.session_rejected:
             note_rejection()
         raise failure
 
-    async def _sent(self, send: Callable[[ProgressFnT], Awaitable[_T]], on_progress: ProgressFnT) -> _T:
+    async def _send(self, send: Callable[[ProgressFnT], Awaitable[_T]], on_progress: ProgressFnT) -> _T:
         """Make the SDK's call, in the task of the caller unless the server itself would run in it."""
         if self.channel.tracked or not self.is_modern:
             return await send(on_progress)

@@ -65,18 +65,18 @@ class CallbackDispatcher:
 
     def client_arguments(self) -> dict[str, Any]:
         """Return what `mcp.Client` is given: no argument for a missing callback, or it would announce it to servers."""
-        own, arguments = self.callbacks, dict[str, Any]()
-        if own.sampling is not None:
+        functions, arguments = self.callbacks, dict[str, Any]()
+        if functions.sampling is not None:
             results = CreateMessageResult | CreateMessageResultWithTools
-            arguments["sampling_callback"] = partial(self._ask, own.sampling, results)
-        if own.elicitation is not None:
-            arguments["elicitation_callback"] = partial(self._ask, own.elicitation, ElicitResult)
-        if own.list_roots is not None:
-            arguments["list_roots_callback"] = partial(self._serve, own.list_roots, ListRootsResult)
-        if own.logging is not None:
-            arguments["logging_callback"] = partial(self._enqueue, own.logging)
-        if own.message is not None:
-            arguments["message_handler"] = partial(self._enqueue, own.message)
+            arguments["sampling_callback"] = partial(self._serve_paused, functions.sampling, results)
+        if functions.elicitation is not None:
+            arguments["elicitation_callback"] = partial(self._serve_paused, functions.elicitation, ElicitResult)
+        if functions.list_roots is not None:
+            arguments["list_roots_callback"] = partial(self._serve, functions.list_roots, ListRootsResult)
+        if functions.logging is not None:
+            arguments["logging_callback"] = partial(self._enqueue, functions.logging)
+        if functions.message is not None:
+            arguments["message_handler"] = partial(self._enqueue, functions.message)
         return arguments
 
     @property
@@ -103,7 +103,9 @@ class CallbackDispatcher:
         self._queue.append(partial(function, item))
         self._changed.notify()
 
-    async def _ask(self, function: Callable[..., Awaitable[Any]], kind: type | UnionType, *arguments: Any) -> Any:
+    async def _serve_paused(
+        self, function: Callable[..., Awaitable[Any]], kind: type | UnionType, *arguments: Any
+    ) -> Any:
         """Answer a request that takes as long as a model or a person takes."""
         with self._calls.paused():
             return await self._serve(function, kind, *arguments)

@@ -15,9 +15,9 @@ from mcp_pool.config.spec import ServerSpec
 from mcp_pool.config.target import Target
 from mcp_pool.errors import InvalidResponse
 
-PAGE_LIMIT: Final = 1000
+MAX_PAGES: Final = 1000
 """Pages after which a listing is considered endless."""
-LISTING_LIMIT: Final = 32 * 1024 * 1024
+MAX_LISTING_SIZE: Final = 32 * 1024 * 1024
 """Characters of JSON, of all pages together, after which a listing is considered endless: it is held in memory."""
 
 
@@ -55,7 +55,7 @@ async def take_inventory(client: Client, target: Target) -> Inventory:
     cursor: str | None = None
     seen: set[str] = set()
     size = 0
-    for _ in range(PAGE_LIMIT):
+    for _ in range(MAX_PAGES):
         try:
             page = await client.list_tools(cursor=cursor, cache_mode="refresh")
         except MCPError as error:
@@ -63,8 +63,8 @@ async def take_inventory(client: Client, target: Target) -> Inventory:
                 return Inventory()
             raise
         size += len(page.model_dump_json())
-        if size > LISTING_LIMIT:
-            raise _endless(server_id, f"lists more than {LISTING_LIMIT} characters of tools")
+        if size > MAX_LISTING_SIZE:
+            raise _endless(server_id, f"lists more than {MAX_LISTING_SIZE} characters of tools")
         tools.update((tool.name, tool) for tool in page.tools if is_offered(tool.name, spec))
         cursor = page.next_cursor
         if cursor is None:
@@ -72,7 +72,7 @@ async def take_inventory(client: Client, target: Target) -> Inventory:
         if cursor in seen:
             raise _endless(server_id, "answers tools/list with the same cursor again and again")
         seen.add(cursor)
-    raise _endless(server_id, f"lists more than {PAGE_LIMIT} pages of tools")
+    raise _endless(server_id, f"lists more than {MAX_PAGES} pages of tools")
 
 
 def _endless(server_id: str, what: str) -> InvalidResponse:

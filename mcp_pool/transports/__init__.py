@@ -2,7 +2,7 @@
 
 * `stdio`: servers that run as processes
 * `http`: servers behind a URL
-* `renewals`: how often a session may be given up on mere evidence
+* `session_renewal_limit`: how often a session may be given up on mere evidence
 * `tracked_streams`: the two streams of a wire, which note what passes
 * `channel`: what is known of one wire
 """

@@ -73,7 +73,7 @@ class CallRecord:
     """The channel that the call runs on."""
     scope: anyio.CancelScope
     """The call's one scope: it carries the deadline, and the connection cancels it when it ends."""
-    sent: int
+    requests_sent: int
     """How many requests may have reached the server: each wire counts one when it hands over the first of it."""
     request_id: RequestId | None = None
     """The id of the request that waits for its answer."""
@@ -83,7 +83,7 @@ class CallRecord:
     """Why there is no answer of the server, where the wire knows; then `answer` is not the server's."""
     is_call: bool = True
     """Whether a caller waits for it. Where a probe of the pool's own fails there is nothing more to probe."""
-    is_rejected: bool = False
+    session_rejected: bool = False
     """Whether the server refused the call unread, and with it the session that it came in."""
     done: bool = False
     """Whether the call has ended. What has not been handed over by then must never be: its caller was told so."""

@@ -27,7 +27,7 @@ from pydantic_core import PydanticSerializationError
 
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
 
-CANCEL_NOTICE_TIMEOUT: Final = 0.1
+CANCEL_NOTIFICATION_TIMEOUT: Final = 0.1
 """Seconds for which a cancel notice may wait for the wire. The SDK shields it for up to 5 s, and a caller that was
 cancelled would hang that long on a server that reads nothing."""
 
@@ -69,7 +69,7 @@ class Sink(Protocol):
         ...
 
 
-class _Tap(ABC):
+class _TrackedStream(ABC):
     """What both taps share: a stream is an asynchronous context manager that closes itself."""
 
     @abstractmethod
@@ -87,19 +87,19 @@ class _Tap(ABC):
 
 @final
 @attrs.define(eq=False)
-class TrackedReadStream(_Tap):
+class TrackedReadStream(_TrackedStream):
     """The stream of messages that the SDK reads, noting the answers that pass."""
 
     _source: Source
     _channel: Channel
-    hears: bool = True
+    notes_activity: bool = True
     """Whether what passes is a activity. Not so where the wire itself answers requests that have failed, or knows
     better when the server wrote it."""
 
     async def receive(self) -> SessionMessage | Exception:
         """Return the next message; raise `anyio.EndOfStream` when there will be none."""
         item = await self._source.receive()
-        if self.hears:
+        if self.notes_activity:
             self._channel.note_activity()
         if isinstance(item, SessionMessage):
             if isinstance(item.message, JSONRPCResponse | JSONRPCError):
@@ -124,7 +124,7 @@ class TrackedReadStream(_Tap):
 
 @final
 @attrs.define(eq=False)
-class TrackedWriteStream(_Tap):
+class TrackedWriteStream(_TrackedStream):
     """The stream of messages that the SDK writes, noting the requests that pass."""
 
     _sink: Sink
@@ -143,7 +143,7 @@ class TrackedWriteStream(_Tap):
         body = _encoded(item.message)
         record = self._channel.note_request(item.message) if isinstance(item.message, JSONRPCRequest) else None
         try:
-            with anyio.move_on_after(_patience(item.message)):
+            with anyio.move_on_after(_write_timeout(item.message)):
                 await self._sink.send(Outgoing(item, body, record))
                 self._channel.note_reply(item.message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -170,8 +170,8 @@ def _encoded(message: JSONRPCMessage) -> bytes:
         return plain.model_dump_json(by_alias=True, exclude_unset=True).encode()
 
 
-def _patience(message: Any) -> float:
+def _write_timeout(message: Any) -> float:
     """Return the seconds for which a message may wait for the wire."""
     if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-        return CANCEL_NOTICE_TIMEOUT
+        return CANCEL_NOTIFICATION_TIMEOUT
     return math.inf

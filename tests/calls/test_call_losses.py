@@ -271,7 +271,7 @@ async def test_a_call_in_flight_ends_when_its_server_is_stopped_and_disconnected
             async with anyio.create_task_group() as group:
                 group.start_soon(call.of, pool.call_tool, "s__echo", {"text": "x" * 300_000})
                 # Before its first byte has gone out it has not run, and would wait for the next connection.
-                await eventually(lambda: any(record.sent for record in connection_of(pool, "s").calls._calls))
+                await eventually(lambda: any(record.requests_sent for record in connection_of(pool, "s").calls._calls))
                 await pool.disconnect("s", drain=0)
         assert isinstance(call.error, ConnectionLost)
 

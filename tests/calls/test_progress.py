@@ -58,7 +58,7 @@ async def test_each_progress_of_the_server_reaches_the_callback(wire: Wire) -> N
 async def test_the_callback_is_called_in_order_of_arrival_and_one_at_a_time(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_pool.calls.progress.GRACE", 60.0)
+    monkeypatch.setattr("mcp_pool.calls.progress.DELIVERY_TIMEOUT", 60.0)
     spec, arguments = wire()
     happened: list[str] = []
 
@@ -161,7 +161,7 @@ async def test_progress_that_comes_after_the_end_of_its_call_is_dropped(tmp_path
 
 
 async def test_a_callback_may_call_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.calls.progress.GRACE", 60.0)
+    monkeypatch.setattr("mcp_pool.calls.progress.DELIVERY_TIMEOUT", 60.0)
     answers: list[str] = []
 
     async with MCPPool({"s": answering()}) as pool:

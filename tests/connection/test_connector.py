@@ -134,11 +134,11 @@ class Gone:
 
 @pytest.mark.parametrize("of_a_call", [True, False])
 async def test_a_message_that_nobody_took_was_not_sent(of_a_call: bool) -> None:
-    record = CallRecord(Channel(tracked=True), anyio.CancelScope(), sent=0) if of_a_call else None
+    record = CallRecord(Channel(tracked=True), anyio.CancelScope(), requests_sent=0) if of_a_call else None
     message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call"))
     with pytest.raises(anyio.BrokenResourceError):
         await Outbox(Gone()).send(Outgoing(message, b"{}", record))
-    assert record is None or record.sent == 0
+    assert record is None or record.requests_sent == 0
 
 
 async def test_blank_lines_on_standard_output_are_no_noise() -> None:

@@ -102,7 +102,7 @@ async def test_a_listing_whose_cursor_repeats_is_a_bad_answer() -> None:
 
 
 async def test_a_listing_of_too_many_pages_is_a_bad_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.connection.listing.PAGE_LIMIT", 5)
+    monkeypatch.setattr("mcp_pool.connection.listing.MAX_PAGES", 5)
     error = await refused(scripted("--pages", 6))
     assert error.phase == "list"
     assert "more than 5 pages" in str(error)
@@ -111,7 +111,7 @@ async def test_a_listing_of_too_many_pages_is_a_bad_answer(monkeypatch: pytest.M
 async def test_a_listing_that_is_too_long_is_a_bad_answer_however_its_cursors_differ(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mcp_pool.connection.listing.LISTING_LIMIT", 20_000)
+    monkeypatch.setattr("mcp_pool.connection.listing.MAX_LISTING_SIZE", 20_000)
     assert "page_9" in await listed(scripted("--pages", 9))
     error = await refused(scripted("--pages", 900))
     assert error.phase == "list"
@@ -119,7 +119,7 @@ async def test_a_listing_that_is_too_long_is_a_bad_answer_however_its_cursors_di
 
 
 async def test_a_listing_of_just_as_many_pages_as_allowed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.connection.listing.PAGE_LIMIT", 5)
+    monkeypatch.setattr("mcp_pool.connection.listing.MAX_PAGES", 5)
     assert "page_5" in await listed(scripted("--pages", 5))
 
 

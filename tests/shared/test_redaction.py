@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from mcp import MCPError
 
-from mcp_pool._shared.redaction import LEARNED, RedactedError, Redactor
+from mcp_pool._shared.redaction import MAX_LEARNED, RedactedError, Redactor
 
 SECRET = "correct horse"
 
@@ -193,7 +193,7 @@ def test_of_the_headers_that_were_learned_the_newest_are_remembered() -> None:
     redactor = Redactor.of(["configured"])
     redactor.learn("authorization", "Bearer first-1")
     redactor.learn("cookie", "each=always-1")
-    for number in range(1000, 1000 + LEARNED):
+    for number in range(1000, 1000 + MAX_LEARNED):
         redactor.learn("authorization", f"Bearer token-{number}")
         redactor.learn("cookie", "each=always-1")
     assert redactor.text("first-1 token-1000 token-1001 always-1 configured") == "first-1 token-1000 *** *** ***"

@@ -3,11 +3,11 @@
 * `streamable`: streamable HTTP, in both protocols
 * `sse`: the older HTTP with SSE
 * `notifications`: messages that nobody waits for
-* `post_refusals`: what a refused POST ends over SSE
+* `post_rejections`: what a refused POST ends over SSE
 * `session_probe`: one ping that settles suspicions against a session
 * `redirects`: redirects within the origin
 * `exchange`: one request, and what became of it
-* `session`: what answers and refusals tell about a session
+* `session`: what answers and rejections tell about a session
 * `inbox`: messages of the server, and answers found in the bodies of POSTs
 * `answers`: the answer in a body of any status
 * `handshake_errors`: what it means when the handshake fails

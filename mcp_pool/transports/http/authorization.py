@@ -9,7 +9,7 @@ from typing import Final, TypeAlias, final
 
 import httpx2
 
-ROUNDS: Final = 3
+MAX_ATTEMPTS: Final = 3
 """How often a request is sent: with the token at hand, with one that another request has got meanwhile, and with one of
 its own."""
 
@@ -51,7 +51,7 @@ class Authorization(httpx2.Auth):
         flow is left when it has a token, and entered again with an answer that refuses the token.
         """
         refusal: httpx2.Response | None = None
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ATTEMPTS):
             used, is_last = request.headers.get("authorization"), False
             async with aclosing(self._auth.async_auth_flow(request)) as flow:
                 outgoing: httpx2.Request | None = await anext(flow)

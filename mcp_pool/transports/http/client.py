@@ -20,15 +20,15 @@ from mcp_pool._shared.guard import contained
 from mcp_pool.transports.channel import Channel
 from mcp_pool.transports.http.authorization import Authorization
 from mcp_pool.transports.http.responses import rebuilt, unread
-from mcp_pool.transports.http.tls import trusting, trusting_nobody
+from mcp_pool.transports.http.tls import default_context, plaintext_context
 from mcp_pool.transports.tracked_streams import Outgoing
 
-REACH_TIMEOUT: Final = 10.0
+CONNECT_TIMEOUT: Final = 10.0
 """Seconds to reach a host. An answer has no time-out here: the pool bounds the call that waits for it."""
 IDLE_EXPIRY: Final = 3.0
 """Seconds after which an idle connection is dropped: well under the 5 s at which common servers drop theirs, because
 a request that meets a connection being closed is lost."""
-IDLE_CONNECTIONS: Final = 20
+MAX_IDLE_CONNECTIONS: Final = 20
 """Idle connections that are kept for the next calls."""
 CREDENTIALS: Final = ("authorization", "proxy-authorization", "cookie", "mcp-session-id")
 """Headers whose values must not be shown, wherever they come from."""
@@ -76,13 +76,13 @@ class Outbox:
         """Hand over a message, with what belongs to it."""
         record = item.record
         if record is not None:
-            record.sent += 1
+            record.requests_sent += 1
         token = current_message.set(item)
         try:
             await self._stream.send(item.message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             if record is not None:
-                record.sent -= 1  # the SDK's transport has gone: nobody took it
+                record.requests_sent -= 1  # the SDK's transport has gone: nobody took it
             raise
         finally:
             current_message.reset(token)
@@ -93,7 +93,7 @@ class Outbox:
 
 
 @final
-class _Own(httpx2.AsyncBaseTransport):
+class _OwnClients(httpx2.AsyncBaseTransport):
     """The clients of one server's own, in the place of a transport, so that they are closed with the client.
 
     There are two of them only where a server redirects from http to https: no TLS context is made before.
@@ -107,9 +107,9 @@ class _Own(httpx2.AsyncBaseTransport):
         if secure not in self._clients:
             # No limit of connections: calls and streams that last must not starve each other.
             limits = httpx2.Limits(
-                max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
+                max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
             )
-            verify = trusting() if secure else trusting_nobody()
+            verify = default_context() if secure else plaintext_context()
             self._clients[secure] = httpx2.AsyncClient(verify=verify, limits=limits)
         return self._clients[secure]
 
@@ -164,15 +164,15 @@ class ServerHttpClient(httpx2.AsyncClient):
         auth: httpx2.Auth | None,
         borrowed_client: httpx2.AsyncClient | None,
     ) -> None:
-        self._own = _Own()
-        super().__init__(transport=self._own)
+        self._own_clients = _OwnClients()
+        super().__init__(transport=self._own_clients)
         if borrowed_client is not None:
             self.max_redirects: int = borrowed_client.max_redirects
             auth = borrowed_client.auth if auth is None else auth
         self._wire = wire
         self._given_headers = headers
         self._given_auth = _basic(httpx2.URL(url)) if auth is None else auth
-        self._lender = borrowed_client
+        self._borrowed_client = borrowed_client
 
     def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
         """Make a request as the client that will send it, with the headers of this server on top.
@@ -187,7 +187,7 @@ class ServerHttpClient(httpx2.AsyncClient):
         headers.update(options.pop("headers", None))
         target = httpx2.URL(url).copy_with(userinfo=b"")  # which would stand in the log of httpx2
         request = self._client_for(target).build_request(method, target, headers=headers, **options)
-        timeout = httpx2.Timeout(None, connect=REACH_TIMEOUT)
+        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
         request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
         return request
 
@@ -196,11 +196,11 @@ class ServerHttpClient(httpx2.AsyncClient):
         return await self._wire.send(request, partial(self._forward, **options))
 
     def _client_for(self, url: httpx2.URL) -> httpx2.AsyncClient:
-        if self._lender is not None:
-            return self._lender
+        if self._borrowed_client is not None:
+            return self._borrowed_client
         # The flow of an authorization may lead to other servers.
         stays = self._given_auth is None or isinstance(self._given_auth, httpx2.BasicAuth | httpx2.DigestAuth)
-        return self._own.client(secure=url.scheme == "https" or not stays)
+        return self._own_clients.client(secure=url.scheme == "https" or not stays)
 
     async def _forward(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         client, authorization = self._client_for(request.url), None
@@ -215,16 +215,16 @@ class ServerHttpClient(httpx2.AsyncClient):
             raise
         except BaseException as error:
             if authorization is None or authorization.released:
-                if self._lender is not None:
+                if self._borrowed_client is not None:
                     # Its transport may tell nothing of what it sends, so that only a failure to connect proves
                     # anything: a request that was cancelled may have run as well.
                     await trace("borrowed_client.send_request_headers.started", {})
-                if isinstance(error, httpx2.HTTPStatusError) and (refusal := _refusal(error, request)) is not None:
-                    return refusal
+                if isinstance(error, httpx2.HTTPStatusError) and (returned := _response_of(error, request)) is not None:
+                    return returned
             raise
         else:
             self._keep_secret(response.request.headers)
-            if self._lender is not None:
+            if self._borrowed_client is not None:
                 response.stream = _BorrowedBody(cast("httpx2.AsyncByteStream", response.stream))
             return response
         finally:
@@ -238,7 +238,7 @@ class ServerHttpClient(httpx2.AsyncClient):
                 self._wire.channel.learn_secret(name, headers[name])
 
 
-def _refusal(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.Response | None:
+def _response_of(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.Response | None:
     """Return the server's response where a hook or a flow has only raised for its status: the wire knows what it means.
 
     Args:
@@ -247,8 +247,8 @@ def _refusal(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.R
     """
     response = error.response
     with suppress(RuntimeError):  # made by hand, for no request
-        asked = response.request
-        if response.is_success or (asked.method, asked.url) != (request.method, request.url):
+        answered = response.request
+        if response.is_success or (answered.method, answered.url) != (request.method, request.url):
             return None
         try:
             return rebuilt(response, response.content)

@@ -19,12 +19,19 @@ from mcp_pool._shared.exceptions import cause_of, chain, plain
 from mcp_pool._shared.guard import contained, printable
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
-from mcp_pool.transports.http.answers import JSON, Said, bears, hear_out, parsed, parsed_error_without_id
+from mcp_pool.transports.http.answers import (
+    JSON,
+    ParsedBody,
+    is_same_id,
+    parse_error_without_id,
+    parse_message,
+    read_answer,
+)
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, is_trouble, refused
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_outage
 from mcp_pool.transports.http.responses import (
     EVENT_STREAM,
-    Patience,
+    CancellableWait,
     TooLong,
     WatchedStream,
     content_type,
@@ -52,7 +59,7 @@ def was_unreachable(url: httpx2.URL, error: Exception) -> bool:
         return False
 
 
-async def forwarded(request: httpx2.Request, forward: Forward) -> httpx2.Response:
+async def forward_request(request: httpx2.Request, forward: Forward) -> httpx2.Response:
     """Forward a request. What it raises is one plain error, and so is each of its causes.
 
     A cancellation that comes together with errors, as it may from an authorization flow on trio, is the cancellation.
@@ -66,10 +73,10 @@ async def forwarded(request: httpx2.Request, forward: Forward) -> httpx2.Respons
         if cancelled is None or not isinstance(rest, ExceptionGroup):
             raise
         first = plain(cancelled)
-    raise scrubbed(first)
+    raise with_plain_causes(first)
 
 
-def scrubbed(error: BaseException) -> BaseException:
+def with_plain_causes(error: BaseException) -> BaseException:
     """Return an error after putting one error in the place of each group among its causes.
 
     On trio, a failed attempt to connect has such a cause.
@@ -88,7 +95,7 @@ class Exchange:
 
     request: httpx2.Request
     """What is sent."""
-    asked: JSONRPCRequest
+    message: JSONRPCRequest
     """The message in it."""
     channel: Channel
     """The wire."""
@@ -96,7 +103,7 @@ class Exchange:
     """The call that it is for, if any."""
     max_message_size: int
     """The longest message in bytes that the server may send."""
-    patience: Patience = attrs.field(factory=Patience, init=False)
+    wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
     """How long to wait: no longer than the call."""
     on_answer: Callable[[int, JSONRPCResponse | JSONRPCError], None] | None = attrs.field(default=None, init=False)
     """Called with the HTTP status and the answer, when the server has answered."""
@@ -109,16 +116,16 @@ class Exchange:
         if self.record is not None:
             self.record.failure = None
             # Once a call is over nobody reads its answer, and a server that owes one would keep the connection for it.
-            self.patience.is_over = self.record.done
-            self.record.on_done = self.patience.end
+            self.wait.is_cancelled = self.record.done
+            self.record.on_done = self.wait.cancel
 
     async def _trace(self, event: str, _info: object) -> None:
         """Note, as an extension of the request, that a server begins to get it."""
         self._handed_over = self._handed_over or event.endswith("send_request_headers.started")
 
-    async def sent(self, forward: Forward) -> httpx2.Response:
+    async def send(self, forward: Forward) -> httpx2.Response:
         """Send the request, and return the response."""
-        response = await forwarded(self.request, forward)
+        response = await forward_request(self.request, forward)
         self._handed_over = True  # the transport of a client of the user's may tell nothing of what it sends
         return response
 
@@ -128,69 +135,69 @@ class Exchange:
             self.record.failure = failure
         else:
             self.channel.failure = failure
-            outage = failure.status is None or failure.status in AUTH_STATUSES or is_trouble(failure.status)
+            outage = failure.status is None or failure.status in AUTH_STATUSES or is_outage(failure.status)
             if outage and not self.channel.is_settled:
                 # Or the SDK would take it for the answer of a legacy server, and begin the legacy handshake.
-                self.channel.mark_lost(refused(failure))
+                self.channel.mark_lost(handshake_failed(failure))
         words = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
         headers = {"content-type": JSON}
         return httpx2.Response(503, headers=headers, content=words.model_dump_json(), request=self.request)
 
-    def reject(self) -> None:
+    def mark_not_run(self) -> None:
         """Note that the server provably did not run it."""
         if self.record is not None:
-            self.record.sent -= 1
+            self.record.requests_sent -= 1
 
     def lose_session(self) -> httpx2.Response:
         """Note that the server refused it unread, as it does not know the session; return a response for the SDK."""
-        self.reject()
+        self.mark_not_run()
         if self.record is not None:
-            self.record.is_rejected = True
+            self.record.session_rejected = True
         self.channel.mark_lost(session_lost(HTTPStatus.NOT_FOUND))
         return self.fail(Failure(SESSION_LOST))
 
-    def broke(self, error: Exception) -> httpx2.Response:
+    def transport_failed(self, error: Exception) -> httpx2.Response:
         """Note an error on the way, and return a response for the SDK."""
         if not self._handed_over:
-            self.reject()
+            self.mark_not_run()
         if was_unreachable(self.request.url, error):
             self.channel.mark_lost(unreachable(self.request.url, error))
             return self.fail(Failure("could not be reached", cause=error))
         if self._handed_over:
-            self._doubt(error)
+            self._suspect(error)
         return self.fail(self._failure(error, "an answer"))
 
-    async def look(self, response: httpx2.Response) -> httpx2.Response:
+    async def success_response(self, response: httpx2.Response) -> httpx2.Response:
         """Return what the SDK is to see of a response of success or a redirect, and note what it would not tell."""
         status, kind = response.status_code, content_type(response)
         self.channel.note_activity()
         if response.is_success and status != HTTPStatus.ACCEPTED and kind == EVENT_STREAM:
-            return self.watched(response)
+            return self.event_stream_response(response)
         if response.next_request is not None:
             # The SDK follows it when it stays within the origin; otherwise the call ends here.
             where = origin(response.next_request.url)
             self.fail(Failure(f"redirects to {where}, which is not followed", status=status))
-            await self.hear_out(response)
+            await self.read_answer(response)
             return rebuilt(response, b"")
         body = await read_whole(response, self.max_message_size)
         answer = None
         if status != HTTPStatus.ACCEPTED and kind.startswith(JSON):  # as the SDK sees it
-            answer = parsed(body) or parsed_error_without_id(body)
+            answer = parse_message(body) or parse_error_without_id(body)
         if isinstance(answer, JSONRPCError) and answer.id is None:
             # The server could not read the id, and the SDK would take the error for nobody's.
-            answer = answer.model_copy(update={"id": self.asked.id})
+            answer = answer.model_copy(update={"id": self.message.id})
             body = answer.model_dump_json(exclude_unset=True).encode()
-        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not bears(answer.id, self.asked.id):
+        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not is_same_id(answer.id, self.message.id):
             words = f"answered with HTTP status {status} and {len(body)} bytes of {kind or 'no type'}"
             return self.fail(Failure(f"{words} that do not answer the request", malformed=True))
         self._note_answer(status, answer)
         return rebuilt(response, body)
 
-    async def hear_out(self, response: httpx2.Response) -> Said:
+    async def read_answer(self, response: httpx2.Response) -> ParsedBody:
         """Read the body of a response that has failed by its status, and return what it says."""
-        return await hear_out(response, self.max_message_size, self.asked.id)
+        return await read_answer(response, self.max_message_size, self.message.id)
 
-    def refused(self, response: httpx2.Response, said: Said) -> httpx2.Response:
+    def error_response(self, response: httpx2.Response, said: ParsedBody) -> httpx2.Response:
         """Return what the SDK is to see of a response with an error status: what the server says, if it says anything.
 
         Args:
@@ -206,14 +213,14 @@ class Exchange:
             return self.fail(Failure(f"answered with HTTP status {status}", status=status))
         if said.answer is not None:
             self._note_answer(status, said.answer)
-        content = message.model_copy(update={"id": self.asked.id}).model_dump_json(by_alias=True, exclude_unset=True)
+        content = message.model_copy(update={"id": self.message.id}).model_dump_json(by_alias=True, exclude_unset=True)
         # Of a response with an error status, the SDK takes no result.
         seen = status if isinstance(message, JSONRPCError) else HTTPStatus.OK
         return httpx2.Response(seen, headers={"content-type": JSON}, content=content, request=self.request)
 
-    def watched(self, response: httpx2.Response) -> httpx2.Response:
+    def event_stream_response(self, response: httpx2.Response) -> httpx2.Response:
         """Return a response whose stream of events is looked at."""
-        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.patience)
+        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.wait)
         return rebuilt(response, stream)
 
     def _note_answer(self, status: int, answer: JSONRPCResponse | JSONRPCError) -> None:
@@ -224,7 +231,7 @@ class Exchange:
         if self._is_answered:
             return
         self.channel.note_activity()
-        message = parsed(data)
+        message = parse_message(data)
         if message is None:
             self.fail(Failure("sent an event that is not a JSON-RPC message", malformed=True))
         self._is_answered = message is None or isinstance(message, JSONRPCResponse | JSONRPCError)
@@ -235,10 +242,10 @@ class Exchange:
         if error is None:
             self.fail(Failure("ended its event stream without an answer"))
             return
-        self._doubt(error)
+        self._suspect(error)
         self.fail(self._failure(error, "an event"))
 
-    def _doubt(self, error: Exception) -> None:
+    def _suspect(self, error: Exception) -> None:
         if self.record is not None and self.record.is_call and isinstance(error, httpx2.TransportError):
             self.channel.suspect()
 

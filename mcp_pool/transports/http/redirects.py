@@ -8,25 +8,25 @@ import httpx2
 
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.exchange import forwarded
+from mcp_pool.transports.http.exchange import forward_request
 
-REDIRECTS: Final = 5
+MAX_REDIRECTS: Final = 5
 """How many redirects in a row are followed, within the origin."""
 
 
-async def sent_within_origin(request: httpx2.Request, forward: Forward) -> httpx2.Response:
+async def send_within_origin(request: httpx2.Request, forward: Forward) -> httpx2.Response:
     """Send a request and those that it is redirected to, and return the last response, whose body is to be read."""
-    response = await forwarded(request, forward)
-    for _ in range(REDIRECTS):
-        following = follower(request, response)
+    response = await forward_request(request, forward)
+    for _ in range(MAX_REDIRECTS):
+        following = redirected_request(request, response)
         if following is None:
             break
         await response.aclose()
-        response = await forwarded(following, forward)
+        response = await forward_request(following, forward)
     return response
 
 
-def follower(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request | None:
+def redirected_request(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request | None:
     """Return the request that a redirect leads to, if it stays within the origin and says the same, as the SDK does."""
     following = response.next_request
     if following is None or following.method != request.method or following.url.userinfo:

@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 EVENT_STREAM: Final = "text/event-stream"
 """The content type of a stream of events."""
-_OF_THE_WIRE: Final = ("content-encoding", "content-length", "transfer-encoding")
+_ENCODING_HEADERS: Final = ("content-encoding", "content-length", "transfer-encoding")
 """Headers that no longer hold once a body has been decoded."""
 
 
@@ -28,39 +28,39 @@ class TooLong(Exception):
 
 
 @final
-class GivenUp(Exception):
+class WaitCancelled(Exception):
     """Nobody waits for this any more."""
 
 
 @final
 @attrs.define(eq=False)
-class Patience:
+class CancellableWait:
     """The waiting for one answer. It can be given up from another task."""
 
-    is_over: bool = False
+    is_cancelled: bool = False
     """Whether it has been given up."""
     _scope: anyio.CancelScope | None = attrs.field(default=None, init=False, repr=False)
 
-    def end(self) -> None:
+    def cancel(self) -> None:
         """Give up: whoever waits stops, and nobody begins."""
-        self.is_over = True
+        self.is_cancelled = True
         if self._scope is not None:
             self._scope.cancel()
 
-    async def wait(self, wait: Callable[[], Awaitable[_T]]) -> _T:
+    async def run(self, wait: Callable[[], Awaitable[_T]]) -> _T:
         """Wait for something.
 
         Raises:
-            GivenUp: It has been given up.
+            WaitCancelled: It has been given up.
         """
-        if not self.is_over:
+        if not self.is_cancelled:
             self._scope = anyio.CancelScope()
             try:
                 with self._scope:
                     return await wait()
             finally:
                 self._scope = None
-        raise GivenUp
+        raise WaitCancelled
 
 
 @final
@@ -135,7 +135,7 @@ class WatchedStream(httpx2.AsyncByteStream):
         limit: The longest event in bytes.
         on_end: Called once, with the error that broke the stream, or None when the server ended it.
         on_message: Called with the data of each message, before it is passed on.
-        patience: How long to wait for more.
+        wait: How long to wait for more.
     """
 
     def __init__(
@@ -144,18 +144,18 @@ class WatchedStream(httpx2.AsyncByteStream):
         limit: int,
         on_end: Callable[[Exception | None], None],
         on_message: Callable[[bytes], None] | None = None,
-        patience: Patience | None = None,
+        wait: CancellableWait | None = None,
     ) -> None:
         self._response = response
         self._events = EventReader(limit)
         self._on_end = on_end
         self._on_message = on_message
-        self._patience = patience or Patience()
+        self._wait = wait or CancellableWait()
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         try:
             async with aclosing(self._response.aiter_bytes()) as chunks:
-                while (chunk := await self._patience.wait(lambda: anext(chunks, None))) is not None:
+                while (chunk := await self._wait.run(lambda: anext(chunks, None))) is not None:
                     for message in self._events.feed(chunk):
                         if self._on_message is not None:
                             self._on_message(message)
@@ -198,7 +198,7 @@ def content_type(response: httpx2.Response) -> str:
 
 def rebuilt(response: httpx2.Response, body: bytes | httpx2.AsyncByteStream) -> httpx2.Response:
     """Return a response like this one, with a body that has been decoded."""
-    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_WIRE]
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _ENCODING_HEADERS]
     content, stream = (body, None) if isinstance(body, bytes) else (None, body)
     again = httpx2.Response(
         response.status_code, headers=headers, content=content, stream=stream, request=response.request

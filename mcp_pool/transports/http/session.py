@@ -1,4 +1,4 @@
-"""What answers and refusals tell about a session over HTTP. Decisions only: no I/O, no clock.
+"""What answers and rejections tell about a session over HTTP. Decisions only: no I/O, no clock.
 
 A server says by 404 that it does not know a session (MCP specification, Streamable HTTP, Session Management). Some say
 it by another status, or by a JSON-RPC error that looks like the answer of a tool. From those alone nothing follows: the
@@ -37,7 +37,7 @@ class Finding(Enum):
 
 @final
 @attrs.frozen
-class Refusal:
+class Rejection:
     """How a server refused a request. Two are equal when a client cannot tell them apart."""
 
     status: int
@@ -48,8 +48,8 @@ class Refusal:
     """The message of that error."""
 
     @classmethod
-    def of(cls, status: int, said: JSONRPCResponse | JSONRPCError | None) -> Refusal:
-        """Return the refusal that a response amounts to.
+    def of(cls, status: int, said: JSONRPCResponse | JSONRPCError | None) -> Rejection:
+        """Return the rejection that a response amounts to.
 
         Args:
             status: Its HTTP status.
@@ -59,7 +59,7 @@ class Refusal:
             return cls(status)
         return cls(status, said.error.code, said.error.message)
 
-    def is_confirmed_by(self, ping: Refusal) -> bool:
+    def is_confirmed_by(self, ping: Rejection) -> bool:
         """Tell whether a ping was refused in the very same way.
 
         A server without `ping` says "method not found" to it, as it does to any other method that it does not have.
@@ -72,13 +72,13 @@ class Refusal:
 class SessionEvidence:
     """What the requests of one session have told about it so far."""
 
-    _latest: Refusal | None = attrs.field(default=None, init=False)
+    _latest: Rejection | None = attrs.field(default=None, init=False)
     """The error that answered the latest call; None when it was answered otherwise."""
     _ping_answered: bool = attrs.field(default=False, init=False)
     """Whether a ping was ever answered."""
 
-    def note_answer(self, error: Refusal | None, *, is_ping: bool) -> Finding:
-        """Note an answer that bears the id of its request, and return what follows from it.
+    def note_answer(self, error: Rejection | None, *, is_ping: bool) -> Finding:
+        """Note an answer with the id of its request, and return what follows from it.
 
         Args:
             error: The error that it is, if it is one.
@@ -91,20 +91,20 @@ class SessionEvidence:
         self._latest = None if is_repeated else error
         return Finding.SUSPECT if is_repeated else Finding.NOTHING
 
-    def note_refusal(self, refusal: Refusal, *, is_ping: bool, is_certain: bool) -> Finding:
-        """Note a response with an error status and without an answer that bears the id, and return what follows.
+    def note_rejection(self, rejection: Rejection, *, is_ping: bool, is_certain: bool) -> Finding:
+        """Note a response with an error status and without an answer with the id, and return what follows.
 
         Args:
-            refusal: What the response says.
+            rejection: What the response says.
             is_ping: Whether the request was a `ping`, and no call.
             is_certain: Whether the body shows that the answer is not in it.
         """
-        if refusal.status == HTTPStatus.NOT_FOUND:
+        if rejection.status == HTTPStatus.NOT_FOUND:
             return Finding.LOST if is_certain else Finding.SUSPECT
-        if not is_suspicious(refusal.status):
+        if not is_suspicious(rejection.status):
             return Finding.NOTHING
         # Otherwise a gateway that lets no ping through would cost its server one session after the other.
-        is_telling = not is_ping or refusal.code is not None or self._ping_answered
+        is_telling = not is_ping or rejection.code is not None or self._ping_answered
         return Finding.SUSPECT if is_telling else Finding.NOTHING
 
 
@@ -122,7 +122,7 @@ def session_lost(status: int) -> DisconnectCause:
     return DisconnectCause(SESSION_LOST, cause=cause, advice=advice, draining=True, unreachable=True)
 
 
-def session_given_up(status: int) -> DisconnectCause:
+def session_presumed_lost(status: int) -> DisconnectCause:
     """Return the loss of a session whose server refuses a ping in the same way as a call."""
     # Not unreachable: it is told that the session has ended, in case that it knows it still.
     what = "appears to have lost the session: it refused a ping exactly as it refused the request before"

@@ -24,38 +24,38 @@ from mcp_pool._shared.log_throttle import LogThrottle
 from mcp_pool._shared.redaction import origin
 from mcp_pool.config.servers import SseServer
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
-from mcp_pool.transports.http.answers import Said, hear_out
+from mcp_pool.transports.http.answers import ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import scrubbed, unreachable, was_unreachable
-from mcp_pool.transports.http.handshake_errors import refused
+from mcp_pool.transports.http.exchange import unreachable, was_unreachable, with_plain_causes
+from mcp_pool.transports.http.handshake_errors import handshake_failed
 from mcp_pool.transports.http.inbox import Inbox
-from mcp_pool.transports.http.post_refusals import PostRefusals, RefusedPost
-from mcp_pool.transports.http.redirects import sent_within_origin
+from mcp_pool.transports.http.post_rejections import PostRejections, RejectedPost
+from mcp_pool.transports.http.redirects import send_within_origin
 from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, read_whole, watch
 from mcp_pool.transports.http.session_probe import SessionProbe
-from mcp_pool.transports.renewals import Renewals
+from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
 
 POST_TIMEOUT: Final = 30.0
 """Seconds for a server to take a message when nobody waits for what it says. A request has no such time while somebody
 does, because there are servers that take one only when they have answered it."""
-CANCEL_PATIENCE: Final = 2.0
+CANCEL_WAIT: Final = 2.0
 """Seconds for which the word that a request is cancelled waits until the server has taken the request. One that takes
 it only when it has answered it has had it long before."""
-POST_LIMIT: Final = 1000
+MAX_POSTS: Final = 1000
 """Posts under way at once; a server that is so far behind takes no more."""
-WORDS_TIMEOUT: Final = 1.0
+RESPONSE_TIMEOUT: Final = 1.0
 """Seconds for what a server has to say on top of having taken a message; nobody reads it, but unread it costs a
 connection."""
-WORDS_LIMIT: Final = 65536
+MAX_RESPONSE_SIZE: Final = 65536
 """How much of it is taken, in bytes."""
-EVENT_LIMIT: Final = 2**20
+MAX_EVENT_SIZE: Final = 2**20
 """The longest event in bytes that the SDK takes; one that is longer would break it."""
 
 
 @asynccontextmanager
 async def sse_transport(
-    server_id: str, spec: SseServer, channel: Channel, renewals: Renewals
+    server_id: str, spec: SseServer, channel: Channel, renewal_limit: SessionRenewalLimit
 ) -> AsyncGenerator[tuple[TrackedReadStream, TrackedWriteStream]]:
     """Make the transport of one connection.
 
@@ -63,9 +63,9 @@ async def sse_transport(
         server_id: For the log.
         spec: What to connect to.
         channel: Learns what happens on the wire.
-        renewals: When the server's session was last given up on mere evidence.
+        renewal_limit: When the server's session was last given up on mere evidence.
     """
-    wire = _SseWire(server_id, channel, min(spec.max_message_size, EVENT_LIMIT))
+    wire = _SseWire(server_id, channel, min(spec.max_message_size, MAX_EVENT_SIZE))
     async with anyio.create_task_group() as wire.background:
 
         def make_client(
@@ -81,13 +81,16 @@ async def sse_transport(
         url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
         async with sse_client(url, httpx_client_factory=make_client) as (read, write):
             inbox = Inbox(read, channel, wire.note_answer)
-            probe = SessionProbe(channel, renewals, wire.start, sent_within_origin, wire.tell)
-            wire.refusals = PostRefusals(channel, inbox, probe)
+            probe = SessionProbe(channel, renewal_limit, wire.start, send_within_origin, wire.note)
+            wire.rejections = PostRejections(channel, inbox, probe)
             try:
-                yield TrackedReadStream(inbox, channel, hears=False), TrackedWriteStream(Outbox(write), channel)
+                yield (
+                    TrackedReadStream(inbox, channel, notes_activity=False),
+                    TrackedWriteStream(Outbox(write), channel),
+                )
             finally:
                 wire.background.cancel_scope.cancel()
-                wire.untaken.flush(server_id)
+                wire.not_accepted.flush(server_id)
 
 
 @final
@@ -122,13 +125,13 @@ class _SseWire:
     """The longest event in bytes that the server may send."""
     background: TaskGroup = attrs.field(init=False)
     """Where messages are posted."""
-    refusals: PostRefusals = attrs.field(init=False)
+    rejections: PostRejections = attrs.field(init=False)
     """Decides what a refused post ends."""
-    untaken: LogThrottle = attrs.field(
+    not_accepted: LogThrottle = attrs.field(
         factory=lambda: LogThrottle("Server {!r} did not accept {} messages in time"), init=False, repr=False
     )
     """Tells of messages that the server did not take."""
-    _under_way: int = attrs.field(default=0, init=False)
+    _posting: int = attrs.field(default=0, init=False)
     _posts: dict[RequestId, _Post] = attrs.field(factory=dict[RequestId, _Post], init=False, repr=False)
     """The requests that are being posted."""
 
@@ -144,8 +147,8 @@ class _SseWire:
             await self._post(request, forward, outgoing, post)  # what follows must find the server ready
         elif outgoing.record is not None and outgoing.record.done:
             pass  # its caller has gone, and nobody would cancel it
-        elif self._under_way < POST_LIMIT:
-            self._under_way += 1
+        elif self._posting < MAX_POSTS:
+            self._posting += 1
             if isinstance(message, JSONRPCRequest):
                 self._posts[coerce_request_id(message.id)] = post
             if outgoing.record is not None:
@@ -153,7 +156,7 @@ class _SseWire:
             self.background.start_soon(self._post_in_turn, request, forward, outgoing, post)
         else:
             self._fail(
-                DisconnectCause(f"accepts no more messages: {POST_LIMIT} are waiting"), outgoing.record, ran=False
+                DisconnectCause(f"accepts no more messages: {MAX_POSTS} are waiting"), outgoing.record, ran=False
             )
         return httpx2.Response(202, request=request)
 
@@ -167,53 +170,55 @@ class _SseWire:
         """Run something in the background; it ends with the connection."""
         self.background.start_soon(work)
 
-    def tell(self, what: str) -> None:
+    def note(self, what: str) -> None:
         """Write down a trouble that harms nobody."""
         log("DEBUG", self.server_id, "Server {!r} {}", self.server_id, what)
 
     async def _open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         try:
-            response = await sent_within_origin(request, forward)
+            response = await send_within_origin(request, forward)
         except Exception as error:
             if was_unreachable(request.url, error):
                 self.channel.mark_lost(unreachable(request.url, error))
             else:
-                self.channel.mark_lost(refused(Failure(f"broke off with {type(error).__name__}", cause=error)))
+                self.channel.mark_lost(handshake_failed(Failure(f"broke off with {type(error).__name__}", cause=error)))
             raise
         status, kind = response.status_code, content_type(response)
         if response.next_request is not None:
             words = f"redirects to {origin(response.next_request.url)}, which is not followed"
-            self.channel.mark_lost(refused(Failure(words, status=status)))
+            self.channel.mark_lost(handshake_failed(Failure(words, status=status)))
         elif not response.is_success:
-            self.channel.mark_lost(refused(Failure(f"answered with HTTP status {status}", status=status)))
+            self.channel.mark_lost(handshake_failed(Failure(f"answered with HTTP status {status}", status=status)))
         elif kind != EVENT_STREAM:
             self.channel.mark_lost(DisconnectCause(f"answered with {kind or 'no type'} instead of an event stream"))
         return watch(response, self.event_limit, self._note_end)
 
     def _note_end(self, error: Exception | None) -> None:
         if isinstance(error, TooLong):
-            sdk = self.event_limit == EVENT_LIMIT
+            sdk = self.event_limit == MAX_EVENT_SIZE
             limit = (
-                f"the {EVENT_LIMIT} bytes that the SDK takes" if sdk else f"max_message_size={self.event_limit} bytes"
+                f"the {MAX_EVENT_SIZE} bytes that the SDK takes"
+                if sdk
+                else f"max_message_size={self.event_limit} bytes"
             )
             self.channel.mark_lost(DisconnectCause(f"sent an event longer than {limit}"))
         else:
             self.channel.mark_lost(
-                DisconnectCause("ended its event stream", cause=None if error is None else scrubbed(error))
+                DisconnectCause("ended its event stream", cause=None if error is None else with_plain_causes(error))
             )
 
     async def _post_in_turn(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing, post: _Post) -> None:
         message = outgoing.message.message
         try:
-            if cancelled := self._posts.get(_cancelled(message)):
+            if cancelled := self._posts.get(_cancelled_id(message)):
                 cancelled.expire()
-                with anyio.move_on_after(CANCEL_PATIENCE):
+                with anyio.move_on_after(CANCEL_WAIT):
                     await cancelled.ended.wait()  # a server would not know yet what is cancelled
                 if not cancelled.handed_over:
                     cancelled.scope.cancel()  # or it would arrive behind the word that it is cancelled
             await self._post(request, forward, outgoing, post)
         finally:
-            self._under_way -= 1
+            self._posting -= 1
             post.ended.set()
             if isinstance(message, JSONRPCRequest):
                 del self._posts[coerce_request_id(message.id)]
@@ -223,12 +228,12 @@ class _SseWire:
             post.handed_over = post.handed_over or event.endswith("send_request_headers.started")
 
         request.extensions = {**request.extensions, "trace": trace}
-        message, response, said = outgoing.message.message, None, Said()
+        message, response, body = outgoing.message.message, None, ParsedBody()
         try:
             with post.scope:
-                response = await sent_within_origin(request, forward)
+                response = await send_within_origin(request, forward)
                 if not response.is_success:
-                    said = await hear_out(response, self.event_limit, _id_of(message))
+                    body = await read_answer(response, self.event_limit, _request_id(message))
         except Exception as error:  # noqa: BLE001  # it takes the wire down, and with it nobody else
             loss = DisconnectCause(f"could not be sent a message: {type(error).__name__}", cause=error)
             if was_unreachable(request.url, error):
@@ -237,25 +242,25 @@ class _SseWire:
             self._fail(loss, outgoing.record, ran=post.handed_over)
         if post.scope.cancelled_caught:
             if not isinstance(message, JSONRPCRequest):
-                self.untaken.count(self.server_id)
+                self.not_accepted.count(self.server_id)
         elif response is not None and response.is_success:
-            with suppress(Exception), anyio.move_on_after(WORDS_TIMEOUT):
-                await read_whole(response, WORDS_LIMIT)
+            with suppress(Exception), anyio.move_on_after(RESPONSE_TIMEOUT):
+                await read_whole(response, MAX_RESPONSE_SIZE)
         elif response is not None and not post.is_answered:
-            self.refusals.note(RefusedPost(request, forward, response, said), message, outgoing.record)
+            self.rejections.note(RejectedPost(request, forward, response, body), message, outgoing.record)
 
     def _fail(self, loss: DisconnectCause, record: CallRecord | None, *, ran: bool) -> None:
         if record is not None and not ran:
-            record.sent -= 1
+            record.requests_sent -= 1
         self.channel.mark_lost(loss)
 
 
-def _id_of(message: JSONRPCMessage) -> RequestId:
+def _request_id(message: JSONRPCMessage) -> RequestId:
     """Return the id of a request; one that no request has, if it is none."""
     return message.id if isinstance(message, JSONRPCRequest) else ""
 
 
-def _cancelled(message: JSONRPCMessage) -> RequestId:
+def _cancelled_id(message: JSONRPCMessage) -> RequestId:
     """Return the id of the request that a message cancels; one that no request has, if it cancels none."""
     if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
         return coerce_request_id((message.params or {}).get("requestId", ""))

@@ -13,17 +13,17 @@ from functools import cache, lru_cache
 import httpx2
 
 
-def trusting() -> ssl.SSLContext:
+def default_context() -> ssl.SSLContext:
     """Return the context that trusts whom the environment says; httpx2 reads these two variables of it itself."""
-    return _trusting(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    return _default_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
 @lru_cache(maxsize=8)
-def _trusting(_file: str | None, _directory: str | None) -> ssl.SSLContext:
+def _default_context(_file: str | None, _directory: str | None) -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
 @cache
-def trusting_nobody() -> ssl.SSLContext:
+def plaintext_context() -> ssl.SSLContext:
     """Return a context that costs nothing, for connections that speak no TLS."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

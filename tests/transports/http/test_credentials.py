@@ -13,7 +13,7 @@ from helpers.http import raw_server
 from helpers.http_calls import shown
 from helpers.memory import PLACE, OverHttp, OverSse, event
 from mcp_pool import ConnectError, HttpServer, MCPPool, RestartPolicy, SseServer
-from mcp_pool._shared.redaction import LEARNED
+from mcp_pool._shared.redaction import MAX_LEARNED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -120,11 +120,11 @@ async def test_only_the_newest_credentials_are_remembered() -> None:
     auth = Counting()
     async with httpx2.AsyncClient(transport=OverHttp(take)) as client, MCPPool() as pool:
         await pool.connect("s", HttpServer(f"{PLACE}/mcp", http_client=client, mode="legacy", auth=auth))
-        for _ in range(3 * LEARNED):
+        for _ in range(3 * MAX_LEARNED):
             assert words(await pool.call_tool("s__work")) == "done"
         hidden = [
             number
             for number in range(1, auth.count + 1)
             if connection_of(pool, "s").target.redactor.text(auth.token(number)) == "***"
         ]
-        assert hidden == list(range(auth.count - LEARNED + 1, auth.count + 1))
+        assert hidden == list(range(auth.count - MAX_LEARNED + 1, auth.count + 1))

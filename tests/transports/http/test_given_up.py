@@ -57,8 +57,8 @@ async def test_a_server_that_takes_no_cancel_notices_gets_so_many_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
-    monkeypatch.setattr(notices, "NOTICE_LIMIT", 3)
-    monkeypatch.setattr(notices, "NOTICE_TIMEOUT", 60)
+    monkeypatch.setattr(notices, "MAX_NOTIFICATIONS", 3)
+    monkeypatch.setattr(notices, "NOTIFICATION_TIMEOUT", 60)
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url)}, close_timeout=1) as pool:
         await server.misbehave(fault("silent", on="notifications/cancelled"))
         for number in (1, 2, 3, 3, 3):

@@ -81,13 +81,13 @@ def test_different_trust_has_different_contexts(
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv("SSL_CERT_FILE", str(tls(tmp_path / name).ca))
-        seen += [contexts.trusting(), contexts.trusting()]
+        seen += [contexts.default_context(), contexts.default_context()]
     monkeypatch.delenv("SSL_CERT_FILE")
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    seen.append(contexts.trusting())
+    seen.append(contexts.default_context())
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "a" / "ca.pem"))
     monkeypatch.delenv("SSL_CERT_DIR")
-    assert contexts.trusting() is seen[0] is seen[1]
+    assert contexts.default_context() is seen[0] is seen[1]
     assert seen[2] is seen[3]
     assert made == [seen[0], seen[2], seen[4]]
 
@@ -132,7 +132,7 @@ async def test_a_client_that_is_led_from_http_to_https_trusts_whom_the_environme
 
 @pytest.mark.parametrize(("kind", "place"), KINDS)
 async def test_a_proxy_of_the_environment_is_used(kind: type[Any], place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "IDLE_CONNECTIONS", 0)  # this proxy serves one request for each connection
+    monkeypatch.setattr(http_client, "MAX_IDLE_CONNECTIONS", 0)  # this proxy serves one request for each connection
     async with raw_server() as server, forward_proxy("user", "pass-word") as proxy, MCPPool() as pool:
         for variable in ("HTTP_PROXY", "ALL_PROXY", "http_proxy"):
             monkeypatch.setenv(variable, proxy.url)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from loguru import Message
 
-QUESTIONS = 3 * notices.NOTICE_LIMIT
+QUESTIONS = 3 * notices.MAX_NOTIFICATIONS
 
 
 @pytest.fixture(scope="module", params=virtual_backends())
@@ -74,7 +74,7 @@ async def test_every_answer_to_a_server_is_sent_a_few_at_a_time_and_delays_no_ca
         assert pool.server("s").generation == 1
     answers = [message["id"] for message in server.seen if "method" not in message]
     assert sorted(answers) == sorted(f"q{number}" for number in range(QUESTIONS))
-    assert most <= notices.NOTICE_LIMIT
+    assert most <= notices.MAX_NOTIFICATIONS
 
 
 async def test_answers_that_a_server_does_not_take_in_time_are_told(record_logs: list[Message]) -> None:
@@ -116,9 +116,9 @@ async def test_notices_that_are_dropped_are_told(record_logs: list[Message]) -> 
     async with MCPPool() as pool:
         await pool.connect("s", spec(server))
         async with anyio.create_task_group() as group:
-            for _ in range(notices.NOTICE_LIMIT + more):
+            for _ in range(notices.MAX_NOTIFICATIONS + more):
                 group.start_soon(give_up)
-    assert server.count("notifications/cancelled") == notices.NOTICE_LIMIT
+    assert server.count("notifications/cancelled") == notices.MAX_NOTIFICATIONS
     counts = [message.record["message"].split(" notifications were not sent")[0] for message in record_logs]
     told = [int(count.rpartition(" ")[2]) for count in counts if count.rpartition(" ")[2].isdecimal()]
     assert told == [1, more - 1]

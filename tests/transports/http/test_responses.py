@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers.calls import Outcome
 from mcp_pool.transports.http.exchange import forwarded
-from mcp_pool.transports.http.responses import EventReader, GivenUp, Patience, TooLong
+from mcp_pool.transports.http.responses import CancellableWait, EventReader, TooLong, WaitCancelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,17 +78,17 @@ def test_many_lines_of_one_event_count_together_and_comments_and_other_events_do
 
 
 async def test_a_wait_that_is_given_up_ends_and_none_begins() -> None:
-    patience, waiting, late = Patience(), Outcome(), Outcome()
+    wait, waiting, late = CancellableWait(), Outcome(), Outcome()
     async with anyio.create_task_group() as group:
-        group.start_soon(waiting.of, patience.wait, anyio.sleep_forever)
+        group.start_soon(waiting.of, wait.run, anyio.sleep_forever)
         await anyio.wait_all_tasks_blocked()
-        patience.end()
-    await late.of(patience.wait, anyio.sleep_forever)
-    assert {type(waiting.error), type(late.error)} == {GivenUp}
+        wait.cancel()
+    await late.of(wait.run, anyio.sleep_forever)
+    assert {type(waiting.error), type(late.error)} == {WaitCancelled}
 
 
 async def test_a_wait_that_is_not_given_up_returns_or_raises() -> None:
-    patience = Patience()
+    wait = CancellableWait()
 
     async def fail() -> None:
         raise LookupError
@@ -97,8 +97,8 @@ async def test_a_wait_that_is_not_given_up_returns_or_raises() -> None:
         return 1
 
     with pytest.raises(LookupError):
-        await patience.wait(fail)
-    assert await patience.wait(succeed) == 1
+        await wait.run(fail)
+    assert await wait.run(succeed) == 1
 
 
 class Stop(BaseException):

@@ -113,7 +113,7 @@ async def test_a_call_that_is_cancelled_or_timed_out_leaves_the_connection_in_us
 async def test_a_slow_post_delays_no_other_and_is_cancelled_only_when_the_server_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sse, "CANCEL_PATIENCE", 60)
+    monkeypatch.setattr(sse, "CANCEL_WAIT", 60)
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, tcp_proxy(server.port) as proxy, MCPPool() as pool:
         await pool.connect("s", through(proxy))
@@ -268,7 +268,7 @@ async def test_a_call_whose_session_the_server_does_not_know_is_sent_on_the_next
 async def test_a_call_that_no_connection_could_be_made_for_waits_for_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "IDLE_CONNECTIONS", 0)
+    monkeypatch.setattr(http_client, "MAX_IDLE_CONNECTIONS", 0)
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, tcp_proxy(server.port) as proxy, MCPPool() as pool:
         await pool.connect("s", through(proxy))
@@ -302,7 +302,7 @@ async def test_posts_and_the_stream_are_redirected_within_the_origin() -> None:
 
 
 async def test_a_server_that_takes_no_more_messages_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "POST_LIMIT", 2)
+    monkeypatch.setattr(sse, "MAX_POSTS", 2)
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", server_of(server, restart=RestartPolicy.never()))
         await server.misbehave(fault("silent", on="POST"))

@@ -78,7 +78,7 @@ async def test_a_call_that_the_server_has_not_taken_is_cancelled_and_its_post_en
         with pytest.raises(CallTimeout) as caught:
             await pool.call_tool("s__work", timeout=100)
         assert caught.value.may_have_run
-        await anyio.sleep(sse.CANCEL_PATIENCE + 0.1)
+        await anyio.sleep(sse.CANCEL_WAIT + 0.1)
         assert server.count("notifications/cancelled") == 1
         assert server.open == tells  # otherwise it might not have been sent yet, and it must not be any more
         await anyio.sleep(sse.POST_TIMEOUT)
@@ -100,7 +100,7 @@ async def test_whenever_a_call_is_cancelled_the_server_has_nothing_to_do_afterwa
             for _ in range(steps):
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
-        await anyio.sleep(sse.CANCEL_PATIENCE + 0.1)
+        await anyio.sleep(sse.CANCEL_WAIT + 0.1)
         assert server.count("tools/call") <= server.count("notifications/cancelled") <= 1
         assert pool.server("s").generation == 1
 
@@ -110,12 +110,12 @@ async def test_a_call_that_is_over_before_its_post_begins_is_not_posted() -> Non
         raise AssertionError
 
     channel = Channel(tracked=True)
-    record = CallRecord(channel, anyio.CancelScope(), sent=1, done=True)
+    record = CallRecord(channel, anyio.CancelScope(), requests_sent=1, done=True)
     message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call"))
     token = current_message.set(Outgoing(message, b"{}", record))
     try:
         async with anyio.create_task_group() as group:
-            wire = sse._SseWire("s", channel, sse.EVENT_LIMIT)
+            wire = sse._SseWire("s", channel, sse.MAX_EVENT_SIZE)
             wire.background = group
             assert (await wire.send(httpx2.Request("POST", PLACE), forward)).status_code == 202
     finally:
@@ -149,7 +149,7 @@ async def test_a_notice_that_a_server_does_not_take_loses_only_itself_and_is_tol
         await pool.connect("s", spec(server))
         with pytest.raises(CallTimeout):
             await pool.call_tool("s__work", timeout=1)
-        await anyio.sleep(sse.POST_TIMEOUT + sse.CANCEL_PATIENCE)
+        await anyio.sleep(sse.POST_TIMEOUT + sse.CANCEL_WAIT)
         assert [message for message in record_logs if "'s' did not accept 1 messages in time" in message]
         assert server.open == 0
         assert words(await pool.call_tool("s__work", {"quick": True})) == "done"

@@ -11,17 +11,17 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, J
 
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import CallRecord, Channel, Failure
-from mcp_pool.transports.http.answers import Said
+from mcp_pool.transports.http.answers import ParsedBody
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, refused
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed
 from mcp_pool.transports.http.inbox import Inbox
-from mcp_pool.transports.http.session import PING_METHOD, Finding, Refusal, SessionEvidence
+from mcp_pool.transports.http.session import PING_METHOD, Finding, Rejection, SessionEvidence
 from mcp_pool.transports.http.session_probe import SessionProbe
 
 
 @final
 @attrs.frozen
-class RefusedPost:
+class RejectedPost:
     """A post that was answered with another status than one of success."""
 
     request: httpx2.Request
@@ -30,13 +30,13 @@ class RefusedPost:
     """What it was sent by."""
     response: httpx2.Response
     """What came back; its body has been read."""
-    said: Said
+    body: ParsedBody
     """What stood in the body."""
 
 
 @final
 @attrs.define(eq=False)
-class PostRefusals:
+class PostRejections:
     """Decides what a refused post ends: the session, one call, or nothing."""
 
     channel: Channel
@@ -47,7 +47,7 @@ class PostRefusals:
     """Settles whether the session is lost."""
     _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
 
-    def note(self, post: RefusedPost, message: JSONRPCMessage, record: CallRecord | None) -> None:
+    def note(self, post: RejectedPost, message: JSONRPCMessage, record: CallRecord | None) -> None:
         """Note that a post was refused.
 
         Args:
@@ -56,49 +56,49 @@ class PostRefusals:
             record: The call that it is for, if any.
         """
         status = post.response.status_code
-        loss = refused(Failure(f"refused a message with HTTP status {status}", status=status))
+        loss = handshake_failed(Failure(f"refused a message with HTTP status {status}", status=status))
         if not isinstance(message, JSONRPCRequest):
             if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
                 self.channel.mark_lost(loss)
             else:
-                self.probe.tell(f"answered a notification with HTTP status {status}")
+                self.probe.note(f"answered a notification with HTTP status {status}")
             return
         is_early = not self.channel.is_settled
-        if self._delivers(post, message, is_early=is_early):
+        if self._deliver_answer(post, message, is_early=is_early):
             return
-        refusal, is_ping = Refusal.of(status, post.said.error), message.method == PING_METHOD
-        finding = self._evidence.note_refusal(refusal, is_ping=is_ping, is_certain=post.said.is_certain)
+        rejection, is_ping = Rejection.of(status, post.body.error), message.method == PING_METHOD
+        finding = self._evidence.note_rejection(rejection, is_ping=is_ping, is_certain=post.body.is_certain)
         is_lost = finding is Finding.LOST
         if is_lost and record is not None:
-            record.sent -= 1
-            record.is_rejected = True
+            record.requests_sent -= 1
+            record.session_rejected = True
         if is_lost or is_early:
             self.channel.mark_lost(loss)
             return
         self._fail(post, message, record)
         if finding is Finding.SUSPECT:
-            self.probe.suspect(refusal, post.request, post.forward)
+            self.probe.suspect(rejection, post.request, post.forward)
 
-    def _delivers(self, post: RefusedPost, message: JSONRPCRequest, *, is_early: bool) -> bool:
-        """Deliver the answer that came with the refusal, if there is one. It counts whatever the status."""
-        status, answer = post.response.status_code, post.said.answer
+    def _deliver_answer(self, post: RejectedPost, message: JSONRPCRequest, *, is_early: bool) -> bool:
+        """Deliver the answer that came with the rejection, if there is one. It counts whatever the status."""
+        status, answer = post.response.status_code, post.body.answer
         if answer is None or (is_early and status in AUTH_STATUSES):
             return False
         self.channel.note_activity()
-        error = Refusal.of(status, answer) if isinstance(answer, JSONRPCError) else None
+        error = Rejection.of(status, answer) if isinstance(answer, JSONRPCError) else None
         finding = self._evidence.note_answer(error, is_ping=message.method == PING_METHOD)
         self.inbox.deliver(answer)
         if error is not None and finding is Finding.SUSPECT:
             self.probe.suspect(error, post.request, post.forward)
         return True
 
-    def _fail(self, post: RefusedPost, message: JSONRPCRequest, record: CallRecord | None) -> None:
+    def _fail(self, post: RejectedPost, message: JSONRPCRequest, record: CallRecord | None) -> None:
         """Fail the one request that was refused, with what the server said of it."""
         status, elsewhere = post.response.status_code, post.response.next_request
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        if post.said.error is not None:
-            self.inbox.deliver(post.said.error)
+        if post.body.error is not None:
+            self.inbox.deliver(post.body.error)
             return
         what = f"answered with HTTP status {status}"
         if elsewhere is not None:

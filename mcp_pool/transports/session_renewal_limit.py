@@ -10,7 +10,7 @@ import attrs
 
 @final
 @attrs.define(eq=False, repr=False)
-class Renewals:
+class SessionRenewalLimit:
     """When the session of one server was last given up on mere evidence: not again for a while."""
 
     stable_after: float

@@ -30,7 +30,7 @@ BROKEN_RESULT: Final = (ValidationError, RuntimeError)
 
 @final
 @attrs.frozen(eq=False, repr=False)
-class Outcome:
+class CallErrors:
     """Makes the errors of one connection."""
 
     target: Target
@@ -50,11 +50,11 @@ class Outcome:
         why = self.channel.disconnect_cause or DisconnectCause("stopped answering")
         reason = f"Server {self.target.server_id!r} {why.what} (connection {self.generation})"
         if record is not None:
-            reason += f" during a call that {'may have' if record.sent else 'has not'} run"
+            reason += f" during a call that {'may have' if record.requests_sent else 'has not'} run"
         return ConnectionLost(
             self._clean(f"{reason}."),
             **self._context(cause if why.cause is None else why.cause, why.advice),
-            may_have_run=record is not None and record.sent > 0,
+            may_have_run=record is not None and record.requests_sent > 0,
             exit_status=why.exit_status,
             stderr_tail=why.stderr_tail,
         )
@@ -71,11 +71,11 @@ class Outcome:
         if why is not None and not (why.draining and anyio.current_time() >= deadline.scope.deadline):
             return self.lost(record)
         self.channel.suspect()
-        fate = "The server was told to cancel it." if record.sent else "It was not sent yet."
+        fate = "The server was told to cancel it." if record.requests_sent else "It was not sent yet."
         return CallTimeout(
             self._clean(f"Server {self.target.server_id!r}: {what} {deadline.reason()}. {fate}"),
             **self._context(advice="Give the call more time, or find out why the server is slow."),
-            may_have_run=record.sent > 0,
+            may_have_run=record.requests_sent > 0,
         )
 
     def explain(self, error: BaseException, record: CallRecord, what: str, *, answered: bool) -> BaseException:
@@ -88,13 +88,13 @@ class Outcome:
             answered: Whether `error` is the server's own answer.
         """
         lost = self.channel.disconnect_cause is not None
-        if record.failure is not None and (record.sent or not lost):
+        if record.failure is not None and (record.requests_sent or not lost):
             return self._failed(record.failure, record, what)
         if answered:
             return error
         if isinstance(error, MCPError) or lost:
             return self.lost(record, error)
-        if isinstance(error, PydanticSerializationError | UnicodeError | ValidationError) and not record.sent:
+        if isinstance(error, PydanticSerializationError | UnicodeError | ValidationError) and not record.requests_sent:
             problem = f"cannot be sent as JSON: {self._clean(_words(error))}"
             reason = f"server {self.target.server_id!r}: arguments of {what} {problem}. Nothing was sent."
             return ConfigError(reason, server_id=self.target.server_id, problems=[("arguments", problem)])
@@ -109,7 +109,7 @@ class Outcome:
 
     def _failed(self, failure: Failure, record: CallRecord, what: str) -> Exception:
         """Say why a call got no answer although the channel is up."""
-        may_have_run = record.sent > 0
+        may_have_run = record.requests_sent > 0
         fate = "may have run" if may_have_run else "has not run"
         reason = self._clean(f"Server {self.target.server_id!r} {failure.what} during {what}, which {fate}.")
         if failure.status is not None:
