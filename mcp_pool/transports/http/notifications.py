@@ -14,7 +14,7 @@ from mcp_types import JSONRPCError, JSONRPCResponse
 
 from mcp_pool._shared.log import log
 from mcp_pool._shared.log_throttle import LogThrottle
-from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Channel, DisconnectCause
+from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Channel, too_many_server_requests
 from mcp_pool.transports.http.client import Forward, current_message
 from mcp_pool.transports.http.exchange import forward_request
 from mcp_pool.transports.http.responses import read_whole
@@ -88,9 +88,7 @@ class Notifications:
         outgoing = current_message.get()
         is_answer = outgoing is not None and isinstance(outgoing.message.message, JSONRPCResponse | JSONRPCError)
         if is_answer and self._answers >= MAX_OPEN_SERVER_REQUESTS:
-            # It would go on asking, and the answers would use up all memory.
-            what = f"has {self._answers} open requests and does not take the answers"
-            self.channel.mark_lost(DisconnectCause(what, advice="This is a fault of the server."))
+            self.channel.mark_lost(too_many_server_requests(self._answers))
         elif is_answer:
             self._answers += 1
             self._background.start_soon(self._answer, request, forward)
