@@ -1,4 +1,4 @@
-"""Messages that nobody waits for, posted behind the back of those that somebody does."""
+"""Notifications and answers to the server, posted in the background so that calls do not wait behind them."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ from mcp_pool.transports.http.exchange import forward_request
 from mcp_pool.transports.http.responses import read_whole
 
 NOTIFICATION_TIMEOUT: Final = 5.0
-"""Seconds for a server to take a notice."""
+"""Seconds for a server to accept a notification or an answer."""
 MAX_RESPONSE_SIZE: Final = 65536
-"""How much is read of what a server says to a notice, in bytes."""
+"""The longest response to a notification that is read, in bytes."""
 MAX_NOTIFICATIONS: Final = 32
-"""Notifications being posted at once, and as many answers to the server's own requests. A notification on top of them
-is dropped: a server that takes none cannot be told. An answer waits for its turn: the server is waiting for it."""
+"""How many notifications, and how many answers to the server's own requests, are posted at once. Further notifications
+are dropped; further answers wait, because the server waits for them."""
 
 
 @final
 @attrs.define(eq=False)
 class Notifications:
-    """Posts notices and answers of one connection. The SDK would post them singly, and all calls behind the slowest."""
+    """Posts the notifications and answers of one connection. The SDK would post one at a time, and make calls wait."""
 
     server_id: str
     """For the log."""
     channel: Channel
-    """The wire."""
+    """The channel of the connection."""
     _background: TaskGroup = attrs.field(init=False)
-    """Where those are posted that nothing has to wait for."""
+    """The tasks that post."""
     _notifications: int = attrs.field(default=0, init=False)
-    """Notifications that are being posted."""
+    """How many notifications are being posted."""
     _answers: int = attrs.field(default=0, init=False)
-    """Answers that are being posted or wait for their turn."""
+    """How many answers are being posted or wait for their turn."""
     _answer_slots: anyio.Semaphore = attrs.field(
         factory=lambda: anyio.Semaphore(MAX_NOTIFICATIONS), init=False, repr=False
     )
     """One for each answer that may be posted at once."""
     _dropped: LogThrottle = attrs.field(
         factory=lambda: LogThrottle(
-            "Server {!r}: {} notifications were not sent because earlier ones are still waiting"
+            "Server {!r}: notifications dropped because earlier ones have not been accepted yet: {}"
         ),
         init=False,
     )
     _not_accepted: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r} did not accept {} notifications and answers in time"), init=False
+        factory=lambda: LogThrottle("Server {!r}: notifications and answers not accepted in time: {}"), init=False
     )
 
     @asynccontextmanager
     async def posting(self) -> AsyncGenerator[None]:
-        """Hold the tasks that post in the background; they end with the block."""
+        """Run the background tasks; they end with the block."""
         try:
             async with anyio.create_task_group() as self._background:
                 yield
@@ -69,22 +69,22 @@ class Notifications:
                 throttle.flush(self.server_id)
 
     async def post(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Post a notice and wait until it is taken, or the time is up; return a response for the SDK."""
+        """Post a message, wait until it is accepted or the time is up, and return a response for the SDK."""
         try:
             with anyio.move_on_after(NOTIFICATION_TIMEOUT) as scope:
                 response = await forward_request(request, forward)
-                await read_whole(response, MAX_RESPONSE_SIZE)  # unread, it would cost a connection
+                await read_whole(response, MAX_RESPONSE_SIZE)  # or the connection could not be used again
                 if response.is_error:
                     self.note(f"answered a notification with HTTP status {response.status_code}")
             if scope.cancelled_caught:
                 self._not_accepted.count(self.server_id)
         except Exception as error:  # noqa: BLE001  # nobody waits for it
-            self.note(f"could not be sent a notification: {type(error).__name__}")
+            self.note(f"could not be sent a notification ({type(error).__name__})")
             self.channel.suspect()
         return httpx2.Response(202, request=request)
 
     def post_in_background(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Post a notice or an answer in the background, and return a response for the SDK at once."""
+        """Post a notification or an answer in the background, and return a response for the SDK at once."""
         outgoing = current_message.get()
         is_answer = outgoing is not None and isinstance(outgoing.message.message, JSONRPCResponse | JSONRPCError)
         if is_answer and self._answers >= MAX_OPEN_SERVER_REQUESTS:
@@ -100,11 +100,11 @@ class Notifications:
         return httpx2.Response(202, request=request)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run something in the background; it ends with the block."""
+        """Start a task that ends with the block."""
         self._background.start_soon(work)
 
     def note(self, what: str) -> None:
-        """Write down a trouble that harms nobody."""
+        """Log a harmless problem, as a phrase that follows the server's name."""
         log("DEBUG", self.server_id, "Server {!r} {}", self.server_id, what)
 
     async def _post_counted(self, request: httpx2.Request, forward: Forward) -> None:

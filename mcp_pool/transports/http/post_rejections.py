@@ -1,4 +1,4 @@
-"""What it means over SSE when a server does not take a message that is posted."""
+"""What it means over SSE when a server rejects a POST."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import attrs
 import httpx2
 from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, JSONRPCRequest
 
-from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import CallRecord, Channel, Failure
 from mcp_pool.transports.http.answers import ParsedBody
 from mcp_pool.transports.http.client import Forward
+from mcp_pool.transports.http.exchange import error_status
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed
 from mcp_pool.transports.http.inbox import Inbox
 from mcp_pool.transports.http.session import PING_METHOD, Finding, Rejection, SessionEvidence
@@ -22,41 +22,41 @@ from mcp_pool.transports.http.session_probe import SessionProbe
 @final
 @attrs.frozen
 class RejectedPost:
-    """A post that was answered with another status than one of success."""
+    """A POST that was not answered with a status of success."""
 
     request: httpx2.Request
-    """What was posted."""
+    """The HTTP request."""
     forward: Forward
-    """What it was sent by."""
+    """Sends a request in the same way."""
     response: httpx2.Response
-    """What came back; its body has been read."""
+    """The response. Its body has been read."""
     body: ParsedBody
-    """What stood in the body."""
+    """The body of the response."""
 
 
 @final
 @attrs.define(eq=False)
 class PostRejections:
-    """Decides what a refused post ends: the session, one call, or nothing."""
+    """Decides what a rejected POST ends: the session, one call, or nothing."""
 
     channel: Channel
-    """The wire."""
+    """The channel of the connection."""
     inbox: Inbox
-    """Takes answers that do not come on the stream."""
+    """Passes on answers that do not come on the event stream."""
     probe: SessionProbe
-    """Settles whether the session is lost."""
+    """Finds out whether the session is lost."""
     _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
 
     def note(self, post: RejectedPost, message: JSONRPCMessage, record: CallRecord | None) -> None:
-        """Note that a post was refused.
+        """Handle a rejected POST.
 
         Args:
-            post: The post.
-            message: What was posted.
-            record: The call that it is for, if any.
+            post: The POST.
+            message: The message in it.
+            record: The call that it belongs to, if any.
         """
         status = post.response.status_code
-        loss = handshake_failed(Failure(f"refused a message with HTTP status {status}", status=status))
+        loss = handshake_failed(Failure(f"rejected a message with HTTP status {status}", status=status))
         if not isinstance(message, JSONRPCRequest):
             if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
                 self.channel.mark_lost(loss)
@@ -80,7 +80,7 @@ class PostRejections:
             self.probe.suspect(rejection, post.request, post.forward)
 
     def _deliver_answer(self, post: RejectedPost, message: JSONRPCRequest, *, is_early: bool) -> bool:
-        """Deliver the answer that came with the rejection, if there is one. It counts whatever the status."""
+        """Deliver the answer in the body, if there is one: it is valid whatever the status."""
         status, answer = post.response.status_code, post.body.answer
         if answer is None or (is_early and status in AUTH_STATUSES):
             return False
@@ -93,20 +93,13 @@ class PostRejections:
         return True
 
     def _fail(self, post: RejectedPost, message: JSONRPCRequest, record: CallRecord | None) -> None:
-        """Fail the one request that was refused, with what the server said of it."""
-        status, elsewhere = post.response.status_code, post.response.next_request
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        """Fail the request, with the server's own error if there is one."""
+        if post.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        if post.body.error is not None:
-            self.inbox.deliver(post.body.error)
-            return
-        what = f"answered with HTTP status {status}"
-        if elsewhere is not None:
-            what = f"redirects to {origin(elsewhere.url)}, which is not followed"
-        failure = Failure(what, status=status)
-        if record is None:
-            self.channel.failure = failure
-        else:
-            record.failure = failure
-        error = ErrorData(code=INTERNAL_ERROR, message=what)
-        self.inbox.deliver(JSONRPCError(jsonrpc="2.0", id=message.id, error=error))
+        error = post.body.error
+        if error is None:
+            failure = error_status(post.response)
+            self.channel.note_failure(record, failure)
+            data = ErrorData(code=INTERNAL_ERROR, message=failure.what)
+            error = JSONRPCError(jsonrpc="2.0", id=message.id, error=data)
+        self.inbox.deliver(error)

@@ -1,4 +1,4 @@
-"""Asks a server by one `ping` whether it refuses everything that comes in a session, and ends the session if so."""
+"""Sends one `ping` to find out whether a server rejects everything in a session, and ends the session if it does."""
 
 from __future__ import annotations
 
@@ -20,63 +20,63 @@ from mcp_pool.transports.http.session import PING_METHOD, Rejection, session_los
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 PROBE_TIMEOUT: Final = 5.0
-"""Seconds for a server to answer a ping; one that takes longer has not refused it."""
+"""Seconds for a server to answer a ping. One that takes longer has not rejected it."""
 PROBE_WAIT: Final = 1.0
-"""Seconds for which a call that was refused waits for the ping: who calls again at once is to meet the new session."""
+"""Seconds that a rejected call waits for the ping, so that a caller who retries at once gets the new session."""
 PING_ID: Final = "mcp_pool-ping"
-"""The id of the ping."""
+"""The request id of the ping."""
 MAX_ANSWER_SIZE: Final = 65536
-"""How much is read of what a server says to a ping, in bytes."""
+"""The longest response to a ping that is read, in bytes."""
 
 
 @final
 @attrs.frozen
 class _Suspicion:
-    """A rejection that makes it doubtful whether a server knows the session."""
+    """A rejection after which the session may be lost."""
 
     rejection: Rejection
     request: httpx2.Request
-    """What was refused."""
+    """The rejected request."""
     forward: Forward
 
 
 @final
 @attrs.define(eq=False)
 class SessionProbe:
-    """Settles suspicions against one session, by one ping for all that were raised before it was sent."""
+    """Checks one session after suspicious rejections. One ping covers all rejections that preceded it."""
 
     channel: Channel
-    """The wire."""
+    """The channel of the connection."""
     renewal_limit: SessionRenewalLimit
-    """How often a session may be given up on such evidence."""
+    """How often the session may be replaced on the evidence of a ping."""
     start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
-    """Runs something in the background, until the connection is closed."""
+    """Starts a task that ends with the connection."""
     send: Callable[[httpx2.Request, Forward], Awaitable[httpx2.Response]]
     """Sends a request."""
     note: Callable[[str], None]
-    """Writes something to the log: the end of a sentence that begins with the server."""
+    """Logs a phrase that follows the server's name."""
     _suspicion: _Suspicion | None = attrs.field(default=None, init=False, repr=False)
-    """The latest one that no ping has followed."""
+    """The latest suspicion, until a ping is sent for it."""
     _settled: anyio.Event | None = attrs.field(default=None, init=False, repr=False)
-    """Set when none is left; None while no ping is under way."""
+    """Set when no suspicion is left; None while no ping is in flight."""
 
     def suspect(self, rejection: Rejection, request: httpx2.Request, forward: Forward) -> None:
-        """Have one ping follow a rejection. Synchronous: the refused call need not stay for it.
+        """Start a ping after a rejection. Synchronous: the rejected call does not have to wait for it.
 
         Args:
-            rejection: How the server refused a request.
+            rejection: How the server rejected a request.
             request: The request.
-            forward: What it was sent by.
+            forward: Sends a request in the same way.
         """
         if not self.channel.is_settled or self.channel.disconnect_cause is not None:
-            return  # the handshake fails by itself, and a lost session needs no proof
+            return  # a rejected handshake has failed anyway, and a session that is known to be lost needs no proof
         self._suspicion = _Suspicion(rejection, request, forward)
         if self._settled is None:
             self._settled = anyio.Event()
             self.start(partial(self._settle, self._settled))
 
     async def settled(self) -> None:
-        """Wait for a moment until the pings under way have been answered."""
+        """Wait for up to `PROBE_WAIT` until no suspicion is left."""
         if self._settled is not None:
             with anyio.move_on_after(PROBE_WAIT):
                 await self._settled.wait()
@@ -92,12 +92,12 @@ class SessionProbe:
             settled.set()
 
     def _judge(self, rejection: Rejection, status: int, body: ParsedBody) -> None:
-        """Draw the conclusion from what followed a rejection.
+        """Decide whether the session is lost.
 
         Args:
-            rejection: How a request was refused.
-            status: The HTTP status that a ping met with.
-            body: What the server said to the ping.
+            rejection: How a request was rejected.
+            status: The HTTP status of the response to the ping.
+            body: The body of that response.
         """
         if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
@@ -110,10 +110,10 @@ class SessionProbe:
         elif self.renewal_limit.claim(anyio.current_time()):
             self.channel.mark_lost(session_presumed_lost(status))
         else:
-            self.note("refuses a ping as it refuses calls, although the session is new")
+            self.note("rejects pings in the same way as calls, although the session is new")
 
     async def _ping(self, suspicion: _Suspicion) -> tuple[int, ParsedBody] | None:
-        """Send a ping and return the HTTP status that it met with, and what was said; None: that is not known."""
+        """Send a ping, and return the HTTP status and the body of the response; None if there was none."""
         headers = httpx2.Headers(suspicion.request.headers)
         headers.pop("content-length", None)
         headers["accept"] = f"{JSON}, {EVENT_STREAM}"
@@ -125,7 +125,7 @@ class SessionProbe:
             with anyio.fail_after(PROBE_TIMEOUT):
                 response = await self.send(request, suspicion.forward)
                 body = await read_answer(response, MAX_ANSWER_SIZE, PING_ID)
-        except Exception as error:  # noqa: BLE001  # a ping that was not refused proves nothing
-            self.note(f"did not answer a ping that tests its session: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001  # a ping without a response proves nothing
+            self.note(f"did not answer a ping that checks its session ({type(error).__name__})")
             return None
         return response.status_code, body

@@ -1,7 +1,7 @@
-"""A server over streamable HTTP, in both protocols, as a transport for `mcp.Client`.
+"""A server over streamable HTTP, on both protocols, as a transport for `mcp.Client`.
 
-The SDK's transport does the protocol; what each request is for, how long it may take and what its failure means is
-decided here (MCP specification, Transports, Streamable HTTP).
+The SDK's transport implements the protocol. This module decides how each request is sent, how long it may take and what
+its failure means (MCP specification, Transports, Streamable HTTP).
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from mcp_pool.transports.tracked_streams import TrackedReadStream, TrackedWriteS
 SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"
 SESSION_END_TIMEOUT: Final = 5.0
-"""Seconds for a server to take the word that its session is over."""
+"""Seconds for a server to answer the DELETE that ends its session."""
 MAX_STREAM_FAILURES: Final = 2
-"""Failures in a row after which the stream of the server's own messages is given up: so does the SDK."""
+"""Consecutive failures of the server's own event stream after which the connection is lost. The SDK gives up then."""
 
 
 @asynccontextmanager
 async def streamable_transport(
     server_id: str, spec: HttpServer, channel: Channel, renewal_limit: SessionRenewalLimit, close_timeout: float
 ) -> AsyncGenerator[tuple[TrackedReadStream, TrackedWriteStream]]:
-    """Make the transport of one connection.
+    """Open the transport of one connection.
 
     Args:
         server_id: For the log.
-        spec: What to connect to.
-        channel: Learns what happens on the wire.
-        renewal_limit: When the server's session was last given up on mere evidence.
-        close_timeout: Seconds for the session to be ended.
+        spec: The server to connect to.
+        channel: Records what happens.
+        renewal_limit: How often the server's session may be replaced on suspicion.
+        close_timeout: Seconds to end the session.
     """
     notifications = Notifications(server_id, channel)
     url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))  # the SDK logs it
@@ -58,7 +58,7 @@ async def streamable_transport(
         ServerHttpClient(
             spec.url, wire, headers=spec.headers, auth=spec.auth, borrowed_client=spec.http_client
         ) as client,
-        notifications.posting(),  # within the client: it must not be closed while a notice is under way
+        notifications.posting(),  # within the client, which must not be closed while a notification is being posted
         streamable_http_client(url, http_client=client, terminate_on_close=False, max_sse_event_size=None) as (
             read,
             write,
@@ -67,7 +67,7 @@ async def streamable_transport(
         try:
             yield TrackedReadStream(read, channel, notes_activity=False), TrackedWriteStream(Outbox(write), channel)
         finally:
-            # Here and not by the SDK, which would not do it for an attempt that was cancelled.
+            # The SDK would not end the session of a connection attempt that was cancelled.
             with anyio.CancelScope(shield=True), anyio.move_on_after(min(close_timeout, SESSION_END_TIMEOUT)):
                 await wire.end_session(client, url)
 
@@ -75,7 +75,7 @@ async def streamable_transport(
 @final
 @attrs.define(eq=False)
 class _StreamableWire:
-    """Sends each request for what it is for."""
+    """Sends each request according to its purpose."""
 
     channel: Channel
     max_message_size: int
@@ -83,11 +83,11 @@ class _StreamableWire:
     probe: SessionProbe
     _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
     _session: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
-    """The headers of the session, once the server has begun one."""
+    """The headers of the session, once the server has started one."""
     _stream_failures: int = attrs.field(default=0, init=False)
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Send a request. One that carries a message raises no error: a failure is answered by an error response."""
+        """Send a request. A POST with a message never raises: if it fails, an error response is returned."""
         outgoing = current_message.get()
         message, record = (None, None) if outgoing is None else (outgoing.message.message, outgoing.record)
         if request.method == "GET" and not isinstance(message, JSONRPCRequest):
@@ -99,11 +99,11 @@ class _StreamableWire:
         if isinstance(message, JSONRPCRequest):
             return await self._send_request(request, forward, message, record)
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/initialized":
-            return await self.notifications.post(request, forward)  # what follows must find the session ready
+            return await self.notifications.post(request, forward)  # the session must be ready for what follows
         return self.notifications.post_in_background(request, forward)
 
     async def end_session(self, client: httpx2.AsyncClient, url: str) -> None:
-        """Tell the server that its session is over (MCP specification, Streamable HTTP, Session Management)."""
+        """End the session on the server (MCP specification, Streamable HTTP, Session Management)."""
         loss = self.channel.disconnect_cause
         if not self._session or (loss is not None and loss.unreachable):
             return
@@ -112,7 +112,7 @@ class _StreamableWire:
             response = await client.send(request, stream=True, follow_redirects=False)
             await response.aclose()
         except Exception as error:  # noqa: BLE001  # the session expires by itself
-            self.notifications.note(f"could not be told that its session has ended: {type(error).__name__}")
+            self.notifications.note(f"could not be told that its session has ended ({type(error).__name__})")
 
     async def _send_request(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
@@ -120,7 +120,7 @@ class _StreamableWire:
         exchange = Exchange(request, message, self.channel, record, self.max_message_size)
         try:
             return await exchange.wait.run(partial(self._exchange, exchange, forward))
-        except Exception as error:  # noqa: BLE001  # it stays with this request
+        except Exception as error:  # noqa: BLE001  # it fails this request only
             return exchange.transport_failed(error)
 
     async def _exchange(self, exchange: Exchange, forward: Forward) -> httpx2.Response:
@@ -147,7 +147,7 @@ class _StreamableWire:
     def _note_answer(
         self, exchange: Exchange, forward: Forward, status: int, answer: JSONRPCResponse | JSONRPCError
     ) -> None:
-        """Note an answer to a request of a session. It is delivered at once, whatever a ping will tell."""
+        """Record an answer within a session. It is delivered at once, without waiting for a ping."""
         error = Rejection.of(status, answer) if isinstance(answer, JSONRPCError) else None
         finding = self._evidence.note_answer(error, is_ping=exchange.message.method == PING_METHOD)
         if error is not None and finding is Finding.SUSPECT:
@@ -156,7 +156,7 @@ class _StreamableWire:
     async def _resume(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
     ) -> httpx2.Response:
-        """Ask for the rest of an answer whose stream of events has ended too early; the SDK may try again."""
+        """Resume an event stream that ended before the answer. If this fails, the SDK may try again."""
         exchange = Exchange(request, message, self.channel, record, self.max_message_size)
         failure = Failure("ended its event stream without an answer and did not resume it")
         try:
@@ -176,7 +176,7 @@ class _StreamableWire:
             self._session[VERSION_HEADER] = version
 
     async def _open_server_stream(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Open the stream of what the server has to say of its own. The SDK tries again when that fails."""
+        """Open the event stream for the server's own messages. If this fails, the SDK tries again."""
         try:
             response = await forward_request(request, forward)
         except Exception as error:
@@ -191,13 +191,13 @@ class _StreamableWire:
                 response, self.max_message_size, self._note_stream_end, lambda _message: self.channel.note_activity()
             )
             return rebuilt(response, stream)
-        # Whatever the status: a gateway may let no GET through, while all that is posted goes well.
-        self.notifications.note(f"offers no stream of its own messages: it answered {response.status_code}")
+        # Not a loss, whatever the status: a gateway may block every GET while POSTs work.
+        self.notifications.note(f"has no stream for its own messages: it answered with status {response.status_code}")
         return response
 
     def _note_stream_end(self, error: Exception | None) -> None:
         self._stream_failures = 0 if error is None else self._stream_failures + 1
         if self._stream_failures >= MAX_STREAM_FAILURES and error is not None:
             self.channel.mark_lost(
-                DisconnectCause("repeatedly broke off the stream of its own messages", cause=error, draining=True)
+                DisconnectCause("repeatedly interrupted the stream for its own messages", cause=error, draining=True)
             )

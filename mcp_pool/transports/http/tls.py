@@ -1,7 +1,7 @@
-"""TLS contexts: one for each trust configuration and process, made when it is first needed.
+"""TLS contexts: one per trust configuration and process, created when first needed.
 
-A context costs some 25 ms and 800 KB, nearly all of what a connection costs, and holds no secret and no session of
-ours: it is the one thing that connections to different servers may share.
+A context costs about 25 ms and 800 KB, nearly all of the cost of a connection, and holds no secret and no session: it
+is the only thing that connections to different servers may share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import httpx2
 
 
 def default_context() -> ssl.SSLContext:
-    """Return the context that trusts whom the environment says; httpx2 reads these two variables of it itself."""
+    """Return the context for the trust settings in the environment: httpx2 reads the same two variables."""
     return _default_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
@@ -25,5 +25,5 @@ def _default_context(_file: str | None, _directory: str | None) -> ssl.SSLContex
 
 @cache
 def plaintext_context() -> ssl.SSLContext:
-    """Return a context that costs nothing, for connections that speak no TLS."""
+    """Return a context that is cheap to create, for connections without TLS."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -92,10 +92,10 @@ TROUBLES = {
     "500": (fault("status", 500), "HTTP status 500", 500),
     "503": (fault("status", 503), "HTTP status 503", 503),
     "429": (fault("status", 429), "HTTP status 429", 429),
-    "reset": (fault("reset"), "broke off with ReadError", None),
-    "close": (fault("close"), "broke off with RemoteProtocolError", None),
+    "reset": (fault("reset"), "did not answer (ReadError)", None),
+    "close": (fault("close"), "did not answer (RemoteProtocolError)", None),
     "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
-    "half a body": (fault("half_body"), "broke off with RemoteProtocolError", None),
+    "half a body": (fault("half_body"), "did not answer (RemoteProtocolError)", None),
     "a page": (fault("content_type", "text/html"), "bytes of text/html", None),
 }
 """What servers do in the handshake that says nothing of the protocol they speak."""

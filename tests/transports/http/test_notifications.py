@@ -82,9 +82,9 @@ async def test_answers_that_a_server_does_not_take_in_time_are_told(record_logs:
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
         assert words(await pool.call_tool("s__work", {"ask": True})) == "done"
-    told = [message for message in record_logs if "did not accept" in message]
+    told = [message for message in record_logs if "not accepted in time" in message]
     assert len(told) == 2  # the first at once, the rest when there is time
-    assert all("'s' did not accept 1 notifications and answers in time" in message for message in told)
+    assert all("'s': notifications and answers not accepted in time: 1" in message for message in told)
 
 
 async def test_a_server_that_asks_for_ever_and_takes_no_answer_over_http_is_lost(

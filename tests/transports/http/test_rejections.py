@@ -383,7 +383,7 @@ async def test_a_ping_that_is_not_answered_holds_up_neither_the_refused_call_nor
 async def test_a_call_that_is_refused_on_the_next_connection_too_is_not_sent_again(wire: str, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     rules = [fault("status", 404, on="tools/call:big"), fault("status", 404, on="ping")]
-    words_of_it = "no longer knows the session" if wire == "http" else "refused a message with HTTP status 404"
+    words_of_it = "no longer knows the session" if wire == "http" else "rejected a message with HTTP status 404"
     async with raw_server(ledger=ledger, faults=rules) as server:
         async with MCPPool({"s": spec(server, wire)}, wait_timeout=None) as pool:
             for number in (1, 2):

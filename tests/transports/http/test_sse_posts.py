@@ -150,7 +150,7 @@ async def test_a_notice_that_a_server_does_not_take_loses_only_itself_and_is_tol
         with pytest.raises(CallTimeout):
             await pool.call_tool("s__work", timeout=1)
         await anyio.sleep(sse.POST_TIMEOUT + sse.CANCEL_WAIT)
-        assert [message for message in record_logs if "'s' did not accept 1 messages in time" in message]
+        assert [message for message in record_logs if "'s': messages not accepted in time: 1" in message]
         assert server.open == 0
         assert words(await pool.call_tool("s__work", {"quick": True})) == "done"
         assert pool.server("s").generation == 1
