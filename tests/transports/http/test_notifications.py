@@ -94,9 +94,7 @@ async def test_a_server_that_asks_for_ever_and_takes_no_answer_over_http_is_lost
     server = asking(QUESTIONS + 1, anyio.sleep_forever)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
-        with pytest.raises(
-            ConnectionLost, match=f"sent {QUESTIONS} requests without accepting the answers"
-        ) as caught:
+        with pytest.raises(ConnectionLost, match=f"sent {QUESTIONS} requests without accepting the answers") as caught:
             await pool.call_tool("s__work", {"ask": True})
         assert caught.value.may_have_run
 
