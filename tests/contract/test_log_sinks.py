@@ -143,7 +143,7 @@ async def test_a_progress_function_and_callbacks_that_raise_harm_nothing(lost: L
         assert await said(pool, "tell", arguments={"count": 1}) == "told"
         assert stands(pool)
     assert lost.tell("WARNING The progress function of a call to server 'good' raised RuntimeError")
-    assert lost.tell("WARNING Server 's': a callback failed 1 times: it raised RuntimeError")
+    assert lost.tell("WARNING Server 's': callbacks failed: 1, the latest because it raised RuntimeError")
 
 
 async def test_what_is_only_told_to_the_log_is_done_all_the_same(lost: Lost) -> None:
