@@ -195,4 +195,4 @@ async def test_the_loss_of_a_line_is_told_on_standard_error_without_the_line(
         capsys.readouterr()
         await pool.disconnect("nobody")
         assert len(lost) == 1
-        assert capsys.readouterr().err == "mcp_pool: a sink of the log raised OSError; the line was lost\n"
+        assert capsys.readouterr().err == "mcp_pool: a log sink raised OSError; the line was lost\n"

@@ -17,7 +17,7 @@ from mcp_pool._shared.log import log
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LOST = "mcp_pool: a sink of the log raised {}; the line was lost\n"
+LOST = "mcp_pool: a log sink raised {}; the line was lost\n"
 
 
 @contextmanager
