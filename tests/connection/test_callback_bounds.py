@@ -79,7 +79,7 @@ def dispatcher_of(pool: MCPPool) -> CallbackDispatcher:
 
 @each_question
 @on_each_wire
-async def test_a_callback_that_hangs_harms_only_what_waits_for_it(wire: str, kind: str) -> None:
+async def test_a_callback_that_hangs_delays_only_the_request_it_serves(wire: str, kind: str) -> None:
     hanging, asks = Hanging(), Outcome()
     spec = asking(wire, callbacks=Listener().callbacks(**{kind: hanging}))
     async with MCPPool({"s": spec, "other": asking(wire)}) as pool, anyio.create_task_group() as group:
@@ -96,7 +96,7 @@ async def test_a_callback_that_hangs_harms_only_what_waits_for_it(wire: str, kin
 
 
 @on_each_wire
-async def test_a_callback_for_notifications_that_hangs_holds_up_no_call(wire: str) -> None:
+async def test_a_notification_callback_that_hangs_delays_no_call(wire: str) -> None:
     hanging = Hanging()
     async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(message=hanging))}) as pool:
         with anyio.fail_after(BOUND):
@@ -109,7 +109,7 @@ async def test_a_callback_for_notifications_that_hangs_holds_up_no_call(wire: st
 
 @on_each_wire
 @pytest.mark.parametrize("end", ["restart", "block"])
-async def test_callbacks_that_hang_are_ended_with_their_connection(wire: str, end: str) -> None:
+async def test_callbacks_that_hang_are_cancelled_with_their_connection(wire: str, end: str) -> None:
     asked, told, asks = Hanging(), Hanging(), Outcome()
     callbacks = Listener().callbacks(elicitation=asked, logging=told)
     async with anyio.create_task_group() as group:
@@ -125,7 +125,7 @@ async def test_callbacks_that_hang_are_ended_with_their_connection(wire: str, en
     assert isinstance(asks.error, ConnectionLost)
 
 
-async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_ones_are_answered(
+async def test_requests_beyond_the_limit_get_an_error_and_later_ones_are_served(
     record_logs: list[Message],
 ) -> None:
     hanging, first = Hanging(ANSWERS["elicitation"]), Outcome()
@@ -149,7 +149,7 @@ async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_
         assert pool.server("s").generation == 1
 
 
-async def test_a_server_that_asks_for_ever_and_takes_no_answer_is_lost_before_it_fills_the_memory(
+async def test_a_server_that_keeps_sending_requests_without_accepting_answers_is_lost_before_memory_runs_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limit = 200
@@ -168,7 +168,7 @@ async def test_a_server_that_asks_for_ever_and_takes_no_answer_is_lost_before_it
 
 
 @pytest.mark.parametrize("settled", ["answered", "taken back"])
-async def test_questions_that_are_settled_do_not_count_and_one_id_used_again_counts_again(settled: str) -> None:
+async def test_answered_requests_do_not_count_and_a_reused_id_counts_again(settled: str) -> None:
     channel = Channel(tracked=True)
     asks, to_client = anyio.create_memory_object_stream[SessionMessage | Exception](1)
     to_server, answers = anyio.create_memory_object_stream[Outgoing](1)
@@ -212,7 +212,7 @@ async def test_too_many_requests_in_one_answer_end_that_call_only() -> None:
 
 
 @pytest.mark.parametrize("wire", ["legacy stdio", "modern stdio", "modern in process"])
-async def test_a_flood_of_notifications_for_a_callback_that_hangs_keeps_memory_and_tasks_flat(
+async def test_a_flood_of_notifications_for_a_hanging_callback_keeps_memory_and_tasks_flat(
     wire: str, record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest are dropped, the log says how many, and the newest arrive in order."""
@@ -242,7 +242,7 @@ async def test_a_flood_of_notifications_for_a_callback_that_hangs_keeps_memory_a
     assert sum(int(re.search(r"too slow: (\d+)", line)[1]) for line in told) == 2 * batch - 1 - limit
 
 
-async def test_a_callback_that_fails_again_and_again_does_not_fill_the_log(record_logs: list[Message]) -> None:
+async def test_a_callback_that_fails_repeatedly_does_not_fill_the_log(record_logs: list[Message]) -> None:
     failed = list[int]()
 
     async def fail(params: Any) -> None:
@@ -266,7 +266,9 @@ async def test_a_callback_that_fails_again_and_again_does_not_fill_the_log(recor
         ("message", "cancel"),
     ],
 )
-async def test_a_callback_that_ends_its_own_server_does_not_stop_the_ending(wire: str, caller: str, end: str) -> None:
+async def test_a_callback_that_disconnects_its_own_server_does_not_block_the_disconnect(
+    wire: str, caller: str, end: str
+) -> None:
     begun = anyio.Event()
 
     async def finish(*_: Any) -> Any:

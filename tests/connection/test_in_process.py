@@ -96,7 +96,7 @@ async def test_the_lifespan_runs_once_around_each_connection(mode: str) -> None:
 
 
 @in_both_protocols
-async def test_a_lifespan_that_raises_at_the_start_is_a_connect_error_with_that_cause(mode: str) -> None:
+async def test_a_lifespan_that_raises_on_entry_is_a_connect_error_with_that_cause(mode: str) -> None:
     async with MCPPool() as pool:
         with pytest.raises(ConnectError, match="RuntimeError: the lifespan failed") as caught:
             await pool.connect("s", InProcessServer(raising_lifespan(), mode=mode))
@@ -105,7 +105,7 @@ async def test_a_lifespan_that_raises_at_the_start_is_a_connect_error_with_that_
 
 
 @in_both_protocols
-async def test_a_lifespan_that_raises_at_the_end_harms_nobody(mode: str) -> None:
+async def test_a_lifespan_that_raises_on_exit_harms_nothing(mode: str) -> None:
     servers = {"s": InProcessServer(raising_lifespan(at_end=True), mode=mode), "t": InProcessServer(calculator())}
     async with MCPPool(servers) as pool:
         assert await pool.disconnect("s")
@@ -116,7 +116,7 @@ async def test_a_lifespan_that_raises_at_the_end_harms_nobody(mode: str) -> None
 
 
 @in_both_protocols
-async def test_a_lifespan_that_raises_at_the_end_does_not_keep_a_call_from_knowing_what_happened(mode: str) -> None:
+async def test_a_lifespan_that_raises_on_exit_does_not_replace_the_error_of_a_call(mode: str) -> None:
     waiting, call = Waiting(mode=mode), Outcome()
 
     @asynccontextmanager
@@ -135,7 +135,7 @@ async def test_a_lifespan_that_raises_at_the_end_does_not_keep_a_call_from_knowi
 
 
 @in_both_protocols
-async def test_a_slow_end_of_a_lifespan_is_bounded_by_close_timeout(mode: str) -> None:
+async def test_a_slow_lifespan_exit_is_limited_by_close_timeout(mode: str) -> None:
     record: list[str] = []
     spec = InProcessServer(slow_lifespan(1000, record), mode=mode, close_timeout=0.2)
     with anyio.fail_after(BOUND):
@@ -147,7 +147,7 @@ async def test_a_slow_end_of_a_lifespan_is_bounded_by_close_timeout(mode: str) -
 
 
 @in_both_protocols
-async def test_a_lifespan_has_close_timeout_for_its_end(mode: str) -> None:
+async def test_a_lifespan_has_close_timeout_to_exit(mode: str) -> None:
     ended: list[str] = []
 
     @asynccontextmanager

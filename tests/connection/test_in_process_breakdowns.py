@@ -61,7 +61,7 @@ class Fragile:
 
 
 @in_both_protocols
-async def test_a_server_whose_task_breaks_down_under_a_call_is_a_lost_connection_and_comes_back(mode: str) -> None:
+async def test_a_server_whose_task_fails_during_a_call_is_a_lost_connection_and_reconnects(mode: str) -> None:
     fragile = Fragile(mode=mode, restart=SOON)
     async with MCPPool({"s": fragile.spec}) as pool:
         with anyio.fail_after(BOUND), pytest.raises(ConnectionLost) as caught:
@@ -72,7 +72,7 @@ async def test_a_server_whose_task_breaks_down_under_a_call_is_a_lost_connection
 
 
 @in_both_protocols
-async def test_calls_that_meet_a_breakdown_at_any_moment_are_told_of_a_lost_connection(mode: str) -> None:
+async def test_calls_that_coincide_with_a_breakdown_raise_connection_lost(mode: str) -> None:
     fragile = Fragile(mode=mode, restart=SOON)
 
     async def call_until_lost(pool: MCPPool) -> None:
@@ -96,7 +96,7 @@ async def test_calls_that_meet_a_breakdown_at_any_moment_are_told_of_a_lost_conn
 
 
 @in_both_protocols
-async def test_what_broke_a_server_down_is_its_last_error_and_no_group(mode: str) -> None:
+async def test_the_exception_behind_a_breakdown_is_the_cause_of_last_error_and_not_a_group(mode: str) -> None:
     fragile = Fragile(mode=mode, restart=SOON)
     async with MCPPool({"s": fragile.spec}) as pool:
         fragile.crashing.set()
@@ -175,7 +175,7 @@ async def test_a_tool_may_restart_its_own_server(mode: str) -> None:
 
 
 @in_both_protocols
-async def test_a_base_exception_in_a_tool_is_the_programs_and_leaves_the_block_as_itself(mode: str) -> None:
+async def test_a_base_exception_in_a_tool_leaves_the_block_unchanged(mode: str) -> None:
     class Stop(BaseException):
         pass
 

@@ -95,20 +95,20 @@ async def test_all_pages_are_listed_in_order(options: tuple[str, ...]) -> None:
     assert "echo" in names
 
 
-async def test_a_listing_whose_cursor_repeats_is_a_bad_answer() -> None:
+async def test_a_listing_that_repeats_a_cursor_is_an_invalid_response() -> None:
     error = await refused(scripted("--repeat-cursor"))
     assert error.phase == "list"
     assert "same cursor" in str(error)
 
 
-async def test_a_listing_of_too_many_pages_is_a_bad_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_of_too_many_pages_is_an_invalid_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_pool.connection.listing.MAX_PAGES", 5)
     error = await refused(scripted("--pages", 6))
     assert error.phase == "list"
     assert "more than 5 pages" in str(error)
 
 
-async def test_a_listing_that_is_too_long_is_a_bad_answer_however_its_cursors_differ(
+async def test_a_listing_that_is_too_long_is_an_invalid_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mcp_pool.connection.listing.MAX_LISTING_SIZE", 20_000)
@@ -118,12 +118,12 @@ async def test_a_listing_that_is_too_long_is_a_bad_answer_however_its_cursors_di
     assert "characters of tools" in str(error)
 
 
-async def test_a_listing_of_just_as_many_pages_as_allowed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_of_exactly_the_maximum_number_of_pages_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_pool.connection.listing.MAX_PAGES", 5)
     assert "page_5" in await listed(scripted("--pages", 5))
 
 
-async def test_a_listing_that_fails_is_not_one_that_is_empty() -> None:
+async def test_a_listing_that_fails_is_not_treated_as_empty() -> None:
     error = await refused(scripted("--fail-list"))
     assert error.phase == "list"
     assert "the list is not available" in str(error)
@@ -143,7 +143,7 @@ async def test_a_server_pinned_to_a_version_may_have_no_tools() -> None:
     assert await listed(scripted("--modern", "--no-tools", mode=MODERN)) == []
 
 
-async def test_a_listing_that_fails_at_a_pinned_server_is_an_error_all_the_same() -> None:
+async def test_a_listing_that_fails_on_a_pinned_server_is_an_error_too() -> None:
     assert "the list is not available" in str(await refused(scripted("--modern", "--fail-list", mode=MODERN)))
 
 
@@ -174,7 +174,7 @@ async def test_listing_the_tools_of_a_server_that_is_connecting_waits_for_it() -
         assert "echo" in [tool.name for tool in await pool.server("s").list_tools()]
 
 
-async def test_listing_the_tools_of_a_server_that_is_away_gives_those_it_had() -> None:
+async def test_listing_the_tools_of_a_disconnected_server_returns_the_last_ones() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", scripted(restart=LATER))
         await crash(pool, "s")

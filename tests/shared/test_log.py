@@ -56,11 +56,11 @@ def test_a_line_about_a_server_has_its_id_and_one_about_the_pool_has_none() -> N
     assert (second["message"], second["level"].name, second["extra"]) == ("of the pool", "DEBUG", {})
 
 
-def test_a_line_names_the_place_that_wrote_it() -> None:
+def test_a_line_names_the_place_that_logged_it() -> None:
     places = list[tuple[str, str]]()
     with sink(lambda message: places.append((message.record["name"], message.record["function"]))):
         log("INFO", "s", "here")
-    assert places == [(__name__, "test_a_line_names_the_place_that_wrote_it")]
+    assert places == [(__name__, "test_a_line_names_the_place_that_logged_it")]
 
 
 def test_an_error_of_a_sink_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_an_error_of_a_sink_goes_to_standard_error(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == LOST.format("OSError")
 
 
-def test_a_sink_that_ends_with_a_cancellation_cancels_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sink_that_ends_with_a_cancellation_cancels_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         with sink(raising(asyncio.CancelledError())):
             log("ERROR", "s", "words")
@@ -80,9 +80,7 @@ def test_a_sink_that_ends_with_a_cancellation_cancels_nobody(capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("stderr", [None, Broken()], ids=["none", "closed"])
-def test_where_there_is_no_standard_error_a_sink_that_raises_is_not_told_of(
-    stderr: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sink_that_raises_without_standard_error_is_ignored(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = list[str]()
 
     def write(message: str) -> None:
@@ -97,6 +95,6 @@ def test_where_there_is_no_standard_error_a_sink_that_raises_is_not_told_of(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()], ids=["interrupt", "exit"])
-def test_what_ends_the_program_ends_it_from_a_sink_too(error: BaseException) -> None:
+def test_exceptions_that_end_the_program_pass_from_a_sink(error: BaseException) -> None:
     with sink(raising(error)), pytest.raises(type(error)):
         log("ERROR", "s", "words")

@@ -74,7 +74,7 @@ def refusing(kind: type[Any]) -> Any:
 
 @pytest.mark.parametrize(("own", "lent"), WAYS)
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_a_server_that_gives_credentials_away_does_not_make_the_pool_show_them(
+async def test_credentials_that_a_server_echoes_are_masked(
     kind: type[Any], own: dict[str, Any], lent: dict[str, Any]
 ) -> None:
     async with httpx2.AsyncClient(transport=refusing(kind), **lent) as client, MCPPool() as pool:
@@ -85,13 +85,13 @@ async def test_a_server_that_gives_credentials_away_does_not_make_the_pool_show_
 
 @pytest.mark.parametrize("auth", [Bearing(), Bearing(copies=True)], ids=["in place", "on a copy"])
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_what_a_client_of_its_own_has_sent_is_masked_too(kind: type[Any], auth: httpx2.Auth) -> None:
+async def test_credentials_of_a_borrowed_client_are_masked_too(kind: type[Any], auth: httpx2.Auth) -> None:
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", kind(server.sse_url if kind is SseServer else server.url, auth=auth, restart=NEVER))
         assert connection_of(pool, "s").target.redactor.text(f"so: {SECRET}, Bearer {SECRET}") == "so: ***, ***"
 
 
-async def test_the_session_of_a_server_is_masked() -> None:
+async def test_a_session_id_is_masked() -> None:
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, mode="legacy", restart=NEVER))
         (session,) = (await server.order())["sessions"]

@@ -58,7 +58,7 @@ class Strict(httpx2.Auth):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("by", ["hook", "flow"])
-async def test_a_status_that_is_raised_fails_a_call_as_a_status_does(kind: type[Any], by: str) -> None:
+async def test_an_error_raised_for_a_status_fails_a_call_like_the_status_itself(kind: type[Any], by: str) -> None:
     async with raw_server() as server, lent() as client, MCPPool() as pool:
         fields = {"http_client": client} if by == "hook" else {"auth": Strict()}
         await pool.connect("s", secretive(kind, server, **fields))
@@ -72,7 +72,9 @@ async def test_a_status_that_is_raised_fails_a_call_as_a_status_does(kind: type[
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refusal_in_the_handshake_that_a_hook_raises_gives_up_the_server(kind: type[Any], status: int) -> None:
+async def test_a_hook_that_raises_for_rejected_credentials_in_the_handshake_fails_the_server(
+    kind: type[Any], status: int
+) -> None:
     rule = fault("status", status, on="GET" if kind is SseServer else "handshake")
     async with raw_server(faults=[rule]) as server, lent() as client, MCPPool() as pool:
         pool.add("s", secretive(kind, server, http_client=client))
@@ -86,9 +88,7 @@ async def test_a_refusal_in_the_handshake_that_a_hook_raises_gives_up_the_server
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_404_whose_body_a_hook_left_unread_may_have_held_the_answer_so_its_call_is_not_sent_again(
-    kind: type[Any], tmp_path: Path
-) -> None:
+async def test_a_call_is_not_retried_after_a_404_whose_body_a_hook_left_unread(kind: type[Any], tmp_path: Path) -> None:
     async with raw_server(ledger=tmp_path / "ledger") as server, lent() as client, MCPPool() as pool:
         await pool.connect("s", secretive(kind, server, http_client=client, mode="legacy"))
         await server.order(forget=True)
@@ -101,7 +101,7 @@ async def test_a_404_whose_body_a_hook_left_unread_may_have_held_the_answer_so_i
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_lost_session_that_a_hook_raises_for_once_it_has_read_the_body_is_a_lost_session(
+async def test_a_404_is_a_lost_session_if_a_hook_raises_for_it_after_reading_the_body(
     kind: type[Any], tmp_path: Path
 ) -> None:
     async with raw_server(ledger=tmp_path / "ledger") as server, lent(reading) as client, MCPPool() as pool:
@@ -112,7 +112,7 @@ async def test_a_lost_session_that_a_hook_raises_for_once_it_has_read_the_body_i
     assert ran(tmp_path / "ledger", "echo") == 1
 
 
-async def test_a_body_that_a_hook_has_read_is_the_servers_answer() -> None:
+async def test_a_body_read_by_a_hook_is_the_servers_answer() -> None:
     async with raw_server() as server, lent(reading) as client, MCPPool() as pool:
         await pool.connect("s", secretive(HttpServer, server, http_client=client))
         await server.misbehave(fault("error", [400, -32000, "its own words"], on="tools/call:echo", times=1))
@@ -142,7 +142,7 @@ async def though_it_went_well(response: httpx2.Response) -> None:
 
 @pytest.mark.parametrize("hook", [elsewhere(401), by_hand, though_it_went_well], ids=["elsewhere", "by hand", "well"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_status_that_is_not_this_servers_fails_what_it_was_raised_for_and_is_no_refusal(
+async def test_an_error_raised_for_another_servers_status_fails_the_request_without_being_a_rejection(
     kind: type[Any], hook: Any
 ) -> None:
     async with raw_server() as server, lent(hook) as client, MCPPool() as pool:

@@ -52,7 +52,7 @@ def asking(count: int, take_answer: Callable[[], Awaitable[None]]) -> OverHttp:
     return OverHttp(take)
 
 
-async def test_every_answer_to_a_server_is_sent_a_few_at_a_time_and_delays_no_call() -> None:
+async def test_answers_to_a_server_are_all_sent_a_few_at_a_time_and_delay_no_call() -> None:
     most = 0
 
     async def take_answer() -> None:
@@ -77,7 +77,7 @@ async def test_every_answer_to_a_server_is_sent_a_few_at_a_time_and_delays_no_ca
     assert most <= notices.MAX_NOTIFICATIONS
 
 
-async def test_answers_that_a_server_does_not_take_in_time_are_told(record_logs: list[Message]) -> None:
+async def test_answers_that_a_server_does_not_accept_in_time_are_logged(record_logs: list[Message]) -> None:
     server = asking(2, anyio.sleep_forever)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
@@ -87,7 +87,7 @@ async def test_answers_that_a_server_does_not_take_in_time_are_told(record_logs:
     assert all("'s': notifications and answers not accepted in time: 1" in message for message in told)
 
 
-async def test_a_server_that_asks_for_ever_and_takes_no_answer_over_http_is_lost(
+async def test_a_server_that_keeps_sending_requests_without_accepting_answers_over_http_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(notices, "MAX_OPEN_SERVER_REQUESTS", QUESTIONS)
@@ -99,7 +99,7 @@ async def test_a_server_that_asks_for_ever_and_takes_no_answer_over_http_is_lost
         assert caught.value.may_have_run
 
 
-async def test_notices_that_are_dropped_are_told(record_logs: list[Message]) -> None:
+async def test_dropped_notifications_are_logged(record_logs: list[Message]) -> None:
     async def take(message: dict[str, Any]) -> None:
         if message.get("method") in ("tools/call", "notifications/cancelled"):
             await anyio.sleep_forever()

@@ -102,7 +102,7 @@ async def test_a_request_that_fails_harms_only_itself(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_calls_on_other_connections_flow_while_one_connection_breaks(
+async def test_calls_on_other_connections_continue_while_one_connection_breaks(
     protocol: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -154,7 +154,7 @@ async def test_a_call_whose_stream_cannot_be_resumed_is_lost_and_may_have_run(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_an_error_that_the_server_answers_passes_through(protocol: tuple[str, ...]) -> None:
+async def test_an_error_from_the_server_is_passed_on(protocol: tuple[str, ...]) -> None:
     async with raw_server(*protocol) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
         for status in (200, 400, 403, 500):
             await server.misbehave(fault("error", [status, -32000, "the server's own words"], on="tools/call:echo"))
@@ -298,7 +298,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("kind", SPOILT)
-async def test_a_call_whose_answer_is_spoilt_may_have_run_though_a_lent_client_tells_nothing_of_what_it_sends(
+async def test_a_call_with_a_corrupted_answer_may_have_run_although_a_borrowed_client_does_not_trace_it(
     kind: str,
 ) -> None:
     body: Callable[[dict[str, Any]], httpx2.AsyncByteStream]
@@ -320,7 +320,7 @@ async def test_a_call_whose_answer_is_spoilt_may_have_run_though_a_lent_client_t
 
 
 @pytest.mark.parametrize("kind", ODD)
-async def test_an_odd_answer_ends_its_call_at_once(kind: str) -> None:
+async def test_an_unexpected_response_ends_its_call_at_once(kind: str) -> None:
     answer: Callable[[dict[str, Any], httpx2.Request], httpx2.Response]
     answer, error = ODD[kind]
     async with invented(answer) as lent:

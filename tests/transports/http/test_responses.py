@@ -48,7 +48,7 @@ def messages(pieces: Sequence[bytes], limit: int = 1000) -> list[bytes]:
 
 
 @given(EVENTS, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(1, 40), max_size=20))
-def test_the_messages_of_a_stream_are_found_however_it_arrives(
+def test_messages_are_found_however_the_stream_is_split(
     events: list[tuple[str, list[str]]], end: str, sizes: list[int]
 ) -> None:
     whole, pieces = stream(events, end), list[bytes]()
@@ -61,7 +61,7 @@ def test_the_messages_of_a_stream_are_found_however_it_arrives(
 
 
 @given(st.integers(1, 5000), st.integers(1, 200))
-def test_an_event_that_is_too_long_is_refused_before_it_is_held(length: int, size: int) -> None:
+def test_an_event_that_is_too_long_is_rejected_before_it_is_buffered(length: int, size: int) -> None:
     event = b"data: " + b"x" * length
     pieces = [event[start : start + size] for start in range(0, len(event), size)]
     if len(event) > 1000:
@@ -71,13 +71,13 @@ def test_an_event_that_is_too_long_is_refused_before_it_is_held(length: int, siz
         assert messages([*pieces, b"\n\n"]) == [b"x" * length]
 
 
-def test_many_lines_of_one_event_count_together_and_comments_and_other_events_do_not() -> None:
+def test_the_lines_of_an_event_count_together_without_comments_or_other_events() -> None:
     assert messages([b": still there\n"] * 1000 + [b"data: on\n\n"] * 1000, limit=20) == [b"on"] * 1000
     with pytest.raises(TooLong):
         messages([b"data: on\n"] * 1000, limit=1000)
 
 
-async def test_a_wait_that_is_given_up_ends_and_none_begins() -> None:
+async def test_a_cancelled_wait_ends_and_no_other_starts() -> None:
     wait, waiting, late = CancellableWait(), Outcome(), Outcome()
     async with anyio.create_task_group() as group:
         group.start_soon(waiting.of, wait.run, anyio.sleep_forever)
@@ -87,7 +87,7 @@ async def test_a_wait_that_is_given_up_ends_and_none_begins() -> None:
     assert {type(waiting.error), type(late.error)} == {WaitCancelled}
 
 
-async def test_a_wait_that_is_not_given_up_returns_or_raises() -> None:
+async def test_a_wait_that_is_not_cancelled_returns_or_raises() -> None:
     wait = CancellableWait()
 
     async def fail() -> None:
@@ -106,7 +106,7 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("trouble", [Stop(), BaseExceptionGroup("both", [Stop(), LookupError()])])
-async def test_what_ends_the_program_passes_through_a_request(trouble: BaseException) -> None:
+async def test_exceptions_that_end_the_program_pass_through_a_request(trouble: BaseException) -> None:
     async def forward(_request: httpx2.Request) -> httpx2.Response:
         raise trouble
 

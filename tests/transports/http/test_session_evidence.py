@@ -27,7 +27,7 @@ def test_404_without_an_answer_is_a_lost_session(rejection: Rejection, is_ping: 
     assert finding_of(rejection, is_ping=is_ping) is Finding.LOST
 
 
-def test_404_whose_body_may_have_held_the_answer_only_raises_a_suspicion() -> None:
+def test_404_whose_body_may_have_contained_the_answer_only_raises_a_suspicion() -> None:
     assert finding_of(Rejection(404), is_certain=False) is Finding.SUSPECT
 
 
@@ -37,11 +37,11 @@ def test_any_other_4xx_without_an_answer_raises_a_suspicion(status: int) -> None
 
 
 @pytest.mark.parametrize("status", [304, 429, 500, 502, 503])
-def test_429_and_what_is_not_4xx_tell_nothing(status: int) -> None:
+def test_429_and_other_statuses_than_4xx_raise_no_suspicion(status: int) -> None:
     assert finding_of(Rejection(status)) is Finding.NOTHING
 
 
-def test_one_error_to_one_call_tells_nothing_and_the_same_to_the_next_call_raises_a_suspicion() -> None:
+def test_only_the_same_error_for_two_consecutive_calls_raises_a_suspicion() -> None:
     evidence = SessionEvidence()
     assert evidence.note_answer(NO_SESSION, is_ping=False) is Finding.NOTHING
     assert evidence.note_answer(NO_SESSION, is_ping=False) is Finding.SUSPECT
@@ -56,25 +56,25 @@ def test_one_error_to_one_call_tells_nothing_and_the_same_to_the_next_call_raise
         Rejection(200, NO_SESSION.code, NO_SESSION.message),
     ],
 )
-def test_errors_that_differ_or_have_a_result_between_them_tell_nothing(between: Rejection | None) -> None:
+def test_errors_that_differ_or_are_not_consecutive_raise_no_suspicion(between: Rejection | None) -> None:
     evidence = SessionEvidence()
     for error in (NO_SESSION, between, NO_SESSION, between):
         assert evidence.note_answer(error, is_ping=False) is Finding.NOTHING
 
 
-def test_a_server_that_fails_every_call_alike_is_suspected_at_every_second_one_only() -> None:
+def test_a_server_that_fails_every_call_with_the_same_error_is_suspected_at_every_second_one() -> None:
     evidence = SessionEvidence()
     findings = [evidence.note_answer(NO_SESSION, is_ping=False) for _ in range(4)]
     assert findings == [Finding.NOTHING, Finding.SUSPECT] * 2
 
 
-def test_the_answer_to_a_ping_is_no_call_and_tells_nothing_whatever_it_says() -> None:
+def test_the_answer_to_a_ping_raises_no_suspicion() -> None:
     evidence = SessionEvidence()
     for is_ping in (True, True, False, True):
         assert evidence.note_answer(NO_SESSION, is_ping=is_ping) is Finding.NOTHING
 
 
-def test_a_ping_that_never_came_through_tells_nothing_of_the_session_when_a_page_refuses_it() -> None:
+def test_a_ping_rejected_by_a_page_raises_no_suspicion_unless_a_ping_was_answered_before() -> None:
     evidence = SessionEvidence()
     assert evidence.note_rejection(PLAIN, is_ping=True, is_certain=True) is Finding.NOTHING
     assert evidence.note_rejection(NO_SESSION, is_ping=True, is_certain=True) is Finding.SUSPECT
@@ -98,13 +98,13 @@ def test_a_ping_that_never_came_through_tells_nothing_of_the_session_when_a_page
         ),
     ],
 )
-def test_a_suspicion_is_confirmed_by_a_ping_that_is_refused_identically_but_not_for_its_method(
+def test_a_ping_rejected_identically_confirms_a_suspicion_unless_its_method_is_unknown(
     suspicion: Rejection, ping: Rejection, is_confirmed: bool
 ) -> None:
     assert suspicion.is_confirmed_by(ping) is is_confirmed
 
 
-def test_a_session_is_given_up_on_evidence_once_in_so_many_seconds() -> None:
+def test_a_session_may_be_replaced_once_per_stable_after() -> None:
     renewal_limit = SessionRenewalLimit(60)
     assert [renewal_limit.claim(now) for now in (0, 1, 59, 60, 61, 120)] == [True, False, False, True, False, True]
 
@@ -124,13 +124,13 @@ def test_an_answer_is_found_whatever_the_content_type_says(message: Any, kind: t
 
 
 @pytest.mark.parametrize("other", [None, "server-error", 8])
-def test_an_error_with_another_id_is_no_answer_but_what_the_server_said(other: Any) -> None:
+def test_an_error_with_another_id_is_the_servers_error_but_not_the_answer(other: Any) -> None:
     parsed = parse_body(json.dumps(ERROR | {"id": other}).encode(), "application/json", 7, 10_000)
     assert (parsed.answer, parsed.is_certain) == (None, True)
     assert parsed.error == JSONRPCError(jsonrpc="2.0", id=7, error=ErrorData(code=-32602, message="wrong"))
 
 
-def test_an_error_that_leaves_the_id_out_is_what_the_server_said() -> None:
+def test_an_error_without_an_id_is_the_servers_error() -> None:
     body = json.dumps({key: value for key, value in ERROR.items() if key != "id"})
     parsed = parse_body(body.encode(), "application/json", 7, 10_000)
     assert (parsed.answer, parsed.is_certain) == (None, True)
@@ -138,14 +138,14 @@ def test_an_error_that_leaves_the_id_out_is_what_the_server_said() -> None:
 
 
 @pytest.mark.parametrize("body", ["", "<html>", '{"detail": "Not Found"}', "[]", '{"id": 8}', '{"id": null}'])
-def test_a_body_that_does_not_name_the_request_certainly_holds_no_answer(body: str) -> None:
+def test_a_body_without_the_id_of_the_request_certainly_contains_no_answer(body: str) -> None:
     parsed = parse_body(body.encode(), "application/json", 7, 10_000)
     assert (parsed.answer, parsed.error, parsed.is_certain) == (None, None, True)
 
 
-def test_a_body_that_names_the_request_without_being_an_answer_leaves_it_open() -> None:
+def test_a_malformed_body_with_the_id_of_the_request_may_be_its_answer() -> None:
     assert not parse_body(b'{"id": 7, "error": "broken"}', "application/json", 7, 10_000).is_certain
 
 
-def test_an_event_that_is_too_long_leaves_it_open_what_was_in_it() -> None:
+def test_an_event_that_is_too_long_may_contain_the_answer() -> None:
     assert not parse_body(b"data: " + b"x" * 20, "text/event-stream", 7, 10).is_certain

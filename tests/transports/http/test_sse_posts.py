@@ -48,7 +48,7 @@ async def forever(message: dict[str, Any], *methods: str) -> None:
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["own transport", "silent transport"])
-async def test_a_server_may_take_a_call_only_when_it_has_answered_it(tells: bool) -> None:
+async def test_a_server_may_accept_a_post_only_when_it_has_answered_the_call(tells: bool) -> None:
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         await anyio.sleep(HOUR if message.get("params", {}).get("arguments", {}).get("long") else 0)
         return None
@@ -68,7 +68,7 @@ async def test_a_server_may_take_a_call_only_when_it_has_answered_it(tells: bool
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["own transport", "silent transport"])
-async def test_a_call_that_the_server_has_not_taken_is_cancelled_and_its_post_ended_soon(tells: bool) -> None:
+async def test_a_call_whose_post_was_not_accepted_is_cancelled_and_its_post_ends_soon(tells: bool) -> None:
     async def take(message: dict[str, Any]) -> None:
         await forever(message, "tools/call")
 
@@ -88,7 +88,7 @@ async def test_a_call_that_the_server_has_not_taken_is_cancelled_and_its_post_en
 
 
 @pytest.mark.parametrize("steps", range(1, 25))
-async def test_whenever_a_call_is_cancelled_the_server_has_nothing_to_do_afterwards(steps: int) -> None:
+async def test_a_server_has_nothing_left_to_do_whenever_its_call_is_cancelled(steps: int) -> None:
     async def take(message: dict[str, Any]) -> None:
         await forever(message, "tools/call")
 
@@ -105,7 +105,7 @@ async def test_whenever_a_call_is_cancelled_the_server_has_nothing_to_do_afterwa
         assert pool.server("s").generation == 1
 
 
-async def test_a_call_that_is_over_before_its_post_begins_is_not_posted() -> None:
+async def test_a_call_that_ends_before_its_post_starts_is_not_posted() -> None:
     async def forward(_request: httpx2.Request) -> httpx2.Response:
         raise AssertionError
 
@@ -122,7 +122,7 @@ async def test_a_call_that_is_over_before_its_post_begins_is_not_posted() -> Non
         current_message.reset(token)
 
 
-async def test_what_a_server_has_answered_and_does_not_take_costs_nothing_for_long() -> None:
+async def test_a_post_that_is_answered_but_not_accepted_ends_soon() -> None:
     async def take(message: dict[str, Any]) -> None:
         if "id" in message:
             server.answer(message)
@@ -139,7 +139,7 @@ async def test_what_a_server_has_answered_and_does_not_take_costs_nothing_for_lo
         assert pool.server("s").generation == 1
 
 
-async def test_a_notice_that_a_server_does_not_take_loses_only_itself_and_is_told(record_logs: list[Message]) -> None:
+async def test_a_notification_that_is_not_accepted_is_dropped_and_logged(record_logs: list[Message]) -> None:
     async def take(message: dict[str, Any]) -> None:
         if not message.get("params", {}).get("arguments"):
             await forever(message, "tools/call", "notifications/cancelled")
@@ -156,7 +156,7 @@ async def test_a_notice_that_a_server_does_not_take_loses_only_itself_and_is_tol
         assert pool.server("s").generation == 1
 
 
-async def test_a_call_that_a_silent_transport_may_have_sent_is_never_sent_again() -> None:
+async def test_a_call_that_an_untraced_transport_may_have_sent_is_never_sent_again() -> None:
     """Its post is under way when the connection is lost, and whether it has begun nobody can tell."""
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
