@@ -1,4 +1,4 @@
-"""How long a call may take, by a virtual clock: silence, the whole, the time to wait for the server."""
+"""How long a call may take, on a virtual clock: without progress, in total, and waiting for the server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
-    """A server with tools that take time; `fields` are those of its specification."""
+    """A server with slow tools; `fields` are those of its spec."""
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
@@ -46,7 +46,7 @@ def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
 
     @server.tool(structured_output=False)
     async def ticks(context: Context[Any, Any], n: int, interval: float, rest: float = 0.0) -> str:
-        """Report progress n times, each after an interval, then take a rest and answer."""
+        """Report progress n times, each after an interval, then pause and answer."""
         for tick in range(n):
             await anyio.sleep(interval)
             await context.report_progress(tick)
@@ -55,7 +55,7 @@ def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
 
     @server.tool(structured_output=False)
     async def sleep(seconds: float) -> str:
-        """Answer after so many seconds, without a word before."""
+        """Answer after the given number of seconds, without progress."""
         await anyio.sleep(seconds)
         return "done"
 
@@ -64,7 +64,7 @@ def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
 
 @contextmanager
 def taking(seconds: float) -> Generator[None, None, None]:
-    """Check how much virtual time passes in the block."""
+    """Check how much virtual time the block takes."""
     start = anyio.current_time()
     yield
     assert anyio.current_time() - start == pytest.approx(seconds, abs=0.1)

@@ -1,4 +1,4 @@
-"""Calls whose connection ends: each ends too, says truly whether it may have run, and is never run twice."""
+"""Calls whose connection ends: each ends with an error that says whether it may have run, and none runs twice."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 SOON = RestartPolicy(initial_delay=0.01)
 PADDED = {"text": "x" * 300}
 BOUND = 15.0
-"""Seconds in which a call that must end has ended, on a slow machine too."""
+"""Seconds for a call that must end, on a slow machine too."""
 
 
 def plain_chain(error: BaseException) -> list[BaseException]:
-    """The error and all that it is chained to, of which none may be a group."""
+    """The error and its chain of causes, after a check that none of them is a group."""
     chain, link = list[BaseException](), error
     while link is not None:
         assert not isinstance(link, BaseExceptionGroup)
@@ -100,7 +100,7 @@ async def test_consecutive_calls_to_a_server_that_does_not_read_are_all_sent_on_
             async with anyio.create_task_group() as group:
                 for number in range(10):
                     group.start_soon(echo, number)
-                    await anyio.sleep(0.02)  # some are made before the loss is known, and some after it
+                    await anyio.sleep(0.02)  # some are made before the loss is detected, and some after it
         assert sorted(answers) == [str(number) for number in range(10)]
         assert pool.server("s").generation == 2
     assert calls_of(ledger, "echo") == 10
@@ -144,7 +144,7 @@ async def test_a_partly_read_request_may_have_run_and_those_after_it_are_sent_ag
 async def test_a_call_reported_as_not_run_never_runs_although_the_server_continues_to_read(
     ending: str, tmp_path: Path
 ) -> None:
-    """More calls than the pipe holds: one of the others is in the writer's hands, and the rest wait behind it."""
+    """More calls than fit into the pipe: one of the others is being written, and the rest wait behind it."""
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(400)]
     timeout = 2.5 if ending == "time is up" else 60
     async with MCPPool({"s": with_ledger(ledger, close_timeout=BOUND)}) as pool:
@@ -188,7 +188,7 @@ async def test_only_calls_that_were_partly_written_may_have_run_when_a_disconnec
             await anyio.wait_all_tasks_blocked()
             group.start_soon(disconnect, pool)
             await behind.ended.wait()
-            os.kill(process, end)  # it reads on, or it does not
+            os.kill(process, end)  # it continues to read, or not
         assert isinstance(first.error, ConnectionLost)
         assert first.error.may_have_run
         assert isinstance(behind.error, ConnectionLost | ServerUnavailable)
@@ -270,7 +270,7 @@ async def test_a_call_in_flight_ends_when_its_server_is_stopped_and_disconnected
         with anyio.fail_after(BOUND):
             async with anyio.create_task_group() as group:
                 group.start_soon(call.of, pool.call_tool, "s__echo", {"text": "x" * 300_000})
-                # Before its first byte has gone out it has not run, and would wait for the next connection.
+                # Before its first byte is written it has not run, and would wait for the next connection.
                 await eventually(lambda: any(record.requests_sent for record in connection_of(pool, "s").calls._calls))
                 await pool.disconnect("s", drain=0)
         assert isinstance(call.error, ConnectionLost)
@@ -313,7 +313,7 @@ async def test_draining_lets_calls_in_flight_finish_and_refuses_new_ones(drained
             with pytest.raises((ServerUnavailable, LookupError)):
                 await pool.call_tool("s__echo")
             assert not ended.ended.is_set()
-            # Behind the pool's back, which takes no more calls, and does not wait for the answer of this one.
+            # Bypasses the pool, which refuses new calls, and does not wait for the answer to this one.
             group.start_soon(Outcome().of, client.call_tool, "release", {"key": "a"})
             with anyio.fail_after(BOUND):
                 await ended.ended.wait()

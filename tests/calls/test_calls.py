@@ -1,4 +1,4 @@
-"""Calls that go well: by which name, with what, side by side and within one another."""
+"""Successful calls: names, arguments, concurrent and nested calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANY = 200
-"""Calls in flight on one connection at once."""
+"""How many calls are in flight on one connection."""
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
@@ -186,7 +186,7 @@ async def test_an_in_process_tool_may_call_the_pool(mode: str) -> None:
 
         @outer.tool(structured_output=False)
         async def ask_all(depth: int) -> str:
-            """Call another process, another server of this one, and itself."""
+            """Call a server in another process, another in-process server, and this one."""
             if not depth:
                 return "deep"
             echoed = await pool.call_tool("inner__echo", {"text": "echoed"})
@@ -206,7 +206,7 @@ async def test_a_loss_during_a_nested_call_affects_the_inner_server_only() -> No
 
         @outer.tool(structured_output=False)
         async def crash_inner() -> str:
-            """Call a tool that kills its server."""
+            """Call a tool that ends its server."""
             try:
                 await pool.call_tool("inner__crash")
             except Exception as error:

@@ -1,4 +1,4 @@
-"""The progress callback: what it is given, in which order, and that its troubles are its own."""
+"""The progress function: what it receives, in which order, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def modern_in_process() -> tuple[InProcessServer, dict[str, int]]:
 
 Wire = "Callable[[], tuple[StdioServer | InProcessServer, dict[str, int]]]"
 on_each_wire = pytest.mark.parametrize("wire", [legacy_stdio, modern_stdio, legacy_in_process, modern_in_process])
-"""Each gives a server whose tool `progress` reports five steps with these arguments, and then answers."""
+"""Servers whose tool `progress` reports five steps with these arguments, and then answers."""
 
 
 @on_each_wire
@@ -64,7 +64,7 @@ async def test_progress_is_delivered_in_order_and_one_report_at_a_time(
 
     async def note(done: float, total: float | None, message: str | None) -> None:
         happened.append(f"{done:g} begins")
-        await anyio.sleep(0.05 / done)  # those that come later would be faster, if they were let
+        await anyio.sleep(0.05 / done)  # later ones are faster, and would overtake it if they ran concurrently
         happened.append(f"{done:g} ends")
 
     async with MCPPool({"s": spec}) as pool:

@@ -1,4 +1,4 @@
-"""Calls that may be sent again after a lost connection: only by permission, once, and never so that anybody is misled."""
+"""Retries of calls after a loss: only if the tool is retry_safe, once, and with an honest `may_have_run`."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
 FALLING = Path(__file__).parents[1] / "servers" / "falling.py"
 SOON = RestartPolicy(initial_delay=0.01, max_delay=0.05)
 BOUND = 15.0
-"""Seconds in which a call that must end has ended, on a slow machine too."""
+"""Seconds for a call that must end, on a slow machine too."""
 
 
 def falling(directory: Path, *options: str, **fields: Any) -> StdioServer:
-    """A server of `servers/falling.py` that writes down what arrives in the file `ledger` of a directory."""
+    """A server of `servers/falling.py` that records what arrives in the file `ledger` of a directory."""
     command = [str(FALLING), "--ledger", str(directory / "ledger"), *options]
     return StdioServer(sys.executable, ["-I", "-S", *command], **{"restart": SOON, "close_timeout": 0.5, **fields})
 
 
 def process_of(pool: MCPPool) -> int:
-    """The process of the server `s`."""
+    """The process id of the server `s`."""
     process = pool.snapshot().servers["s"].process_id
     assert process is not None
     return process
 
 
 async def call(pool: MCPPool, directory: Path, tool: str, **more: Any) -> str:
-    """Call a tool that falls the first time."""
+    """Call a tool that ends its server the first time."""
     arguments = {"marker": str(directory / "fallen"), "progress": "progress" in more}
     return words(await pool.call_tool(f"s__{tool}", arguments, **more))
 
@@ -175,7 +175,7 @@ async def test_the_time_during_which_a_call_ran_does_not_count_as_waiting(tmp_pa
     async with MCPPool({"s": spec}, wait_timeout=4) as pool, anyio.create_task_group() as group:
         group.start_soon(one.of, pool.call_tool, "s__silent")
         await arrival(ledger, "silent")
-        await anyio.sleep(4.2)  # longer than wait_timeout, which is only for waiting
+        await anyio.sleep(4.2)  # longer than wait_timeout, which only limits the waiting
         os.kill(process_of(pool), signal.SIGKILL)
         await arrival(ledger, "silent", 2)
         os.kill(process_of(pool), signal.SIGKILL)
@@ -210,7 +210,7 @@ async def test_a_call_whose_server_is_disconnected_may_have_run(tmp_path: Path) 
 async def test_a_retry_that_did_not_run_does_not_hide_that_the_first_try_may_have_run(
     options: Sequence[str], tmp_path: Path
 ) -> None:
-    """The request is run and reset, then sent again where nobody listens any more."""
+    """The request is run and reset, then sent again to a port where no server listens any more."""
     ledger = tmp_path / "ledger"
     broken = [fault("reset", on="tools/call:echo", after=True)]
     async with (

@@ -1,4 +1,4 @@
-"""What a server answers is what the caller gets: results, errors of any code; and answers that are no answers."""
+"""Callers get what the server answers: results, errors with any code, and invalid responses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CODES = [CONNECTION_CLOSED, REQUEST_TIMEOUT, -32601, -32602, -32603, -32042, 1, 404]
-"""The first two are those by which the SDK tells its own troubles."""
+"""Codes of server errors; the SDK uses the first two for its own failures."""
 BAD = {
     "bad_result": "breaks the protocol",
     "malformed_envelope": "breaks the protocol",
     "structured": "'a word' is not of type 'integer'",
     "unstructured": "did not return structured content",
 }
-"""Tools that answer badly, and a part of what is said of it."""
+"""Tools with invalid answers, and a part of the error message for each."""
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)

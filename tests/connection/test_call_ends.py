@@ -1,4 +1,4 @@
-"""Calls that their callers give up: the server is told, the connection stays in use, a late answer is nobody's."""
+"""Cancelled calls: the server is told, the connection stays in use, and a late answer is ignored."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ asyncio_only = pytest.mark.parametrize(
     [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
     ids=["asyncio", "asyncio+uvloop"],
 )
-"""`Task.cancel` is asyncio's own."""
+"""asyncio only: `Task.cancel` is native."""
 MORE_THAN_A_PIPE_HOLDS = {"text": "x" * 300_000}
 
 
 async def check_given_up(pool: MCPPool, ledger: Path, calls: int = 1) -> None:
-    """Check that the server was told of calls of `hold` that have ended, and that all goes on as if they had not been."""
+    """Check that the server was told to cancel the ended calls of `hold`, and that the connection still works."""
     await eventually(lambda: sum(line["method"] == "notifications/cancelled" for line in read_lines(ledger)) == calls)
     told = json.loads(words(await pool.call_tool("s__cancelled")))
     assert sorted(told) == sorted(line["id"] for line in read_lines(ledger) if line.get("tool") == "hold")
     assert pool.snapshot().calls_in_flight == 0
     assert pool.server("s").generation == 1
-    # The answers come now, late: each after its call has ended, before those of the calls that bring them about.
+    # The late answers arrive now: each after the end of its call, and before the answer of the call that releases it.
     for key in range(calls):
         assert words(await pool.call_tool("s__release", {"key": str(key)})) == "released"
     assert words(await pool.call_tool("s__echo", {"text": "mine"})) == "mine"

@@ -1,4 +1,4 @@
-"""What a call is told of how it ended, from what the channel knows."""
+"""The errors of calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks that hang, floods of what they are for, and callbacks that end what they are called by."""
+"""Callbacks that hang, floods of requests and notifications, and callbacks that disconnect their own server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mcp_pool.connection.dispatcher import CallbackDispatcher
 
 BOUND = 15.0
-"""Seconds in which what must end has ended, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 
 
 QUESTIONS = """
@@ -50,11 +50,11 @@ while True:
     number += 1
     say(id=f"q{number}", method="ping")
 """
-"""Shakes hands, then asks for ever and reads nothing more."""
+"""Does the handshake, then sends requests for ever without reading."""
 
 
 class Hanging:
-    """A callback that hangs until it is released, and what became of its calls."""
+    """A callback that hangs until it is released, and records its calls."""
 
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer
@@ -161,7 +161,7 @@ async def test_a_server_that_keeps_sending_requests_without_accepting_answers_is
             most = tasks
             while not isinstance(pool.server("s").state, Failed):
                 most = max(most, len(anyio.get_running_tasks()))
-                await anyio.sleep(0.01)  # to look at all tasks more often would leave no time for them
+                await anyio.sleep(0.01)  # checking all tasks more often would leave no time to run them
         assert "without accepting the answers" in str(pool.server("s").last_error)
         assert tasks < most < tasks + limit + 100
         assert await said(pool, "capabilities", "other") == "{}"
@@ -191,7 +191,7 @@ async def test_answered_requests_do_not_count_and_a_reused_id_counts_again(settl
         for _ in range(MAX_OPEN_SERVER_REQUESTS):
             await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
         await settle(7)
-        await settle(8)  # was never asked
+        await settle(8)  # no such request was sent
         await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
         assert channel.disconnect_cause is None
         await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
@@ -232,7 +232,7 @@ async def test_a_flood_of_notifications_for_a_hanging_callback_keeps_memory_and_
         more_tasks, more_objects = await flood()
         assert len(dispatcher_of(pool)._queue) == limit
         assert more_tasks <= tasks
-        assert more_objects - objects < limit  # each notification would be several
+        assert more_objects - objects < limit  # otherwise each notification would be split into several
         hanging.release.set()
         await eventually(lambda: len(hanging.items) == 1 + limit)
         kept = [int(item.data) for item in hanging.items]
@@ -290,6 +290,6 @@ async def test_a_callback_that_disconnects_its_own_server_does_not_block_the_dis
                 await begun.wait()
                 await eventually(lambda: pool.get_status("s") is not ConnectionStatus.CONNECTED)
                 await eventually(lambda: not pool.servers)
-                await pool.connect("s", asking(wire))  # and the pool goes on
+                await pool.connect("s", asking(wire))  # the pool still works
                 assert end != "cancel"
     assert isinstance(call.error, ConnectionLost) or (caller == "message" and call.error is None)

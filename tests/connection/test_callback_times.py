@@ -1,4 +1,4 @@
-"""The clocks of calls while somebody is being asked on behalf of the server, by a virtual clock."""
+"""The deadlines of calls while a callback runs, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def thinking(wire: str, **fields: Any) -> StdioServer | InProcessServer:
-    """A server that asks: a person thinks for 100 s, a model for 200 s, and the roots take 300 s."""
+    """A server with requests: the person takes 100 s, the model 200 s and the roots 300 s."""
 
     async def elicitation(*_: Any) -> Any:
         await anyio.sleep(100)

@@ -1,4 +1,4 @@
-"""What servers call back: with what they sent, in order, announced truly, and with troubles that stay their own."""
+"""Callbacks: what they receive, in which order, what is announced to the server, and what happens when they fail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SECRET = "hunter-2-hunter-2"
 BOUND = 15.0
-"""Seconds in which what must end has ended, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 
 
 @on_each_wire
@@ -65,7 +65,7 @@ async def test_notifications_arrive_in_order_and_one_at_a_time(wire: str) -> Non
 
     async def logging(params: Any) -> None:
         happened.append(f"{params.data} begins")
-        await anyio.sleep(0.01 / (int(params.data) + 1))  # those that come later would be faster, if they were let
+        await anyio.sleep(0.01 / (int(params.data) + 1))  # later ones are faster, and would overtake it if they ran concurrently
         happened.append(f"{params.data} ends")
 
     async with MCPPool({"s": asking(wire, callbacks=listener.callbacks(logging=logging))}) as pool:

@@ -1,4 +1,4 @@
-"""What can be seen only where two parts meet: connections that are over, streams that are gone, and failures behind others."""
+"""Edge cases between parts: closed connections, streams without a reader, and failures hidden by others."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_an_error_raised_as_the_connection_closes_is_reported_as_a_lost_co
 
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
-    """The links of all attempts, in order."""
+    """The channels of all attempts, in order."""
     made: list[Channel] = []
 
     def make(*arguments: Any) -> Channel:
@@ -156,7 +156,7 @@ def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
 async def test_a_connection_whose_client_is_cancelled_from_within_is_lost_and_reconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As by a native cancellation in one of the SDK's tasks, which cancels its task group without a word."""
+    """As by a native cancellation in one of the SDK's tasks, which silently cancels its task group."""
     make, groups = Connector._client, list[TaskGroup]()
 
     @asynccontextmanager

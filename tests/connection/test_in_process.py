@@ -1,4 +1,4 @@
-"""Servers that live in this program: their calls, their handlers and their lifespan end with the connection."""
+"""In-process servers: their calls, handlers and lifespan end with the connection."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
 BOUND = 15.0
-"""Seconds in which something has come to its end, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 SOON = RestartPolicy(initial_delay=0.01)
 in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 class Waiting:
-    """A server with a tool `wait` that never answers, and what became of its handlers."""
+    """A server with a tool `wait` that never answers, and a record of its handlers."""
 
     def __init__(self, **fields: Any) -> None:
         self.server: MCPServer[Any] = MCPServer("waiting", log_level="WARNING")
@@ -153,7 +153,7 @@ async def test_a_lifespan_has_close_timeout_to_exit(mode: str) -> None:
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
         yield
-        await anyio.sleep(0.3)  # so that an end that is not waited for is seen
+        await anyio.sleep(0.3)  # so that an exit that is not awaited is noticed
         ended.append("in peace")
 
     server = MCPServer[Any]("s", lifespan=lifespan, log_level="WARNING")

@@ -1,4 +1,4 @@
-"""Servers that live in this program and break down, end themselves, or end the program."""
+"""In-process servers that fail, disconnect themselves, or end the program."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 BOUND = 15.0
-"""Seconds in which something has come to its end, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 SOON = RestartPolicy(initial_delay=0.01)
 in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 class Fragile:
-    """A server whose own task breaks down, with an error of a task group, when `crash` is called."""
+    """A server whose own task fails with an exception group when `crash` is called."""
 
     def __init__(self, **fields: Any) -> None:
         self.starts = 0
@@ -36,7 +36,7 @@ class Fragile:
 
         @self.server.tool(structured_output=False)
         async def crash() -> str:
-            """Let the server break down, and never answer."""
+            """Make the server's task fail, and never answer."""
             self.crashing.set()
             await anyio.sleep_forever()
             return "never"
@@ -123,12 +123,12 @@ async def test_a_breakdown_ends_neither_the_body_nor_calls_on_other_servers(mode
 
 
 def with_self_service(pool: MCPPool, mode: str) -> tuple[InProcessServer, list[str]]:
-    """A server whose tools do things to their own pool; and what their handlers still did when they ended."""
+    """A server whose tools act on their own pool, and a record of what their handlers did at the end."""
     server, left = MCPServer[Any]("self-service", log_level="WARNING"), list[str]()
 
     @server.tool(structured_output=False)
     async def do(what: str) -> str:
-        """Close, disconnect or restart the server that this tool belongs to."""
+        """Close, disconnect or restart this tool's own server."""
         try:
             match what:
                 case "disconnect":

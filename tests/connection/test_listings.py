@@ -1,4 +1,4 @@
-"""What one server offers: all pages, after the filters of its configuration, and listed anew."""
+"""What one server offers: all pages, filters, and refreshes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ LATER = RestartPolicy(initial_delay=1000, max_delay=1000)
 
 
 def own_names(tools: Mapping[str, ToolEntry], server_id: str) -> list[str]:
-    """What a server's tools are called by itself, as the catalog has them."""
+    """The server's own names of its tools in the catalog."""
     return [entry.name for entry in tools.values() if entry.server_id == server_id]
 
 
 async def crash(pool: MCPPool, server_id: str) -> None:
-    """Let a server of `misbehaving.py` die in the middle of a call."""
+    """Make a server of `misbehaving.py` exit in the middle of a call."""
     with pytest.raises(ConnectionLost):
         await pool.server(server_id).call_tool("crash")
 
 
 async def listed(config: StdioServer) -> list[str]:
-    """The tools that a pool offers of this server."""
+    """The tools of this server that a pool offers."""
     async with MCPPool() as pool:
         await pool.connect("s", config)
         return own_names(pool.tools, "s")
 
 
 async def refused(config: StdioServer) -> ConnectError:
-    """Why a pool cannot connect this server."""
+    """The error of connecting to this server."""
     async with MCPPool() as pool:
         with pytest.raises(ConnectError) as caught:
             await pool.connect("s", config)
@@ -135,7 +135,7 @@ async def test_a_server_that_declares_no_tools_is_not_asked_for_any(options: tup
 
 
 async def test_a_server_pinned_to_a_version_is_asked_for_its_tools() -> None:
-    """Then there is no handshake that could tell what it has."""
+    """Without a handshake, its capabilities are unknown."""
     assert "echo" in await listed(scripted("--modern", mode=MODERN))
 
 
@@ -147,7 +147,7 @@ async def test_a_listing_that_fails_on_a_pinned_server_is_an_error_too() -> None
     assert "the list is not available" in str(await refused(scripted("--modern", "--fail-list", mode=MODERN)))
 
 
-# Listing anew
+# Refreshes
 
 
 async def test_refreshing_shows_what_a_server_offers_now() -> None:

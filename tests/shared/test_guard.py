@@ -1,4 +1,4 @@
-"""The boundary around user code, by itself. Native cancellations are asyncio's: those tests run a loop of their own."""
+"""The boundary around user code. Native cancellations exist on asyncio only: those tests run their own loop."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_cancellation_that_nobody_requested_is_an_error(guard: Guard) -> None:
 
 @each_guard
 def test_a_cancellation_that_nobody_requested_under_a_cancelled_shield_is_an_error(guard: Guard) -> None:
-    """A scope outside of the shield has been cancelled, which is no reason for what happens within."""
+    """A scope outside of the shield is cancelled, which does not explain a cancellation within."""
 
     async def main() -> None:
         with anyio.CancelScope() as outer:

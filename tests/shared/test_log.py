@@ -1,4 +1,4 @@
-"""A line of log, and what becomes of it when nobody can write it."""
+"""Log lines, and what happens when a sink fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOST = "mcp_pool: a log sink raised {}; the line was lost\n"
 
 @contextmanager
 def sink(write: Callable[[Any], None], **options: Any) -> Iterator[None]:
-    """Have a sink for what this module logs, whose errors go to the one who logs."""
+    """Add a sink for what this module logs, whose exceptions reach the caller."""
     number = logger.add(write, level=0, catch=False, filter=__name__, **options)
     try:
         yield
@@ -31,7 +31,7 @@ def sink(write: Callable[[Any], None], **options: Any) -> Iterator[None]:
 
 
 def raising(error: BaseException) -> Callable[[Any], None]:
-    """A sink that raises this."""
+    """A sink that raises the given exception."""
 
     def write(_message: object) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""Secrets are taken out of texts and of chains of exceptions."""
+"""Secrets are masked in texts and in chains of exceptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ secrets = st.text(min_size=6, max_size=12)
 
 
 def raised(error: BaseException, *, cause: BaseException | None = None) -> BaseException:
-    """The error as it looks when it was raised, perhaps from another one."""
+    """The error after it was raised, possibly from another one."""
     try:
         raise error from cause
     except BaseException as caught:
@@ -26,7 +26,7 @@ def raised(error: BaseException, *, cause: BaseException | None = None) -> BaseE
 
 
 def during(first: BaseException, then: BaseException) -> BaseException:
-    """The second error, raised while the first was handled, and without a word of that."""
+    """The second error, raised while the first was handled, without an explicit cause."""
     try:
         try:
             raise first
@@ -37,7 +37,7 @@ def during(first: BaseException, then: BaseException) -> BaseException:
 
 
 def shown(error: BaseException | None) -> str:
-    """All that a log or a debugger would show of an error."""
+    """Everything that a log or a debugger would show of an error."""
     assert error is not None
     return f"{error} {error!r} {error.args} {''.join(traceback.format_exception(error, chain=True))}"
 
@@ -126,7 +126,7 @@ def test_a_cyclic_chain_of_errors_is_followed_once() -> None:
 
 
 def refusal(cause: BaseException | None = None) -> BaseException:
-    """What a response raises for its status. It shows the URL, and holds the request twice."""
+    """The error that a response raises for its status. It shows the URL, and refers to the request twice."""
     request = httpx2.Request("POST", "http://host.test/messages?session_id=1", headers={"Authorization": SECRET})
     try:
         httpx2.Response(503, request=request).raise_for_status()

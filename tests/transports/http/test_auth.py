@@ -1,4 +1,4 @@
-"""Authorization over HTTP: static headers, any `httpx2.Auth`, and the SDK's OAuth against a server of its own parts."""
+"""Authorization over HTTP: static headers, any `httpx2.Auth`, and the SDK's OAuth against the SDK's own servers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CALLBACK = "http://127.0.0.1:1/callback"
 
 
 def place(kind: type[Any], server: ServerProcess) -> str:
-    """Where a server is to be found by a kind of specification."""
+    """The URL of a server for a kind of spec."""
     return server.sse_url if kind is SseServer else server.url
 
 
 class Bearer(httpx2.Auth):
-    """Bears a token, or raises when there is none."""
+    """Sends a token, or raises if there is none."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token
@@ -47,7 +47,7 @@ class Bearer(httpx2.Auth):
 
 
 class Copying(Bearer):
-    """Sends a copy of the request, as some signers do."""
+    """Sends a copy of the request, as some signing flows do."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         headers = {**request.headers, "Authorization": f"Bearer {self.token}"}
@@ -177,7 +177,7 @@ async def test_an_authorization_server_that_is_unreachable_does_not_make_this_se
 
 
 class Person:
-    """Where the SDK's provider keeps what it got, and who opens the page of the authorization server."""
+    """The storage of the SDK's provider, and the browser that opens the authorization page."""
 
     def __init__(self) -> None:
         self.tokens: Any = None
@@ -199,7 +199,7 @@ class Person:
         self.client = client_info
 
     async def visit(self, url: str) -> None:
-        """Open the page, and be sent back at once."""
+        """Open the page, which redirects at once."""
         self.visits += 1
         if not self.willing:
             raise PermissionError("not today")
@@ -207,18 +207,18 @@ class Person:
             self.answer = httpx2.URL((await browser.get(url)).headers["location"]).params
 
     async def come_back(self) -> AuthorizationCodeResult:
-        """Tell with what."""
+        """Return the code and the state of that redirect."""
         return AuthorizationCodeResult(**dict(self.answer))
 
     def provider(self, url: str) -> OAuthClientProvider:
-        """The SDK's provider for a server."""
+        """The SDK's OAuth provider for a server."""
         metadata = OAuthClientMetadata(redirect_uris=[CALLBACK], client_name="tests")
         return OAuthClientProvider(url, metadata, self, self.visit, self.come_back)
 
 
 @asynccontextmanager
 async def guarded(ledger: Path | None = None) -> AsyncIterator[tuple[ServerProcess, Person, OAuthClientProvider]]:
-    """A server behind OAuth, and who may use it."""
+    """A server behind OAuth, and its user."""
     command = [sys.executable, str(SERVERS / "oauth.py"), *common(ledger, None)]
     async with running(ServerProcess(command)) as server:
         person = Person()
@@ -233,7 +233,7 @@ async def beginning_of_hold(server: ServerProcess) -> None:
 
 
 async def echoes(pool: MCPPool, count: int = 10) -> list[Outcome]:
-    """Call a tool many times at once."""
+    """Call a tool many times concurrently."""
     outcomes = [Outcome() for _ in range(count)]
     async with anyio.create_task_group() as group:
         for outcome in outcomes:
@@ -307,7 +307,7 @@ async def test_a_slow_call_delays_no_other_and_an_unreachable_authorization_serv
                 assert isinstance(outcome.error.cause, httpx2.ConnectError)
                 assert not outcome.error.may_have_run
             provider.context.token_expiry_time = expiry
-            # The SDK's provider would hold its lock until the first call is answered.
+            # The SDK's provider on its own would hold its lock until the first call is answered.
             await pool.call_tool("s__release", {"key": "a"}, timeout=10)
         assert words(held.value) == "a"
         assert pool.server("s").generation == 1
@@ -336,7 +336,7 @@ USER: ContextVar[str] = ContextVar("user", default="the service")
 
 
 class PerUser(httpx2.Auth):
-    """Reads a context variable of the caller, as docs/credentials.md shows."""
+    """Reads a context variable of the caller, as in docs/credentials.md."""
 
     requires_request_body = True
 

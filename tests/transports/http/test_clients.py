@@ -1,4 +1,4 @@
-"""The HTTP client of each server: what it shares, what it never shares, and what it is lent."""
+"""The HTTP client of each server: what it shares, what it never shares, and borrowed clients."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_servers_of_one_origin_never_mix(tmp_path: Path) -> None:
 
 
 class Counting(httpx2.AsyncHTTPTransport):
-    """A transport of the user's that tells nothing of what it does."""
+    """A user's transport that does not support trace events."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ async def test_a_request_that_an_untraced_transport_may_have_sent_is_not_sent_ag
     kind: type[Any], place: str, tmp_path: Path
 ) -> None:
     ledger, transport = tmp_path / "ledger", Counting()
-    tool = "silent" if kind is SseServer else "echo"  # an answer would come before the error there
+    tool = "silent" if kind is SseServer else "echo"  # over streamable HTTP, the response would come before the error
     async with raw_server(ledger=ledger) as server, httpx2.AsyncClient(transport=transport) as lent, MCPPool() as pool:
         await pool.connect("s", kind(f"{server.origin}/{place}", http_client=lent, restart=RestartPolicy.never()))
         transport.loses = httpx2.ReadError
@@ -149,7 +149,7 @@ async def test_a_request_that_an_untraced_transport_may_have_sent_is_not_sent_ag
             await pool.call_tool(f"s__{tool}")
         assert caught.value.may_have_run
         assert isinstance(caught.value.cause, httpx2.ReadError)
-        await eventually(lambda: ran(ledger, tool))  # over SSE, the server runs it when it has said that it has it
+        await eventually(lambda: ran(ledger, tool))  # over SSE, the server runs the call after it has accepted the POST
     assert ran(ledger, tool) == 1
 
 

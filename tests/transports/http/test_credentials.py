@@ -1,4 +1,4 @@
-"""Credentials that are in no configuration are not shown either: those of a flow, of a hook and of a client that is lent."""
+"""Credentials that are not in the spec are masked as well: those of an auth flow, an event hook or a borrowed client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEVER = RestartPolicy.never()
 
 
 class Bearing(httpx2.Auth):
-    """Bears a token; perhaps on a copy of the request."""
+    """Sends a token, possibly on a copy of the request."""
 
     def __init__(self, *, copies: bool = False) -> None:
         self.copies = copies
@@ -56,7 +56,7 @@ WAYS = [
 
 
 def refusing(kind: type[Any]) -> Any:
-    """A server that refuses the handshake, and shows what it knows."""
+    """A server that rejects the handshake and echoes the credentials."""
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         if "id" not in message:
@@ -99,7 +99,7 @@ async def test_a_session_id_is_masked() -> None:
 
 
 class Counting(httpx2.Auth):
-    """Bears a new token on each request."""
+    """Sends a new token with each request."""
 
     count = 0
 

@@ -1,4 +1,4 @@
-"""Over HTTP, calls that are given up: the server is told, nothing waits for it, and nothing of them is left."""
+"""Cancelled calls over HTTP: the server is told, nothing waits for it, and no request is left behind."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_a_call_can_be_cancelled_while_a_ping_checks_its_session(tmp_path:
 
 
 class Leaving(httpx2.Auth):
-    """Waits for ever on requests with the word `bad` in them, and raises when it is told to stop."""
+    """Waits for ever on requests with the word `bad` in them, and raises when it is cancelled."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncIterator[httpx2.Request]:
         if b'"bad"' in request.content:

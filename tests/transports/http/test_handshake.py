@@ -1,4 +1,4 @@
-"""The handshake over HTTP: what keeps it from succeeding is said, and the protocol is found by what servers say only."""
+"""The handshake over HTTP: failures are reported, and only the server's responses decide which protocol it speaks."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SOON = RestartPolicy(initial_delay=0.01, multiplier=1.0)
 NOT_NOW = RestartPolicy(initial_delay=1000, max_delay=1000)
 LEGACY = "2025-11-25"
 FIRST = {(): "initialize", ("--modern",): "discover"}
-"""The phase in which each protocol shakes hands."""
+"""The phase of the handshake in each protocol."""
 REQUESTS = {"discover": "server/discover", "initialize": "initialize", "list": "tools/list"}
 
 
 async def failure(pool: MCPPool, spec: HttpServer) -> ConnectError:
-    """Why a server could not be connected, in vain also for who looks for its secrets."""
+    """The error of a failed connection attempt, after a check that it shows no secrets."""
     with anyio.fail_after(BOUND), pytest.raises(ConnectError) as caught:
         await pool.connect("s", spec)
     assert hides_its_secrets(caught.value)
@@ -98,9 +98,9 @@ TROUBLES = {
     "half a body": (fault("half_body"), "did not answer (RemoteProtocolError)", None),
     "a page": (fault("content_type", "text/html"), "bytes of text/html", None),
 }
-"""What servers do in the handshake that says nothing of the protocol they speak."""
+"""Failures in the handshake that say nothing about the protocol of the server."""
 INSTEAD = list(TROUBLES)[:5]
-"""What may befall a question that the server would refuse anyway."""
+"""Those that can also happen to a request that the server would reject anyway."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Clients that are lent with event hooks, and flows of authorization: what they raise for a status is that status."""
+"""Borrowed clients with event hooks, and auth flows: an error that they raise for a status counts as that status."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def strictly(response: httpx2.Response) -> None:
 
 
 async def reading(response: httpx2.Response) -> None:
-    """The same, when the response has been read."""
+    """The same, after reading the response."""
     if response.is_error:
         await response.aread()
     response.raise_for_status()
@@ -44,13 +44,13 @@ def lent(hook: Any = strictly) -> httpx2.AsyncClient:
 
 
 def secretive(kind: type[Any], server: ServerProcess, **fields: Any) -> Any:
-    """The specification of a server that is full of secrets."""
+    """The spec of a server with many secrets."""
     url = f"{server.origin}/{PLACE}/{'sse' if kind is SseServer else 'mcp'}"
     return kind(url, headers={"Authorization": f"Bearer {TOKEN}"}, restart=SOON, **fields)
 
 
 class Strict(httpx2.Auth):
-    """A flow that raises for the status of the answer."""
+    """A flow that raises for the status of the response."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         (yield request).raise_for_status()
@@ -121,7 +121,7 @@ async def test_a_body_read_by_a_hook_is_the_servers_answer() -> None:
 
 
 def elsewhere(status: int) -> Any:
-    """A hook that asks another server first, and raises for the status of that."""
+    """A hook that sends a request to another server first, and raises for its status."""
 
     async def hook(_response: httpx2.Response) -> None:
         request = httpx2.Request("POST", f"http://elsewhere.test/token?secret={TOKEN}")
@@ -131,12 +131,12 @@ def elsewhere(status: int) -> Any:
 
 
 async def by_hand(_response: httpx2.Response) -> None:
-    """A hook that raises for a response to no request."""
+    """A hook that raises for a response without a request."""
     raise httpx2.HTTPStatusError("no", request=httpx2.Request("GET", "http://a.test"), response=httpx2.Response(401))
 
 
 async def though_it_went_well(response: httpx2.Response) -> None:
-    """A hook that raises for a response that went well."""
+    """A hook that raises for a successful response."""
     raise httpx2.HTTPStatusError(f"no {response.url}", request=response.request, response=response)
 
 

@@ -1,4 +1,4 @@
-"""The test servers of HTTP and the proxies do what tests of the pool rely on."""
+"""The HTTP test servers and the proxies work as the tests of the pool expect."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SERVERS = [pytest.param(raw_server, id="raw"), pytest.param(sdk_server, id="sdk"
 
 
 def call_of(client: httpx2.AsyncClient, url: str, tool: str, **arguments: Any) -> httpx2.Request:
-    """A call of a tool in the modern protocol, which needs no handshake."""
+    """A tool call in the modern protocol, which needs no handshake."""
     prefix = "io.modelcontextprotocol"
     meta = {f"{prefix}/protocolVersion": VERSION, f"{prefix}/clientCapabilities": {}}
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
@@ -47,13 +47,13 @@ async def call(client: httpx2.AsyncClient, url: str, tool: str = "echo", **argum
 
 
 async def post(url: str, text: str, **options: Any) -> httpx2.Response:
-    """Call `echo`, on a connection of its own."""
+    """Call `echo` on a new connection."""
     async with httpx2.AsyncClient(**options) as client:
         return await call(client, url, text=text)
 
 
 def text_of(response: httpx2.Response) -> str:
-    """What the tool answered."""
+    """The text that the tool answered."""
     return response.json()["result"]["content"][0]["text"]
 
 

@@ -1,4 +1,4 @@
-"""Servers over HTTP that go, come back and forget: what is lost is known, and what did not run is run, once."""
+"""HTTP servers that stop, restart and lose sessions: losses are detected, and calls that did not run are run, once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MODERN = ("--modern",)
 
 
 async def backing_off(pool: MCPPool) -> None:
-    """Wait until the server `s` waits for its next attempt."""
+    """Wait until the server `s` is backing off."""
     await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
 
 
@@ -123,13 +123,13 @@ async def test_a_suspect_server_is_lost_unless_it_responds(
     protocol: tuple[str, ...], do: str, value: Any, is_life: bool, tmp_path: Path
 ) -> None:
     ledger, question = tmp_path / "ledger", "server/discover" if protocol else "ping"
-    check = HealthCheck(timeout=1.0, failure_threshold=2)  # a question that was not sent in its time would not arrive
+    check = HealthCheck(timeout=1.0, failure_threshold=2)  # a probe that is not sent in time would never arrive
     async with (
         raw_server(*protocol, "--no-get", ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, restart=NOT_NOW)}, health=check) as pool,
     ):
         if not protocol:
-            await arrival(ledger, "GET", count=2)  # the SDK asks twice for a stream, and the answer is a activity
+            await arrival(ledger, "GET", count=2)  # the SDK requests a stream twice, and each response is activity
         before = len(arrived(ledger, question))
         await server.misbehave(fault(do, value, on=question), fault("reset", on="tools/call:echo", times=1))
         with pytest.raises(ConnectionLost):
@@ -162,7 +162,7 @@ async def test_a_lost_session_causes_one_handshake_and_ten_calls_all_run_once(lo
         raw_server("--no-get", ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, restart=SOON, health=None)}) as pool,
     ):
-        await arrival(ledger, "GET", count=2)  # the SDK asks twice for a stream, and must not find the server away
+        await arrival(ledger, "GET", count=2)  # the SDK requests a stream twice, and the server must be up
         await (server.order(forget=True) if lost == "forgotten" else server.restart())
         async with anyio.create_task_group() as group:
             for call in calls:
@@ -339,7 +339,7 @@ async def test_a_message_stream_that_keeps_failing_causes_a_new_session(manner: 
         await connected(pool, 2)
         assert len(arrived(ledger, "initialize")) == 2
         ended = [line["session"] for line in arrived(ledger, "DELETE")]
-        assert not ended  # not before its calls have ended
+        assert not ended  # only after its calls have ended
 
 
 async def disconnected(pool: MCPPool) -> None:
@@ -355,7 +355,7 @@ async def restarted(pool: MCPPool) -> None:
 
 
 async def left(_pool: MCPPool) -> None:
-    """Nothing: the block ends."""
+    """Do nothing: the block ends."""
 
 
 @pytest.mark.parametrize("end", [disconnected, closed, restarted, left])

@@ -1,4 +1,4 @@
-"""TLS and proxies as the environment says: who is trusted, what is shared, and which way requests take."""
+"""TLS and proxies from the environment: trusted certificates, shared contexts, and the route of requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
-    """The TLS contexts that have been made."""
+    """The TLS contexts that were created."""
     made: list[ssl.SSLContext] = []
     make = httpx2.create_ssl_context
 
@@ -134,7 +134,7 @@ async def test_a_redirect_from_http_to_https_uses_the_trust_settings_of_the_envi
 async def test_a_proxy_from_the_environment_is_used(
     kind: type[Any], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "MAX_IDLE_CONNECTIONS", 0)  # this proxy serves one request for each connection
+    monkeypatch.setattr(http_client, "MAX_IDLE_CONNECTIONS", 0)  # this proxy serves one request per connection
     async with raw_server() as server, forward_proxy("user", "pass-word") as proxy, MCPPool() as pool:
         for variable in ("HTTP_PROXY", "ALL_PROXY", "http_proxy"):
             monkeypatch.setenv(variable, proxy.url)

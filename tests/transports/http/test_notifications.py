@@ -1,4 +1,4 @@
-"""Over HTTP, what nobody waits for: no answer to a server is lost, no call waits for one, and what is dropped is told."""
+"""Notifications and answers to the server over HTTP: no answer is lost, no call waits for one, and drops are logged."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def spec(server: OverHttp) -> HttpServer:
-    """Its specification."""
+    """The spec of the server."""
     lent = httpx2.AsyncClient(transport=server)
     return HttpServer(f"{PLACE}/mcp", http_client=lent, mode="legacy", restart=RestartPolicy.never())
 
 
 def asking(count: int, take_answer: Callable[[], Awaitable[None]]) -> OverHttp:
-    """A server that asks so much during a call with arguments, and is done with it 100 seconds later."""
+    """A server that sends requests during a call with arguments, which it answers 100 seconds later."""
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         if "method" not in message:
@@ -57,7 +57,7 @@ async def test_answers_to_a_server_are_all_sent_a_few_at_a_time_and_delay_no_cal
 
     async def take_answer() -> None:
         nonlocal most
-        most = max(most, server.open - 1)  # apart from the call
+        most = max(most, server.open - 1)  # apart from the call itself
         await anyio.sleep(1)
 
     server = asking(QUESTIONS, take_answer)
@@ -83,7 +83,7 @@ async def test_answers_that_a_server_does_not_accept_in_time_are_logged(record_l
         await pool.connect("s", spec(server))
         assert words(await pool.call_tool("s__work", {"ask": True})) == "done"
     told = [message for message in record_logs if "not accepted in time" in message]
-    assert len(told) == 2  # the first at once, the rest when there is time
+    assert len(told) == 2  # the first at once, the rest after the interval
     assert all("'s': notifications and answers not accepted in time: 1" in message for message in told)
 
 

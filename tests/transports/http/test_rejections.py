@@ -1,4 +1,4 @@
-"""Calls that a server refuses, or answers under a status of failure: what is delivered, sent again, or a lost session."""
+"""Rejected calls, and answers with an error status: what is delivered, what is sent again, and what is a lost session."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 SOON = RestartPolicy(initial_delay=0.01, multiplier=1.0)
 LEGACY: dict[str, Any] = {"mode": "legacy", "restart": SOON, "health": None}
-"""Without questions of the health check, so that each ping is one for a session."""
+"""Without health checks, so that each ping is a session probe."""
 
 
 def spec(server: ServerProcess, wire: str, **fields: Any) -> HttpServer | SseServer:
-    """A specification of a server behind a URL, which is never pinged for its health unless `fields` say so."""
+    """The spec of a server behind a URL, without health checks unless `fields` enable them."""
     given = {"restart": SOON, "health": None, **fields}
     return SseServer(server.sse_url, **given) if wire == "sse" else HttpServer(server.url, mode="legacy", **given)
 
@@ -101,7 +101,7 @@ async def test_a_server_that_answers_a_ping_with_method_not_found_and_an_error_s
         MCPPool({"s": spec(server, wire, health=check)}) as pool,
     ):
         await arrival(ledger, "ping", count=5)
-        for _ in range(2):  # two errors alike are followed by a ping of the session's own
+        for _ in range(2):  # two equal errors trigger a session probe
             await server.order(add=[fault("error", [400, -32602, "text is missing"], on="tools/call:echo", times=1)])
             with pytest.raises(MCPError, match="text is missing"):
                 await pool.call_tool("s__echo")
@@ -210,7 +210,7 @@ async def test_a_caller_that_retries_at_once_after_a_rejection_gets_the_new_sess
             await pool.call_tool("s__echo")
         assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
         assert (pool.server("s").generation, len(arrived(ledger, "ping")), ran(ledger, "echo")) == (2, 1, 1)
-        await arrival(ledger, "DELETE")  # that it is lost was concluded, not told
+        await arrival(ledger, "DELETE")  # the loss was inferred, not reported by the server
         assert [line["session"] for line in arrived(ledger, "DELETE")] == [session]
 
 

@@ -1,4 +1,4 @@
-"""Over HTTP, one bad request harms only itself: its call fails and tells why, and everything else goes on."""
+"""Failed requests over HTTP: the call fails with the reason, and everything else continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JSON, STREAM = (), ("--stream",)
 
 @attrs.frozen
 class Way:
-    """A way to fail, and how it is told."""
+    """A failure, and how it is reported."""
 
     do: str
     value: Any = None
@@ -74,7 +74,7 @@ async def test_a_request_that_fails_harms_only_itself(
     protocol: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger, ways = tmp_path / "ledger", [way for way in WAYS if way.options == options]
-    if not protocol:  # there, 404 means that the session is lost: see `test_rejections.py`
+    if not protocol:  # with a session, 404 means that it is lost: see `test_rejections.py`
         ways = [way for way in ways if way.value != 404]
     async with raw_server(*protocol, *options, ledger=ledger) as server:
         other = HttpServer(f"{server.origin}/other/mcp")
@@ -165,7 +165,7 @@ async def test_an_error_from_the_server_is_passed_on(protocol: tuple[str, ...]) 
 
 
 class Moody(httpx2.Auth):
-    """Raises for requests with the word `bad` in them, before they are sent or after they were answered."""
+    """Raises for requests with the word `bad` in them, before they are sent or after the response."""
 
     def __init__(self, error: Exception, *, after: bool = False) -> None:
         self.error = error
@@ -234,7 +234,7 @@ async def test_an_event_hook_that_raises_fails_one_call_that_is_not_sent_again(
 
 
 class Cut(httpx2.AsyncByteStream):
-    """A body that breaks off."""
+    """A body that is cut off."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield b"the beginning"
@@ -242,20 +242,20 @@ class Cut(httpx2.AsyncByteStream):
 
 
 def result(message: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The right answer, with changes."""
+    """The correct answer, with changes."""
     content = {"resultType": "complete", "content": [{"type": "text", "text": "right"}]}
     return {"jsonrpc": "2.0", "id": message["id"], "result": content} | changes
 
 
 def moved(message: dict[str, Any], request: httpx2.Request) -> httpx2.Response:
-    """A redirect within the origin, with a body that breaks off."""
+    """A redirect within the origin, with a body that is cut off."""
     if request.url.path == "/new":
         return httpx2.Response(200, json=result(message))
     return httpx2.Response(308, headers={"location": "/new"}, stream=Cut())
 
 
 def events(*data: str) -> httpx2.Response:
-    """A event stream that arrives in one piece."""
+    """An event stream that arrives in one piece."""
     text = "".join(f": a comment\r\ndata: {line}\r\n\r\n" for line in data)
     return httpx2.Response(200, headers={"content-type": "text/event-stream"}, text=text)
 

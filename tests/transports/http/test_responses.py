@@ -1,4 +1,4 @@
-"""Streams of events are taken apart rightly, waits are given up, and requests raise plain errors."""
+"""Event streams are parsed, waits are cancelled, and requests raise plain errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVENTS = st.lists(
 
 
 def stream(events: Sequence[tuple[str, list[str]]], end: str) -> bytes:
-    """These events as they stand on the wire, with lines that end so."""
+    """Events as bytes, with the given line endings."""
     lines = list[str]()
     for number, (kind, texts) in enumerate(events):
         if kind == "comment":
@@ -42,7 +42,7 @@ def stream(events: Sequence[tuple[str, list[str]]], end: str) -> bytes:
 
 
 def messages(pieces: Sequence[bytes], limit: int = 1000) -> list[bytes]:
-    """What is read of a stream that arrives in these pieces."""
+    """The messages in a stream that arrives in these pieces."""
     reader = EventReader(limit)
     return [message for piece in pieces for message in reader.feed(piece)]
 
@@ -56,7 +56,7 @@ def test_messages_are_found_however_the_stream_is_split(
     for size in sizes:
         pieces.append(rest[:size])
         rest = rest[size:]
-    found = messages([*pieces, rest, b":"])  # the last lets a return be the end of its line
+    found = messages([*pieces, rest, b":"])  # the last line ends in a CR only
     assert found == ["\n".join(texts).encode() for kind, texts in events if kind == "message"]
 
 
@@ -102,7 +102,7 @@ async def test_a_wait_that_is_not_cancelled_returns_or_raises() -> None:
 
 
 class Stop(BaseException):
-    """Ends the program."""
+    """An exception that ends the program."""
 
 
 @pytest.mark.parametrize("trouble", [Stop(), BaseExceptionGroup("both", [Stop(), LookupError()])])

@@ -1,4 +1,4 @@
-"""What answers and refusals tell about a session, as decisions: no server, no clock."""
+"""What answers and rejections say about a session, tested as decisions without a server or a clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = Rejection(400)
 
 
 def finding_of(rejection: Rejection, *, is_ping: bool = False, is_certain: bool = True) -> Finding:
-    """What follows from a first rejection."""
+    """The finding after a first rejection."""
     return SessionEvidence().note_rejection(rejection, is_ping=is_ping, is_certain=is_certain)
 
 

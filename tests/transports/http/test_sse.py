@@ -1,4 +1,4 @@
-"""Servers over HTTP with SSE: calls that flow, connections that are lost and made anew, and attempts that fail."""
+"""Servers over HTTP with SSE: calls, lost connections and reconnects, and failed attempts."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 SOON = RestartPolicy(initial_delay=0.01, max_delay=0.05)
 BOUND = 15.0
-"""Seconds in which what must not wait for a time-out has come about, on a slow machine too."""
+"""Seconds for what must not wait for a timeout, on a slow machine too."""
 
 
 def server_of(server: ServerProcess, **fields: Any) -> SseServer:
-    """The specification of a server, connected again at once."""
+    """The spec of a server that is reconnected at once."""
     return SseServer(server.sse_url, **{"restart": SOON, **fields})
 
 
@@ -52,7 +52,7 @@ def through(proxy: TcpProxy) -> SseServer:
 
 
 async def failure(config: SseServer, **settings: Any) -> ConnectError:
-    """Why a server cannot be connected, told without waiting for a time-out."""
+    """The error of a failed connection attempt, without waiting for a timeout."""
     async with MCPPool(**settings) as pool:
         with anyio.fail_after(BOUND), pytest.raises(ConnectError) as caught:
             await pool.connect("s", config)
@@ -213,7 +213,7 @@ async def test_a_rejected_post_fails_its_own_call_and_disturbs_no_other(
                 with anyio.fail_after(BOUND), pytest.raises(HttpStatusError, match=said) as caught:
                     await pool.call_tool("s__echo")
                 assert (caught.value.status, caught.value.may_have_run) == (status, True)
-            with anyio.fail_after(BOUND), pytest.raises(MCPError):  # past the pool, which explains nothing there
+            with anyio.fail_after(BOUND), pytest.raises(MCPError):  # bypasses the pool, which would replace the error
                 await pool.server("s").client.call_tool("echo")
             await pool.call_tool("s__release", {"key": "a"})
         assert words(held.value) == "a"

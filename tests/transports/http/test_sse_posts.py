@@ -1,4 +1,4 @@
-"""Over SSE, how long a server may take to take a message: as long as somebody waits for a request, not so for others."""
+"""How long a server may take to accept a POST over SSE: as long as the caller waits; other messages have a timeout."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def spec(server: InMemory, **fields: Any) -> SseServer:
-    """Its specification."""
-    lent = httpx2.AsyncClient(transport=server)  # in memory there is nothing to be closed
+    """The spec of the server."""
+    lent = httpx2.AsyncClient(transport=server)  # in memory there is nothing to close
     return SseServer(f"{PLACE}/sse", http_client=lent, **{"restart": RestartPolicy(initial_delay=0.1), **fields})
 
 
@@ -42,7 +42,7 @@ def is_(message: dict[str, Any], method: str) -> bool:
 
 
 async def forever(message: dict[str, Any], *methods: str) -> None:
-    """Never take messages of these kinds."""
+    """Never accept messages of these kinds."""
     if message.get("method") in methods:
         await anyio.sleep_forever()
 
@@ -80,7 +80,7 @@ async def test_a_call_whose_post_was_not_accepted_is_cancelled_and_its_post_ends
         assert caught.value.may_have_run
         await anyio.sleep(sse.CANCEL_WAIT + 0.1)
         assert server.count("notifications/cancelled") == 1
-        assert server.open == tells  # otherwise it might not have been sent yet, and it must not be any more
+        assert server.open == tells  # otherwise it might not have been sent yet, and must not be sent any more
         await anyio.sleep(sse.POST_TIMEOUT)
         assert server.open == 0
         assert pool.server("s").generation == 1
@@ -157,7 +157,7 @@ async def test_a_notification_that_is_not_accepted_is_dropped_and_logged(record_
 
 
 async def test_a_call_that_an_untraced_transport_may_have_sent_is_never_sent_again() -> None:
-    """Its post is under way when the connection is lost, and whether it has begun nobody can tell."""
+    """Its POST is in flight when the connection is lost, and nobody knows whether it was sent."""
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         await forever(message, "tools/call")
