@@ -65,7 +65,9 @@ async def test_notifications_arrive_in_order_and_one_at_a_time(wire: str) -> Non
 
     async def logging(params: Any) -> None:
         happened.append(f"{params.data} begins")
-        await anyio.sleep(0.01 / (int(params.data) + 1))  # later ones are faster, and would overtake it if they ran concurrently
+        await anyio.sleep(
+            0.01 / (int(params.data) + 1)
+        )  # later ones are faster, and would overtake it if they ran concurrently
         happened.append(f"{params.data} ends")
 
     async with MCPPool({"s": asking(wire, callbacks=listener.callbacks(logging=logging))}) as pool:

@@ -272,5 +272,5 @@ class Exchange:
             return Failure(what, malformed=True)
         if isinstance(error, httpx2.DecodingError):
             return Failure(f"sent {received} that cannot be decoded", malformed=True, cause=error)
-        what = "did not answer" if self._trace.is_sent else "could not be sent the request"
+        what = "did not complete the request" if self._trace.is_sent else "could not be sent the request"
         return Failure(f"{what} ({type(error).__name__})", cause=error)

@@ -181,7 +181,7 @@ class _SseWire:
                 self.channel.mark_lost(unreachable(request.url, error))
             else:
                 self.channel.mark_lost(
-                    handshake_failed(Failure(f"did not answer ({type(error).__name__})", cause=error))
+                    handshake_failed(Failure(f"did not complete the request ({type(error).__name__})", cause=error))
                 )
             raise
         kind = content_type(response)

@@ -88,46 +88,46 @@ async def test_a_server_that_rejects_the_credentials_fails_until_they_are_correc
             await pool.disconnect("s")
 
 
-TROUBLES = {
+FAILURES = {
     "500": (fault("status", 500), "HTTP status 500", 500),
     "503": (fault("status", 503), "HTTP status 503", 503),
     "429": (fault("status", 429), "HTTP status 429", 429),
-    "reset": (fault("reset"), "did not answer (ReadError)", None),
-    "close": (fault("close"), "did not answer (RemoteProtocolError)", None),
+    "reset": (fault("reset"), "did not complete the request (ReadError)", None),
+    "close": (fault("close"), "did not complete the request (RemoteProtocolError)", None),
     "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
-    "half a body": (fault("half_body"), "did not answer (RemoteProtocolError)", None),
+    "half a body": (fault("half_body"), "did not complete the request (RemoteProtocolError)", None),
     "a page": (fault("content_type", "text/html"), "bytes of text/html", None),
 }
 """Failures in the handshake that say nothing about the protocol of the server."""
-INSTEAD = list(TROUBLES)[:5]
+COMMON = list(FAILURES)[:5]
 """Those that can also happen to a request that the server would reject anyway."""
 
 
 @pytest.mark.parametrize(
-    ("protocol", "phase", "troubles"),
+    ("protocol", "phase", "failures"),
     [
-        pytest.param(("--modern",), "discover", TROUBLES, id="modern, discover"),
-        pytest.param(("--modern",), "list", TROUBLES, id="modern, list"),
-        pytest.param((), "discover", INSTEAD, id="legacy, discover"),
-        pytest.param((), "initialize", TROUBLES, id="legacy, initialize"),
-        pytest.param((), "list", TROUBLES, id="legacy, list"),
+        pytest.param(("--modern",), "discover", FAILURES, id="modern, discover"),
+        pytest.param(("--modern",), "list", FAILURES, id="modern, list"),
+        pytest.param((), "discover", COMMON, id="legacy, discover"),
+        pytest.param((), "initialize", FAILURES, id="legacy, initialize"),
+        pytest.param((), "list", FAILURES, id="legacy, list"),
     ],
 )
 async def test_an_outage_in_the_handshake_is_reported_and_backed_off_from_and_not_mistaken_for_the_legacy_protocol(
-    protocol: tuple[str, ...], phase: str, troubles: Iterable[str], tmp_path: Path
+    protocol: tuple[str, ...], phase: str, failures: Iterable[str], tmp_path: Path
 ) -> None:
     ledger, request = tmp_path / "ledger", REQUESTS[phase]
     async with raw_server(*protocol, ledger=ledger) as server, MCPPool(restart=SOON) as pool:
-        for trouble in troubles:
-            rule, said, status = TROUBLES[trouble]
+        for failed in failures:
+            rule, reported, status = FAILURES[failed]
             await server.misbehave({**rule, "on": request})
-            greeted = len(arrived(ledger, "initialize"))
+            handshakes = len(arrived(ledger, "initialize"))
             error = await failure(pool, behind_url(server))
-            assert (error.phase, error.attempt, error.retryable) == (phase, 1, True), trouble
-            assert said in str(error)
+            assert (error.phase, error.attempt, error.retryable) == (phase, 1, True), failed
+            assert reported in str(error)
             assert f"during {request}" in str(error)
             assert getattr(error.__cause__, "status", None) == status
-            assert phase != "discover" or len(arrived(ledger, "initialize")) == greeted, trouble
+            assert phase != "discover" or len(arrived(ledger, "initialize")) == handshakes, failed
             await server.misbehave({**rule, "on": request, "times": 2})
             pool.add("s", behind_url(server))
             await connected(pool, 1)

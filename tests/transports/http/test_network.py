@@ -42,7 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
         return made[-1]
 
     monkeypatch.setattr(httpx2, "create_ssl_context", note)
-    contexts._trusting.cache_clear()
+    contexts._default_context.cache_clear()
     return made
 
 

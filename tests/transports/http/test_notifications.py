@@ -12,14 +12,14 @@ from helpers.calls import Outcome, words
 from helpers.clock import virtual_backends
 from helpers.memory import PLACE, STREAM, OverHttp, Streamed, event, result_of
 from mcp_pool import CallTimeout, ConnectionLost, HttpServer, MCPPool, RestartPolicy
-from mcp_pool.transports.http import notifications as notices
+from mcp_pool.transports.http import notifications
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from loguru import Message
 
-QUESTIONS = 3 * notices.MAX_NOTIFICATIONS
+REQUESTS = 3 * notifications.MAX_NOTIFICATIONS
 
 
 @pytest.fixture(scope="module", params=virtual_backends())
@@ -60,7 +60,7 @@ async def test_answers_to_a_server_are_all_sent_a_few_at_a_time_and_delay_no_cal
         most = max(most, server.open - 1)  # apart from the call itself
         await anyio.sleep(1)
 
-    server = asking(QUESTIONS, take_answer)
+    server = asking(REQUESTS, take_answer)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
         call = Outcome()
@@ -73,8 +73,8 @@ async def test_answers_to_a_server_are_all_sent_a_few_at_a_time_and_delay_no_cal
         assert words(call.value) == "done"
         assert pool.server("s").generation == 1
     answers = [message["id"] for message in server.seen if "method" not in message]
-    assert sorted(answers) == sorted(f"q{number}" for number in range(QUESTIONS))
-    assert most <= notices.MAX_NOTIFICATIONS
+    assert sorted(answers) == sorted(f"q{number}" for number in range(REQUESTS))
+    assert most <= notifications.MAX_NOTIFICATIONS
 
 
 async def test_answers_that_a_server_does_not_accept_in_time_are_logged(record_logs: list[Message]) -> None:
@@ -90,11 +90,11 @@ async def test_answers_that_a_server_does_not_accept_in_time_are_logged(record_l
 async def test_a_server_that_keeps_sending_requests_without_accepting_answers_over_http_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(notices, "MAX_OPEN_SERVER_REQUESTS", QUESTIONS)
-    server = asking(QUESTIONS + 1, anyio.sleep_forever)
+    monkeypatch.setattr(notifications, "MAX_OPEN_SERVER_REQUESTS", REQUESTS)
+    server = asking(REQUESTS + 1, anyio.sleep_forever)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
-        with pytest.raises(ConnectionLost, match=f"sent {QUESTIONS} requests without accepting the answers") as caught:
+        with pytest.raises(ConnectionLost, match=f"sent {REQUESTS} requests without accepting the answers") as caught:
             await pool.call_tool("s__work", {"ask": True})
         assert caught.value.may_have_run
 
@@ -114,9 +114,9 @@ async def test_dropped_notifications_are_logged(record_logs: list[Message]) -> N
     async with MCPPool() as pool:
         await pool.connect("s", spec(server))
         async with anyio.create_task_group() as group:
-            for _ in range(notices.MAX_NOTIFICATIONS + more):
+            for _ in range(notifications.MAX_NOTIFICATIONS + more):
                 group.start_soon(give_up)
-    assert server.count("notifications/cancelled") == notices.MAX_NOTIFICATIONS
+    assert server.count("notifications/cancelled") == notifications.MAX_NOTIFICATIONS
     words = " notifications dropped because earlier ones have not been accepted yet: "
     counts = [message.record["message"].partition(words)[2] for message in record_logs]
     told = [int(count) for count in counts if count]

@@ -188,8 +188,8 @@ class Moody(httpx2.Auth):
 async def test_an_authorization_flow_that_raises_fails_one_call_that_is_not_sent_again(
     protocol: tuple[str, ...], after: bool, grouped: bool, tmp_path: Path
 ) -> None:
-    ledger, trouble = tmp_path / "ledger", LookupError("no token in the drawer")
-    auth = Moody(ExceptionGroup("several", [trouble]) if grouped else trouble, after=after)
+    ledger, failure = tmp_path / "ledger", LookupError("no token in the drawer")
+    auth = Moody(ExceptionGroup("several", [failure]) if grouped else failure, after=after)
     async with (
         raw_server(*protocol, ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, auth=auth)}) as pool,
@@ -198,7 +198,7 @@ async def test_an_authorization_flow_that_raises_fails_one_call_that_is_not_sent
             with anyio.fail_after(BOUND), pytest.raises(ConnectionLost, match="LookupError") as caught:
                 await pool.call_tool("s__echo", {"text": "bad"})
             assert caught.value.may_have_run == after
-            assert caught.value.__cause__ is trouble
+            assert caught.value.__cause__ is failure
             assert auth.met == 1
         assert words(await pool.call_tool("s__echo", {"text": "good"})) == "good"
         assert pool.server("s").generation == 1
@@ -210,13 +210,13 @@ async def test_an_authorization_flow_that_raises_fails_one_call_that_is_not_sent
 async def test_an_event_hook_that_raises_fails_one_call_that_is_not_sent_again(
     protocol: tuple[str, ...], moment: str, tmp_path: Path
 ) -> None:
-    ledger, trouble, met = tmp_path / "ledger", httpx2.ConnectError("so says the hook"), list[int]()
+    ledger, failure, met = tmp_path / "ledger", httpx2.ConnectError("so says the hook"), list[int]()
 
     async def hook(event: Any) -> None:
         request = event if moment == "request" else event.request
         if b'"bad"' in request.content:
             met.append(1)
-            raise trouble
+            raise failure
 
     async with (
         raw_server(*protocol, ledger=ledger) as server,
@@ -226,7 +226,7 @@ async def test_an_event_hook_that_raises_fails_one_call_that_is_not_sent_again(
             async with in_flight(pool, ledger):
                 with anyio.fail_after(BOUND), pytest.raises(ConnectionLost, match="ConnectError") as caught:
                     await pool.call_tool("s__echo", {"text": "bad"})
-                assert repr(caught.value.__cause__) == repr(trouble)
+                assert repr(caught.value.__cause__) == repr(failure)
                 assert len(met) == 1
             assert words(await pool.call_tool("s__echo", {"text": "good"})) == "good"
             assert pool.server("s").generation == 1

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.calls import Outcome
-from mcp_pool.transports.http.exchange import forwarded
+from mcp_pool.transports.http.exchange import forward_request
 from mcp_pool.transports.http.responses import CancellableWait, EventReader, TooLong, WaitCancelled
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ async def test_exceptions_that_end_the_program_pass_through_a_request(trouble: B
         raise trouble
 
     with pytest.raises(type(trouble)) as caught:
-        await forwarded(httpx2.Request("POST", "http://nowhere.invalid"), forward)
+        await forward_request(httpx2.Request("POST", "http://nowhere.invalid"), forward)
     assert caught.value is trouble
 
 
@@ -122,5 +122,5 @@ async def test_a_failed_request_raises_one_error_without_a_group_among_its_cause
         raise ExceptionGroup("one", [error])
 
     with pytest.raises(LookupError) as caught:
-        await forwarded(httpx2.Request("POST", "http://nowhere.invalid"), forward)
+        await forward_request(httpx2.Request("POST", "http://nowhere.invalid"), forward)
     assert isinstance(caught.value.__cause__, OSError)

@@ -193,14 +193,14 @@ async def test_a_post_without_a_response_loses_the_connection_and_the_server_rec
 
 
 @pytest.mark.parametrize(
-    ("do", "value", "status", "said"),
+    ("do", "value", "status", "message"),
     [
         *(("status", status, status, f"answered with HTTP status {status}") for status in (400, 401, 405, 429, 500)),
         ("redirect", None, 307, "redirects to http://elsewhere.invalid, which is not followed"),
     ],
 )
 async def test_a_rejected_post_fails_its_own_call_and_disturbs_no_other(
-    do: str, value: Any, status: int, said: str, tmp_path: Path
+    do: str, value: Any, status: int, message: str, tmp_path: Path
 ) -> None:
     ledger, held = tmp_path / "ledger", Outcome()
     async with raw_server(ledger=ledger) as server, MCPPool() as pool:
@@ -210,7 +210,7 @@ async def test_a_rejected_post_fails_its_own_call_and_disturbs_no_other(
             group.start_soon(held.of, pool.call_tool, "s__hold", {"key": "a"})
             await arrival(ledger, tool="hold")
             for _ in range(2):
-                with anyio.fail_after(BOUND), pytest.raises(HttpStatusError, match=said) as caught:
+                with anyio.fail_after(BOUND), pytest.raises(HttpStatusError, match=message) as caught:
                     await pool.call_tool("s__echo")
                 assert (caught.value.status, caught.value.may_have_run) == (status, True)
             with anyio.fail_after(BOUND), pytest.raises(MCPError):  # bypasses the pool, which would replace the error
@@ -354,7 +354,7 @@ async def test_a_server_that_rejects_the_credentials_over_sse_fails_and_says_why
 
 
 @pytest.mark.parametrize(
-    ("do", "value", "said"),
+    ("do", "value", "message"),
     [
         ("status", 404, "404"),
         ("status", 503, "503"),
@@ -366,13 +366,13 @@ async def test_a_server_that_rejects_the_credentials_over_sse_fails_and_says_why
         ("half_stream", "cut", "ended its event stream"),
     ],
 )
-async def test_an_attempt_that_fails_says_why_at_once(do: str, value: Any, said: str) -> None:
+async def test_an_attempt_that_fails_says_why_at_once(do: str, value: Any, message: str) -> None:
     async with raw_server() as server:
         for on in ("GET", "initialize", "tools/list"):
             await server.misbehave(fault(do, value, on=on))
             error = await failure(server_of(server), connect_timeout=None)
             assert error.retryable
-            assert any(part in str(error) for part in said.split("|")), str(error)
+            assert any(part in str(error) for part in message.split("|")), str(error)
             assert "/sse" not in f"{error} {error.cause}"
             assert "/mcp" not in f"{error} {error.cause}"
 

@@ -13,7 +13,7 @@ from helpers.common import eventually
 from helpers.http import arrival, arrived, fault, given_up, raw_server
 from helpers.http_calls import in_flight
 from mcp_pool import CallTimeout, HttpServer, MCPPool
-from mcp_pool.transports.http import notifications as notices
+from mcp_pool.transports.http import notifications
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,8 +57,8 @@ async def test_a_server_that_does_not_accept_a_cancel_notification_delays_no_cal
 
 async def test_cancel_notifications_in_flight_are_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    monkeypatch.setattr(notices, "MAX_NOTIFICATIONS", 3)
-    monkeypatch.setattr(notices, "NOTIFICATION_TIMEOUT", 60)
+    monkeypatch.setattr(notifications, "MAX_NOTIFICATIONS", 3)
+    monkeypatch.setattr(notifications, "NOTIFICATION_TIMEOUT", 60)
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url)}, close_timeout=1) as pool:
         await server.misbehave(fault("silent", on="notifications/cancelled"))
         for number in (1, 2, 3, 3, 3):
