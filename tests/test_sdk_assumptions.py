@@ -17,13 +17,13 @@ from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import MCPServer
+from mcp_pool.connection.outcome import BROKEN_RESULT
 from mcp_types import CONNECTION_CLOSED, CallToolResult, TextContent
 from pydantic import ValidationError
 
 from helpers.http import raw_server
-from mcp_pool.connection.outcome import BROKEN_RESULT
 from mcp_pool.transports.http.authorization import SDK_PROVIDERS
-from mcp_pool.transports.http.sse import EVENT_LIMIT
+from mcp_pool.transports.http.sse import MAX_EVENT_SIZE
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_the_functions_of_the_sdk_take_what_they_are_given(function: Callable[..
 
 
 def test_the_longest_event_over_sse_is_the_one_that_httpx2_takes() -> None:
-    assert inspect.signature(httpx2.EventSource).parameters["max_event_size"].default == EVENT_LIMIT
+    assert inspect.signature(httpx2.EventSource).parameters["max_event_size"].default == MAX_EVENT_SIZE
 
 
 def test_errors_of_validation_are_not_the_errors_of_a_broken_session() -> None:

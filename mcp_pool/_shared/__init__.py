@@ -1,9 +1,9 @@
-"""What every layer may use.
+"""What every package may use.
 
-* `log_throttle`: lines of log about what may happen again and again
-* `log`: the log, and no harm from a sink that raises
-* `redaction`: secrets, taken out of whatever is shown
-* `exceptions`: groups and chains of causes
-* `changed`: the one condition that waiters wait on
+* `log_throttle`: log lines about frequent events, limited in number
+* `log`: the log, safe from sinks that raise
+* `redaction`: masks secrets in everything that is shown
+* `exceptions`: exception groups and chains of causes
+* `changed`: the condition that waiters wait on
 * `guard`: the boundary around user code
 """

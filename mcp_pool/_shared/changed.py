@@ -1,4 +1,4 @@
-"""The one condition that waiters wait on: something changed, look again."""
+"""The condition that waiters wait on: something has changed, check again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import attrs
 @final
 @attrs.define(eq=False, repr=False)
 class Changed:
-    """Wakes all who wait whenever something has changed.
+    """Wakes all waiters whenever something has changed.
 
-    Waiters wait for a level and not for an edge: each looks at its own condition again after every change, so a change
-    that comes between two looks is never missed.
+    Waiters wait for a level, not for an edge: each checks its own condition again after every change, so a change
+    between two checks is never missed.
     """
 
     _event: anyio.Event = attrs.field(factory=anyio.Event, init=False)
 
     def notify(self) -> None:
-        """Wake all who wait now."""
+        """Wake all current waiters."""
         self._event.set()
         self._event = anyio.Event()
 
@@ -30,10 +30,10 @@ class Changed:
         await self._event.wait()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds; return at once, without a checkpoint, when it holds already.
+        """Wait until a condition holds. If it holds already, return at once, without a checkpoint.
 
         Args:
-            condition: Looked at now, and after each change.
+            condition: Checked now and after each change.
         """
         while not condition():
             await self._event.wait()

@@ -1,4 +1,4 @@
-"""Exception groups and chains of causes, taken apart in one place."""
+"""Exception groups and chains of causes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mcp_pool._shared.guard import cancellations
 
 
 def plain(error: BaseException) -> BaseException:
-    """Return one exception in the place of a group: the first leaf that is not a cancellation, or else the first one.
+    """Return one exception of a group: the first that is not a cancellation, or else the first one.
 
     Args:
-        error: What came out of a task group, perhaps groups within groups.
+        error: An exception, or a group of exceptions or groups.
 
     Returns:
         `error` itself when it is not a group.
@@ -26,15 +26,15 @@ def plain(error: BaseException) -> BaseException:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    """Return what an exception was raised from or, without that, what was being handled then.
+    """Return the explicit cause of an exception or, if there is none, its context.
 
-    Whether there is one is a matter of `None`: an exception of the user's may be false, or refuse to be either.
+    This compares with None because the truth value of a user's exception may be false, or may raise.
     """
     return error.__context__ if error.__cause__ is None else error.__cause__
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its causes, each once, the outermost first."""
+    """Yield an exception and its causes, each of them once, outermost first."""
     seen = set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -43,7 +43,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of an error that is kept, and of its causes: their frames hold whole connections."""
+    """Drop the tracebacks of an error that is stored, and of its causes: their frames keep connections alive."""
     for link in chain(error):
-        with suppress(Exception):  # a frozen exception of the user's refuses
+        with suppress(Exception):  # a user's exception may be frozen
             link.__traceback__ = None

@@ -1,9 +1,9 @@
-"""The boundary around user code: what a callback, a flow, a sink or a `__str__` raises ends here, and harms no other.
+"""The boundary around user code: exceptions from callbacks, auth flows, log sinks and `__str__` are contained here.
 
-A native `task.cancel()` of asyncio can reach the pool from user code: a function that awaits a cancelled task of its
-own raises `CancelledError`, although nobody has cancelled the task that it runs in. Taken for a cancellation, it would
-end whatever runs around it without a word. In a task of the pool's own, `current_effective_deadline()` tells the two
-apart; in the caller's, which may have been cancelled natively, only a task of its own can.
+User code can raise asyncio's `CancelledError` although nobody has cancelled the task that it runs in, for example by
+awaiting a task that it has cancelled itself. Treated as a cancellation, this would silently end the code around it. In
+a task of the pool, `current_effective_deadline()` tells whether it was cancelled. The caller's task may have been
+cancelled natively, so there, user code must run in its own task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import anyio
 _T = TypeVar("_T")
 
 UNPRINTABLE: Final = "an error whose text cannot be shown"
-"""Stands for the text of an exception whose `__str__` raises."""
+"""Replaces the text of an exception whose `__str__` raises."""
 
 
 @final
@@ -30,11 +30,11 @@ class ForeignCancellation(Exception):
 
 @final
 class UnprintableError(Exception):
-    """Stands for an exception of user code that cannot be rendered."""
+    """Replaces an exception of user code that cannot be rendered."""
 
 
 def cancellations() -> tuple[type[BaseException], ...]:
-    """Return the class of the backend's cancellation; nothing outside of an event loop, where nothing is cancelled."""
+    """Return the backend's cancellation class in a tuple, which is empty outside of an event loop."""
     try:
         return (anyio.get_cancelled_exc_class(),)
     except RuntimeError:
@@ -42,19 +42,19 @@ def cancellations() -> tuple[type[BaseException], ...]:
 
 
 def user_errors() -> tuple[type[BaseException], ...]:
-    """Return what a synchronous piece of user code may raise without ending the program: there is none to cancel it."""
+    """Return what synchronous user code may raise without ending the program. Nothing can really have cancelled it."""
     return (Exception, *cancellations())
 
 
 async def contained(function: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
-    """Call an async function of the user's in the current task, which must be one of the pool's own.
+    """Call an async function of the user in the current task, which must be a task of the pool.
 
     Args:
         function: User code.
         arguments: Its arguments.
 
     Raises:
-        ForeignCancellation: It ended with a cancellation that nobody had requested.
+        ForeignCancellation: The function ended with a cancellation that nobody had requested.
         BaseException: Whatever else it raised.
     """
     try:
@@ -66,15 +66,15 @@ async def contained(function: Callable[..., Awaitable[_T]], *arguments: object) 
 
 
 async def contained_in_task(function: Callable[..., Awaitable[_T]], *arguments: object) -> _T:
-    """Call an async function of the user's in a task of its own, where the current one may be the caller's.
+    """Call an async function of the user in its own task, for use in a task that may be the caller's.
 
     Args:
         function: User code.
         arguments: Its arguments.
 
     Raises:
-        ForeignCancellation: It ended with a cancellation that nobody had requested.
-        BaseException: Whatever else it raised, within a group where it is no `Exception`.
+        ForeignCancellation: The function ended with a cancellation that nobody had requested.
+        BaseException: Whatever else it raised; in a group unless it is an `Exception`.
     """
     results: list[_T] = []
     failure: Exception | None = None
@@ -83,7 +83,7 @@ async def contained_in_task(function: Callable[..., Awaitable[_T]], *arguments: 
         nonlocal failure
         try:
             results.append(await contained(function, *arguments))
-        except Exception as error:  # noqa: BLE001  # kept from the group, which would wrap it
+        except Exception as error:  # noqa: BLE001  # raised below: the task group would wrap it
             failure = error
 
     async with anyio.create_task_group() as group:
@@ -94,7 +94,7 @@ async def contained_in_task(function: Callable[..., Awaitable[_T]], *arguments: 
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an error; a stand-in when rendering it raises."""
+    """Return the text of an error, or `UNPRINTABLE` if rendering it raises."""
     try:
         return str(error)
     except user_errors():  # a `__str__` is user code
@@ -107,9 +107,9 @@ def described(error: BaseException) -> str:
 
 
 def printable(error: BaseException) -> BaseException:
-    """Return an error; a stand-in when rendering it raises, which trio does to whatever passes a nursery."""
+    """Return an error, or a replacement if rendering it raises: trio renders each exception that passes a nursery."""
     try:
-        f"{error} {error!r}"  # what is of interest is whether it raises
+        f"{error} {error!r}"  # only to see whether it raises
     except user_errors():
         return UnprintableError(described(error))
     return error

@@ -1,4 +1,4 @@
-"""Lines of log about what may happen again and again, and must not fill the log."""
+"""Log lines about frequent events, limited in number so that they do not fill the log."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import attrs
 from mcp_pool._shared.log import log
 
 INTERVAL: Final = 10.0
-"""Seconds between two lines about the same thing."""
+"""Minimum number of seconds between two lines about the same kind of event."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class LogThrottle:
-    """Counts something that may happen again and again, and logs it once in a while."""
+    """Counts events of one kind, and logs their number from time to time."""
 
     message: str
-    """The line of log, with places for the server's id, for how often it happened, and for a detail."""
+    """The message, with placeholders for the server's id, the number of events and, optionally, a detail."""
     _unlogged: int = attrs.field(default=0, init=False)
     _next_at: float = attrs.field(default=-math.inf, init=False)
 
     def count(self, server_id: str, detail: str = "") -> None:
-        """Count it, and log it unless that was done within the last ten seconds."""
+        """Count an event, and log the number unless a line was logged within the last `INTERVAL` seconds."""
         self._unlogged += 1
         if anyio.current_time() >= self._next_at:
             self.flush(server_id, detail)
             self._next_at = anyio.current_time() + INTERVAL
 
     def flush(self, server_id: str, detail: str = "") -> None:
-        """Log what was counted and not logged, if there is anything."""
+        """Log the number of events that have not been logged yet, if any."""
         if self._unlogged:
             log("WARNING", server_id, self.message, server_id, self._unlogged, detail)
             self._unlogged = 0

@@ -1,4 +1,4 @@
-"""Secrets of one server's configuration, taken out of whatever is written, raised or shown."""
+"""Masks the secrets of one server's configuration in everything that is logged, raised or shown."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ from mcp_pool._shared.guard import described, user_errors
 
 MASK: Final = "***"
 SHORTEST_SECRET: Final = 6
-"""Shorter values are left alone: masking every "1" or "on" would make any text unreadable and hide nothing."""
-LEARNED: Final = 16
-"""Headers that were sent and that are masked: the newest, as a flow may make a new one for each request."""
+"""Minimum length of a masked value. Masking every "1" or "on" would make texts unreadable and hide nothing."""
+MAX_LEARNED: Final = 16
+"""How many header values from requests are masked, the newest: an auth flow may make a new one for each request."""
 
 
 @final
 class RedactedError(Exception):
-    """Stands in a chain of causes for an exception that cannot be shown as it is."""
+    """Replaces an exception that cannot be shown, in a chain of causes."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class Redactor:
-    """Replaces the secret values of one server in texts and in chains of exceptions."""
+    """Masks the secret values of one server in texts and in chains of exceptions."""
 
     _configured: tuple[str, ...]
     _shown: str = attrs.field(default="")
-    """A text that is shown anyway, so that nothing in it is a secret."""
+    """A text that is always shown; nothing in it is a secret."""
     _learned: dict[str, tuple[str, ...]] = attrs.field(factory=dict[str, tuple[str, ...]], init=False)
-    """The values of headers that were sent, the newest last, with the parts of each that must not be shown."""
+    """The header values from requests, newest last, with the secret parts of each."""
     _secrets: tuple[str, ...] = attrs.field(init=False)
-    """Longest first, so that a secret that contains another one is masked whole."""
+    """All secrets, longest first: one that contains another must be masked as a whole."""
 
     def __attrs_post_init__(self) -> None:
         self._sort()
 
     @classmethod
     def of(cls, values: Iterable[str], *, shown: str = "") -> Redactor:
-        """Make one from configured values; those shorter than six characters are left out.
+        """Make a redactor for configured values. Values shorter than `SHORTEST_SECRET` are not masked.
 
-        Each line of a value counts as well, because what a server writes is handled line by line.
+        Each line of a value is masked as well, because the output of a server is processed line by line.
 
         Args:
             values: The secrets.
-            shown: A text that is shown anyway.
+            shown: A text that is always shown; nothing in it is a secret.
         """
         whole = tuple(values)
         return cls((*whole, *(line.strip() for value in whole for line in value.splitlines())), shown)
 
     def learn(self, name: str, value: str) -> None:
-        """Mask from now on a header that a request was sent with: only then is it known.
+        """Mask the value of a header from now on. Only the newest `MAX_LEARNED` values are remembered.
 
         Args:
             name: The header's name.
-            value: Its value. The newest few are remembered.
+            value: Its value, as a request was sent with it.
         """
         parts = self._learned.pop(value, None)
         self._learned[value] = tuple(secrets_of_header(name, value)) if parts is None else parts
         if parts is None:
-            if len(self._learned) > LEARNED:
+            if len(self._learned) > MAX_LEARNED:
                 del self._learned[next(iter(self._learned))]
             self._sort()
 
@@ -81,20 +81,21 @@ class Redactor:
         return max((len(secret.encode("utf-8", "surrogatepass")) for secret in self._secrets), default=0)
 
     def text(self, text: str) -> str:
-        """Return `text` with each secret replaced by three asterisks."""
+        """Return `text` with each secret replaced by `MASK`."""
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return text
 
     def error(self, error: BaseException | None) -> BaseException | None:
-        """Return `error`, or a stand-in without a chain when its text, its notes or those of a cause hold a secret.
+        """Return `error`, or a `RedactedError` without causes if its text or notes, or those of a cause, hold a secret.
 
-        An error of the HTTP client is replaced by a copy, because it names its request, whose URL is secret, and does
-        so again as long as it travels. One that tells of a status shows the whole URL: a stand-in tells the status.
+        An error of httpx2 is replaced by a copy without its request, whose URL is secret: httpx2 sets the request of
+        the original again while that is being raised. An `HTTPStatusError` has the whole URL in its text, and is
+        replaced by an error with the status only.
         """
         try:
             return self._redacted(error)
-        except user_errors():  # an exception class of the user's is user code: it may not copy, print or change
+        except user_errors():  # a user's exception may fail to be copied, rendered or changed
             return RedactedError(f"{type(error).__name__}, which cannot be shown")
 
     def _redacted(self, error: BaseException | None) -> BaseException | None:
@@ -105,25 +106,25 @@ class Redactor:
             if isinstance(below := cause_of(link), httpx2.HTTPStatusError):
                 link.__cause__, link.__context__ = _without_url(below), None
             notes = getattr(link, "__notes__", ())
-            # Notes that are no list of strings are shown by their `repr` in a traceback.
+            # A traceback shows the `repr` of notes that are not a list of strings.
             shown = " ".join((f"{link!s} {link!r} {notes!r} {notes!s}", *map(str, notes)))
             if isinstance(link, ValidationError):
-                shown += str(link.errors())  # its text shows the input shortened, which would hide half of a secret
+                shown += str(link.errors())  # its text shortens the input, and half a secret would not be found
             if self.text(shown) != shown:
                 if isinstance(error, ValidationError):
-                    return RedactedError(f"{type(error).__name__}, whose input held a secret")
+                    return RedactedError(f"{type(error).__name__}, whose input contained a secret")
                 return RedactedError(self.text(f"{type(error).__name__}: {error}"))
         return error
 
 
 def _without_url(error: BaseException | None) -> BaseException | None:
-    """Return a copy of an error of the HTTP client that can be shown; any other error as it is."""
+    """Return a copy of an httpx2 error that can be shown; any other error as it is."""
     if isinstance(error, httpx2.HTTPStatusError):
         twin: BaseException = RedactedError(f"an HTTP request was answered with status {error.response.status_code}")
     elif isinstance(error, httpx2.RequestError):
         try:
             twin = copy.copy(error)
-        except user_errors():  # a subclass of the user's may have another `__init__`
+        except user_errors():  # a user's subclass may have another `__init__`
             twin = RedactedError(described(error))
     else:
         return error
@@ -132,19 +133,19 @@ def _without_url(error: BaseException | None) -> BaseException | None:
 
 
 def _forget_request(error: httpx2.HTTPError) -> None:
-    """Take the request from an error, all but its method and origin: it shows the whole URL."""
-    with suppress(RuntimeError):  # it has none
+    """Reduce the request of an error to its method and origin: the rest of its URL is secret."""
+    with suppress(RuntimeError):  # it has no request
         error.request = httpx2.Request(error.request.method, origin(error.request.url))
 
 
 def origin(url: str | httpx2.URL) -> str:
-    """Return what may be shown of a URL: scheme, host and port."""
+    """Return the part of a URL that may be shown: scheme, host and port."""
     parsed = httpx2.URL(url)
     return f"{parsed.scheme}://{parsed.netloc.decode('ascii', 'replace')}"
 
 
 def secrets_of_url(url: str) -> Iterator[str]:
-    """Yield what of a URL must not be shown: all but scheme, host and port, whole and in parts, encoded and not."""
+    """Yield the secrets in a URL: all but scheme, host and port, as a whole and in parts, encoded and decoded."""
     parsed = httpx2.URL(url)
     if str(parsed).rstrip("/") != origin(parsed):
         yield from (url, str(parsed), str(parsed.copy_with(userinfo=b"")))
@@ -153,18 +154,18 @@ def secrets_of_url(url: str) -> Iterator[str]:
     yield b64encode(f"{parsed.username}:{parsed.password}".encode()).decode()
     path, _, query = parsed.raw_path.decode().partition("?")
     yield from (parsed.raw_path.decode(), path, query, parsed.path)
-    # A part of the path that is a word is as likely to be one of a message.
+    # Only parts of the path with a digit: an ordinary word may occur in any message.
     yield from (part for part in (*path.split("/"), *parsed.path.split("/")) if any(map(str.isdigit, part)))
     yield from (pair.partition("=")[2] or pair for pair in query.split("&"))
     yield from (value for _, value in parsed.params.multi_items())
 
 
 def secrets_of_header(name: str, value: str) -> Iterator[str]:
-    """Yield what of a header must not be shown: its value, and the parts of it that are secrets of their own."""
+    """Yield the secrets in a header: its value, and the parts of it that are secrets in themselves."""
     scheme, _, credentials = value.partition(" ")
     yield from (value, credentials, value.rpartition(" ")[2])  # without "Bearer" or "Basic"
     if scheme.lower() == "basic":
-        with suppress(ValueError):  # it is none
+        with suppress(ValueError):  # not base64
             user, _, password = b64decode(credentials).decode(errors="replace").partition(":")
             yield from (user, password)
     if name.lower() == "cookie":
@@ -172,6 +173,6 @@ def secrets_of_header(name: str, value: str) -> Iterator[str]:
 
 
 def secrets_of_basic_auth(auth: httpx2.BasicAuth) -> Iterator[str]:
-    """Yield the user's name, the password, and both as they are sent."""
+    """Yield the user name, the password, and both as they are sent."""
     request = next(auth.auth_flow(httpx2.Request("GET", "http://nowhere.invalid")))
     yield from secrets_of_header("authorization", request.headers["authorization"])

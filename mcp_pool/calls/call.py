@@ -1,4 +1,4 @@
-"""One call, from the wait for its server to its result: over the next connection, where it may be sent again."""
+"""One call, from the wait for its server to its result, with a retry on the next connection if that is safe."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _T = TypeVar("_T")
 @final
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Request(Generic[_T]):
-    """What is to be called."""
+    """A call to make."""
 
     send: Callable[[Client, ProgressFnT], Awaitable[_T]]
-    """Makes the SDK's call with a client and the progress callback to pass on."""
+    """Makes the SDK's call, with a client and the progress callback to pass to the SDK."""
     what: str
-    """The call in words, for errors."""
+    """The call, as a noun phrase for error messages."""
     timeout: Seconds = DEFAULT
-    """Seconds for the whole, waits included; None: no bound; `DEFAULT`: the server's bounds."""
+    """Seconds for the whole call, waits included; None: no limit; `DEFAULT`: the server's settings."""
     note_progress: NoteProgress | None = None
-    """Takes reports of progress."""
+    """Called with each progress report."""
     tool: str | None = None
-    """The tool that it calls, by the server's own name; None when it calls none."""
+    """The name of the tool on the server; None if the call is not a tool call."""
 
 
 async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T:
@@ -47,12 +47,12 @@ async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T
 
     Args:
         row: The server.
-        request: What to call.
-        wait_timeout: Seconds to wait for the server and for a slot; None: no bound.
+        request: The call.
+        wait_timeout: Seconds to wait for the server and for a slot; None: no limit.
 
     Raises:
         ServerUnavailable: There was no connection, or no slot, within `wait_timeout`.
-        MCPPoolError: As `Connection.call`.
+        MCPPoolError: As for `Connection.call`.
     """
     whole = request.timeout if request.timeout is not DEFAULT and request.timeout is not None else math.inf
     budget = WaitBudget(math.inf if wait_timeout is None else wait_timeout, whole)
@@ -71,9 +71,9 @@ async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T
 
 
 async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) -> _T:
-    """Call over one connection; over the next one, when the call did not run or is safe to retry."""
-    begun = None if request.timeout is DEFAULT else budget.begun
-    doubtful: ConnectionLost | None = None  # the loss after which it was sent again although it may have run
+    """Make the call on the current connection, and again on the next one if it did not run or is safe to retry."""
+    started_at = None if request.timeout is DEFAULT else budget.started_at
+    first_loss: ConnectionLost | None = None  # the loss after which a call that may have run was retried
     failure: ConnectionLost | CallTimeout | ServerUnavailable
     while True:
         try:
@@ -82,14 +82,14 @@ async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) ->
             failure = error
             break
         budget.end()
-        begun = anyio.current_time() if begun is None else begun
+        started_at = anyio.current_time() if started_at is None else started_at
         try:
             with row.in_flight():
                 return await connection.call(
                     partial(request.send, connection.client),
                     what=request.what,
                     timeout=request.timeout,
-                    begun=begun,
+                    started_at=started_at,
                     note_progress=request.note_progress,
                     note_rejection=budget.note_rejection,
                 )
@@ -98,27 +98,29 @@ async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) ->
             break
         except ConnectionLost as error:
             failure = error
-            # While the connection is open, what became of one call tells nothing about the next.
+            # If the connection is still open, only this call was lost, and waiting for another connection is pointless.
             again = connection.closed.is_set() and not error.may_have_run
-            if not again and doubtful is None and request.tool is not None and _is_retry_safe(row, request.tool):
-                again, doubtful = True, error
+            if not again and first_loss is None and request.tool is not None and _is_retry_safe(row, request.tool):
+                again, first_loss = True, error
         if not again or budget.is_spent:
             break
-    # Behind the blocks: an error raised inside `except` would drag the first one along as its context.
-    raise failure if doubtful is None else _truthful(failure, doubtful)
+    # After the blocks: raised inside `except`, the error would have the first one as its context.
+    raise failure if first_loss is None else _error_after_retry(failure, first_loss)
 
 
-def _truthful(failure: ConnectionLost | CallTimeout | ServerUnavailable, doubtful: ConnectionLost) -> MCPPoolError:
-    """Return the error of a call that was sent again: one that does not say that it has not run."""
+def _error_after_retry(
+    failure: ConnectionLost | CallTimeout | ServerUnavailable, first_loss: ConnectionLost
+) -> MCPPoolError:
+    """Return the error of a call that was retried. It must not say that the call has not run."""
     if isinstance(failure, CallTimeout):
         failure.may_have_run = True
     elif not isinstance(failure, ConnectionLost) or not failure.may_have_run:
-        return doubtful
+        return first_loss
     return failure
 
 
 def _is_retry_safe(row: Row, tool: str) -> bool:
-    """Tell whether the user has allowed a tool to be sent again when it may have run."""
+    """Return whether the user has allowed a retry of this tool when it may have run."""
     spec = row.target.spec
     if spec.retry_safe != ANNOTATED:
         return any(fnmatchcase(tool, glob) for glob in spec.retry_safe)

@@ -1,4 +1,4 @@
-"""From a name in the catalog to the tool of a server, which may have to be waited for."""
+"""From a name in the catalog to a server's tool, with a wait for servers that have not been listed yet."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from mcp_pool.supervision.waiting import unavailable
 async def find_tool(
     catalog: Catalog, name: str, timeout: Seconds, wait_timeout: float | None
 ) -> tuple[ToolEntry, Seconds]:
-    """Find a tool, and wait for the first listing of a server that may offer it.
+    """Find a tool; if a server that may offer it has not been listed yet, wait for that.
 
     Args:
-        catalog: Where to look.
+        catalog: The catalog.
         name: The tool's name in the catalog.
-        timeout: Seconds for the call as a whole, this wait included.
-        wait_timeout: Seconds for this wait; None: no bound.
+        timeout: Seconds for the whole call, this wait included.
+        wait_timeout: Seconds for this wait; None: no limit.
 
     Returns:
-        The tool, and what is left of `timeout`.
+        The tool, and the rest of `timeout`.
 
     Raises:
-        ServerUnavailable: A server that may offer it was not listed in time, has failed or is leaving.
-        UnknownTool: There is none that may offer it.
-        ConfigError: `timeout` is wrong.
+        ServerUnavailable: The server was not listed in time, has failed or is closing.
+        UnknownTool: No server offers the tool, or may still offer it.
+        ConfigError: `timeout` is invalid.
     """
     if isinstance(found := catalog.find(name), ToolEntry):
         return found, timeout
     for problem in timeout_problems({"timeout": timeout}):
         reason = f"server {found.server_id!r}: {' '.join(problem)}. Nothing was sent."
         raise ConfigError(reason, server_id=found.server_id, problems=[problem])
-    whole = math.inf if timeout is DEFAULT or timeout is None else timeout
-    begun, row = anyio.current_time(), found
-    with anyio.move_on_after(min(whole, math.inf if wait_timeout is None else wait_timeout)):
+    total = math.inf if timeout is DEFAULT or timeout is None else timeout
+    started_at, row = anyio.current_time(), found
+    with anyio.move_on_after(min(total, math.inf if wait_timeout is None else wait_timeout)):
         while not isinstance(found, ToolEntry):
             if found.is_final:
                 raise unavailable([found])
@@ -47,7 +47,7 @@ async def find_tool(
             await _wait_until_listed(row)
             found = catalog.find(name)
     if isinstance(found, ToolEntry):
-        return found, timeout if whole == math.inf else max(0.0, whole - (anyio.current_time() - begun))
+        return found, timeout if total == math.inf else max(0.0, total - (anyio.current_time() - started_at))
     raise unavailable([row])
 
 

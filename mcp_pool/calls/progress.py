@@ -1,4 +1,4 @@
-"""Progress of one call: handed to the caller's function in order, one at a time, in a task of the call's own."""
+"""Progress of one call: a task delivers the reports to the caller's function, in order and one at a time."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ from mcp_pool._shared.log import log
 
 _T = TypeVar("_T")
 
-BUFFER: Final = 256
-"""Reports that wait for a slow function; the oldest are dropped, as each newer one says more."""
-GRACE: Final = 0.5
-"""Seconds for the reports that came before the answer to be delivered before it is; a function that hangs must not
-hold up the answer for longer."""
+MAX_BUFFERED: Final = 256
+"""How many reports wait for a slow function. Beyond that, the oldest are dropped: newer reports supersede them."""
+DELIVERY_TIMEOUT: Final = 0.5
+"""Seconds that an answer waits until the reports before it have been delivered. A function that hangs must not delay
+the answer for longer."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class ProgressFeed:
-    """Stands between the server, which must not wait, and a function of the caller, which may take its time."""
+    """Buffers progress reports for the caller's function, so that a slow function does not block the connection."""
 
     server_id: str
     """For the log."""
     function: ProgressFnT
-    """What the caller gave."""
+    """The caller's progress function."""
     _reports: deque[tuple[float, float | None, str | None]] = attrs.field(
-        factory=lambda: deque[tuple[float, float | None, str | None]](maxlen=BUFFER), init=False
+        factory=lambda: deque[tuple[float, float | None, str | None]](maxlen=MAX_BUFFERED), init=False
     )
     _busy: bool = attrs.field(default=False, init=False)
-    """Whether the function runs now."""
+    """Whether the function is running."""
     _changed: Changed = attrs.field(factory=Changed, init=False)
 
     def put(self, progress: float, total: float | None, message: str | None) -> None:
-        """Keep a report for the function."""
+        """Add a report."""
         self._reports.append((progress, total, message))
         self._changed.notify()
 
     async def during(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Make a call and deliver its progress meanwhile.
+        """Make a call, and deliver its progress meanwhile.
 
         Raises:
-            BaseException: What the call raised; or what the function raised, where it is no `Exception`: those are
-                logged, and harm nothing.
+            BaseException: From the call; or from the function, unless it is an `Exception`, which is only logged.
         """
         results: list[_T] = []
         failure: Exception | None = None
@@ -59,9 +58,9 @@ class ProgressFeed:
                 group.start_soon(self._deliver, name=f"mcp_pool: progress from {self.server_id!r}")
                 try:
                     results.append(await call())
-                except Exception as error:  # noqa: BLE001  # kept from the group, which would wrap it
+                except Exception as error:  # noqa: BLE001  # raised below: the task group would wrap it
                     failure = error
-                with anyio.move_on_after(GRACE):
+                with anyio.move_on_after(DELIVERY_TIMEOUT):
                     await self._changed.until(lambda: not self._reports and not self._busy)
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -76,7 +75,7 @@ class ProgressFeed:
             self._busy = True
             try:
                 await contained(self.function, *self._reports.popleft())
-            except Exception as error:  # noqa: BLE001  # the function's failure is its own
+            except Exception as error:  # noqa: BLE001  # it must not fail the call
                 words = "The progress function of a call to server {!r} raised {}"
                 log("WARNING", self.server_id, words, self.server_id, type(error).__name__)
             finally:

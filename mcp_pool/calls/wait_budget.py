@@ -13,35 +13,35 @@ import attrs
 class WaitBudget:
     """The time that one call may spend waiting."""
 
-    left: float
-    """Seconds of waiting that are left of `wait_timeout`. The time for which the call runs does not count."""
-    whole: float
+    remaining: float
+    """Seconds that remain of `wait_timeout`. The time during which the call runs does not count."""
+    total: float
     """Seconds for the whole call, waits included."""
-    begun: float = attrs.field(factory=anyio.current_time, init=False)
+    started_at: float = attrs.field(factory=anyio.current_time, init=False)
     """When the call was made, on the event loop's clock."""
     _rejections: int = attrs.field(default=0, init=False)
-    """How often a server refused the call, and with it the session."""
-    _since: float = attrs.field(default=0.0, init=False)
-    """When the latest wait began."""
+    """How many times the server rejected the session that the call was sent in."""
+    _waiting_since: float = attrs.field(default=0.0, init=False)
+    """When the latest wait started."""
 
     def begin(self) -> float:
-        """Begin to wait, and return until when, on the event loop's clock."""
-        self._since = anyio.current_time()
-        return min(self._since + self.left, self.begun + self.whole)
+        """Start a wait, and return its deadline on the event loop's clock."""
+        self._waiting_since = anyio.current_time()
+        return min(self._waiting_since + self.remaining, self.started_at + self.total)
 
     def end(self) -> None:
         """End a wait."""
-        self.left -= anyio.current_time() - self._since
+        self.remaining -= anyio.current_time() - self._waiting_since
 
     def note_rejection(self) -> None:
-        """Note that a server refused the call, and with it the session."""
+        """Record that the server rejected the session that the call was sent in."""
         self._rejections += 1
 
     @property
     def is_spent(self) -> bool:
-        """Whether there is nothing to wait for any more.
+        """Whether the call must not wait any more.
 
-        What is refused on the next connection too is refused for itself, and would cost everybody one connection after
-        the other.
+        If the next session is rejected as well, the call itself is the reason, and retrying it would cost the other
+        calls one connection after another.
         """
-        return self._rejections > 1 or self.left <= 0 or anyio.current_time() >= self.begun + self.whole
+        return self._rejections > 1 or self.remaining <= 0 or anyio.current_time() >= self.started_at + self.total

@@ -1,10 +1,10 @@
 """One live client over one channel.
 
-* `connect`: from an attempt to a connection, held by one task
-* `connection`: its calls, and how it ends
+* `connect`: opens a connection, holds it and closes it, in one task
+* `connection`: an open connection: its calls, and how it ends
 * `attempt`: one connection attempt, and why it failed
-* `outcome`: how a call ended, as an error
-* `dispatcher`: what stands between the SDK and the user's callbacks
-* `calls_in_flight`: the calls that run on one connection, and the bounds of each
+* `call_errors`: the errors of calls
+* `dispatcher`: runs the user's callbacks
+* `calls_in_flight`: the calls that run on one connection, and their deadlines
 * `listing`: what one server offers, all pages
 """

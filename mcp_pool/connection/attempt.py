@@ -1,4 +1,4 @@
-"""One connection attempt, and why it failed: from what the SDK raised and the channel knows to one `ConnectError`."""
+"""One connection attempt, and why it failed: one `ConnectError` from the SDK's exception and the channel's state."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mcp_pool.transports.channel import Channel
 NOT_RETRYABLE: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOEXEC, errno.ELOOP, errno.E2BIG}
 )
-"""Failures to start a process that no retry can fix."""
+"""Errors on starting a process that no retry can fix."""
 REQUESTS: Final = {
-    "spawn": "starting",
+    "spawn": "startup",
     "discover": "server/discover",
     "initialize": "initialize",
     "list": "tools/list",
     "call": "the handshake",
 }
-"""What was being done in each phase, in words."""
+"""The name of each phase in messages."""
 
 
 @final
@@ -38,29 +38,29 @@ class Attempt:
     number: int
     """The number of this attempt; the first is 1."""
     generation: int
-    """The number of the connection that it makes."""
+    """The number that its connection will have."""
     mode: str
-    """How the protocol is found, as in `mcp.Client`."""
+    """How the protocol is chosen, as in `mcp.Client`."""
 
 
 @final
 @attrs.frozen(eq=False, repr=False)
 class _Explanation:
     what: str
-    """The end of a sentence that begins with the server."""
+    """What happened, as a phrase that follows the server's name."""
     advice: str
     cause: BaseException | None
     retryable: bool = True
 
 
 def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *, timed_out: bool) -> ConnectError:
-    """Say why an attempt failed.
+    """Return the error that says why an attempt failed.
 
     Args:
-        attempt: Which.
-        channel: What the wire knows.
-        failure: What the SDK raised; None if it ended without an error.
-        timed_out: Whether `connect_timeout` was met.
+        attempt: The attempt.
+        channel: Its channel.
+        failure: The exception from the SDK; None if there was none.
+        timed_out: Whether `connect_timeout` expired.
     """
     target, lost = attempt.target, channel.disconnect_cause
     why = _timed_out(attempt, channel, failure) if timed_out else _failed(attempt, channel, failure)
@@ -87,20 +87,21 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
     what = f"did not finish {REQUESTS[channel.phase]} within connect_timeout={attempt.target.limits.connect_timeout} s"
     advice = "Find out what it is waiting for, or raise connect_timeout."
     if channel.phase == "discover" and attempt.mode == "auto":
-        advice += ' A legacy server that does not answer this request needs mode="legacy".'
+        advice += ' If it is a legacy server that does not answer this request, set mode="legacy".'
     return _Explanation(what, advice, failure)
 
 
 def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
-    from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, refused  # noqa: PLC0415  # only where one failed
+    from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed  # noqa: PLC0415  # loaded on failure only
 
     spec, request = attempt.target.spec, REQUESTS[channel.phase]
     if (wrong := next(spec.current_problems(), None)) is not None:
-        # It was valid when it was given to the pool; a borrowed client has been closed since.
-        return _Explanation(f"cannot be connected: {' '.join(wrong)}", "Add it again.", failure, retryable=False)
+        # The spec was valid when it was added; its borrowed client has been closed since.
+        advice = "Add the server again with a valid spec."
+        return _Explanation(f"cannot be connected: {' '.join(wrong)}", advice, failure, retryable=False)
     lost = channel.disconnect_cause
     if lost is None and channel.failure is not None:
-        lost = refused(channel.failure)
+        lost = handshake_failed(channel.failure)
     if lost is not None:
         unauthorized = isinstance(lost.cause, HttpStatusError) and lost.cause.status in AUTH_STATUSES
         return _Explanation(
@@ -113,12 +114,14 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         retryable = failure.errno not in NOT_RETRYABLE
         what = f"could not be started: {failure.strerror or type(failure).__name__}"
         what += "" if failure.filename is None else f": {failure.filename!r}"
-        fix = "Install the program, or correct command, cwd or PATH."
-        return _Explanation(what, "Check what the system is short of." if retryable else fix, failure, retryable)
+        advice = "Install the program, or correct command, cwd or PATH."
+        if retryable:
+            advice = "Check the limits and the free resources of the system."
+        return _Explanation(what, advice, failure, retryable)
     if isinstance(failure, MCPError):
         what = f"answered {request} with error {failure.code}: {failure.message}"
         return _Explanation(what, "Correct the server's configuration, or fix the server.", failure)
     if isinstance(failure, MCPPoolError):
-        return _Explanation(f"could not be listed: {text_of(failure).rstrip('.')}", "", failure)
+        return _Explanation(f"did not list its tools: {text_of(failure).rstrip('.')}", "", failure)
     failure = ForeignCancellation() if failure is None else failure
-    return _Explanation(f"failed in {request} with {described(failure)}", "See the cause.", failure)
+    return _Explanation(f"failed during {request} with {described(failure)}", "See the cause.", failure)

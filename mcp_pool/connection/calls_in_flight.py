@@ -1,4 +1,4 @@
-"""The calls that run on one connection, with their deadlines: cut when it is lost, drained before it is closed."""
+"""The calls that run on one connection, and their deadlines."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from mcp_pool.transports.channel import CallRecord
 @final
 @attrs.define(eq=False, repr=False)
 class CallDeadline:
-    """Keeps the deadline of one call's scope."""
+    """Sets the deadline of one call's scope."""
 
     scope: anyio.CancelScope
     """The call's scope."""
     silence: float | None
-    """Seconds without progress after which the call times out; None: no bound."""
-    whole: float | None
-    """Seconds for the call as a whole; None: no bound."""
-    begun: float
-    """When the whole began, on the event loop's clock: earlier than now where the call is sent again."""
+    """Seconds without progress after which the call times out; None: no limit."""
+    total: float | None
+    """Seconds for the whole call; None: no limit."""
+    started_at: float
+    """When the call started, on the event loop's clock: in the past if the call is sent again."""
     explicit: bool
-    """Whether the caller gave the bound for the whole with the call; then the wait for the server is part of it."""
+    """Whether `total` was given with the call, and includes the wait for the server."""
     _ends_at: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._ends_at = math.inf if self.whole is None else self.begun + self.whole
+        self._ends_at = math.inf if self.total is None else self.started_at + self.total
         self.restart()
 
     def restart(self) -> None:
-        """Count silence from now on."""
+        """Measure the time without progress from now on."""
         silent_at = math.inf if self.silence is None else anyio.current_time() + self.silence
         self.scope.deadline = min(self._ends_at, silent_at)
 
     def pause(self) -> None:
-        """Let silence not count until `restart`; the bound for the whole still does."""
+        """Ignore the time without progress until `restart`; the limit for the whole call still applies."""
         self.scope.deadline = self._ends_at
 
     def reason(self) -> str:
-        """Say which bound was met."""
+        """Return which limit was exceeded, as a phrase that follows the call."""
         if self.explicit:
-            return f"was not answered within timeout={self.whole} s"
+            return f"was not answered within timeout={self.total} s"
         if anyio.current_time() >= self._ends_at:
-            return f"was not answered within max_call_time={self.whole} s"
+            return f"was not answered within max_call_time={self.total} s"
         return f"received neither an answer nor progress for call_timeout={self.silence} s"
 
 
@@ -60,7 +60,7 @@ class CallsInFlight:
 
     _calls: dict[CallRecord, CallDeadline] = attrs.field(factory=dict[CallRecord, CallDeadline], init=False)
     _pauses: int = attrs.field(default=0, init=False)
-    """How many sampling and elicitation callbacks of the server are running."""
+    """How many sampling and elicitation callbacks are running for the server."""
     _changed: Changed = attrs.field(factory=Changed, init=False)
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class CallsInFlight:
 
     @contextmanager
     def running(self, record: CallRecord, deadline: CallDeadline) -> Generator[None]:
-        """Hold a call while it runs."""
+        """Register a call while it runs."""
         self._calls[record] = deadline
         if self._pauses:
             deadline.pause()
@@ -82,7 +82,7 @@ class CallsInFlight:
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """Let silence not count while a model or a person is asked on behalf of the server."""
+        """Pause the deadlines of calls while a model or a person answers a request from the server."""
         self._pauses += 1
         for deadline in self._calls.values():
             deadline.pause()
@@ -95,16 +95,16 @@ class CallsInFlight:
                     deadline.restart()
 
     def note_progress(self, deadline: CallDeadline) -> None:
-        """Note that the server reported progress of a call, unless deadlines are paused anyway."""
+        """Restart the deadline of a call on progress, unless deadlines are paused."""
         if not self._pauses:
             deadline.restart()
 
-    def cut(self) -> None:
-        """Cancel the calls that cannot be answered any more."""
+    def cancel(self) -> None:
+        """Cancel the calls that have not been answered."""
         for record in self._calls:
-            if not record.is_answered:  # an answer that has arrived is still the answer
+            if not record.is_answered:  # its caller gets the answer, although the connection has ended
                 record.scope.cancel()
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until no call runs."""
         await self._changed.until(lambda: not self._calls)

@@ -1,4 +1,4 @@
-"""From an attempt to a connection: one task that opens a client, holds it, and closes it."""
+"""One connection attempt and its connection: one task opens the client, holds it open and closes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.dispatcher import CallbackDispatcher
 from mcp_pool.connection.listing import Inventory, take_inventory
 from mcp_pool.transports.channel import Channel, DisconnectCause
-from mcp_pool.transports.renewals import Renewals
+from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 if TYPE_CHECKING:  # loaded with the first process
     from mcp_pool.transports.stdio.guardian import Guardian
@@ -32,24 +32,24 @@ if TYPE_CHECKING:  # loaded with the first process
 @final
 @attrs.define(eq=False, repr=False)
 class Connector:
-    """Makes one attempt, and holds the connection that it makes."""
+    """Makes one connection attempt, and holds the connection open until it ends."""
 
     attempt: Attempt
-    """What to connect to, and how."""
+    """The attempt."""
     deadline: float
-    """When the connection must be open, on the event loop's clock."""
+    """When the attempt times out, on the event loop's clock."""
     on_open: Callable[[Connection, Inventory], None]
-    """Called once, synchronously, when the connection is open, with it and what the server offers."""
+    """Called once, synchronously, with the open connection and the server's inventory."""
     on_lost: Callable[[Connection], None]
     """Called at most once, synchronously, when the open connection is lost; not when it is closed on purpose."""
     on_suspect: Callable[[], None]
     """Called when the server should be probed soon."""
     guardian: Callable[[], Guardian]
-    """Returns the pool's guardian, which the first process starts."""
-    renewals: Renewals
-    """How often the server's session may be renewed on suspicion."""
+    """Returns the pool's guardian, which starts with the first process."""
+    renewal_limit: SessionRenewalLimit
+    """How often the server's session may be replaced on suspicion."""
     channel: Channel = attrs.field(init=False)
-    """What is known of the wire."""
+    """The state of the wire."""
     _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
     _connection: Connection | None = attrs.field(default=None, init=False)
     _connecting: anyio.CancelScope = attrs.field(init=False)
@@ -61,39 +61,39 @@ class Connector:
         self._connecting = anyio.CancelScope(deadline=self.deadline)
 
     async def run(self) -> None:
-        """Open the connection, hold it until it is closed, and close the client. Runs in a task of its own.
+        """Open the connection, hold it until it ends, and close the client. Must run in its own task.
 
-        Until the connection is open, cancelling the task ends the attempt at once. From then on the task is shielded
-        and ends by `Connection.close` or by a loss, so that the client and the server's process have up to
-        `close_timeout` to end in order.
+        Until the connection is open, cancelling the task ends the attempt at once. From then on the task is shielded:
+        it ends after `Connection.close` or a loss, so that the client and the server's process have up to
+        `close_timeout` for an orderly end.
 
         Raises:
-            ConnectError: It could not be opened.
+            ConnectError: The connection could not be opened.
         """
         failure: BaseException | None = None
         try:
             with anyio.CancelScope() as scope, self._connecting:
-                await (
-                    anyio.lowlevel.checkpoint_if_cancelled()
-                )  # starting a process is shielded: do not begin for nothing
+                # Starting a process is shielded: do not start one for an attempt that is cancelled already.
+                await anyio.lowlevel.checkpoint_if_cancelled()
                 await contained(self._hold, scope)
-        # Around the scope, which takes its own cancellation out of a group and lets the rest of it pass.
-        except Exception as error:  # noqa: BLE001  # whatever the SDK raises is one server's failure
+        # Outside of the scope, which removes its own cancellation from a group and lets the rest pass.
+        except Exception as error:  # noqa: BLE001  # any exception of the SDK is a failure of this server only
             failure = plain(error)
             self._note_breakdown(failure)
         except BaseExceptionGroup as group:
             cancelled, rest = group.split(anyio.get_cancelled_exc_class())
             if cancelled is None or not isinstance(rest, ExceptionGroup):
                 raise
-            # On trio, an error in the clean-up of a cancelled attempt comes together with the cancellation.
+            # On trio, an error in the clean-up of a cancelled attempt is raised together with the cancellation.
             raise plain(cancelled) from None
         finally:
             if self._connection is not None:
                 if self.channel.disconnect_cause is None:
-                    # A task of the SDK's ended it, by a cancellation out of user code. The policy must see it.
-                    advice = "See what its auth, http_client or server cancels."
-                    self.channel.mark_lost(DisconnectCause("broke down", cause=ForeignCancellation(), advice=advice))
-                self._connection.close("broke down")
+                    # A cancellation raised by user code ended a task of the SDK: this is a loss, not a planned end.
+                    advice = "Check whether its auth, http_client or server cancels a task that is not its own."
+                    cause = DisconnectCause("failed unexpectedly", cause=ForeignCancellation(), advice=advice)
+                    self.channel.mark_lost(cause)
+                self._connection.close("failed unexpectedly")
         if self._connection is None:
             timed_out = self._connecting.cancelled_caught and self._connecting.deadline < math.inf
             raise explain(self.attempt, self.channel, failure, timed_out=timed_out)
@@ -103,7 +103,7 @@ class Connector:
         dispatcher = CallbackDispatcher(attempt.target.server_id, attempt.target.limits.callbacks, self._calls)
         async with self._client(dispatcher) as client:
             inventory = await take_inventory(client, attempt.target)
-            await anyio.lowlevel.checkpoint_if_cancelled()  # what is lost by now is never open
+            await anyio.lowlevel.checkpoint_if_cancelled()  # a channel that is lost by now must not be opened
             self._connecting.deadline = math.inf
             scope.shield = True
             connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
@@ -111,32 +111,32 @@ class Connector:
             self.channel.is_open = True
             self._connection = connection
             self.on_open(connection, inventory)
-            await _outlast(connection, scope)
+            await _hold_until_closed(connection, scope)
 
     def _on_channel_lost(self) -> None:
-        """Pass on that the channel is lost; called synchronously, so that no state lags behind."""
+        """End the attempt, or the connection. Called synchronously, so that the state changes at once."""
         connection = self._connection
         if connection is None:
             if not self._connecting.cancel_called:
-                self._connecting.deadline = math.inf  # it has not timed out: there is nothing to wait for
+                self._connecting.deadline = math.inf  # marks this as a failure instead of a timeout
                 self._connecting.cancel()
-        elif not connection.closed.is_set():  # else it was closed on purpose
+        elif not connection.closed.is_set():  # otherwise it was closed on purpose
             connection.note_lost()
             self.on_lost(connection)
 
     def _note_breakdown(self, error: BaseException) -> None:
-        """Take an error of the SDK, or of an in-process server's own task, for the loss of an open connection."""
+        """Handle an exception of the SDK, or of an in-process server's own task, as the loss of an open connection."""
         target = self.attempt.target
         if self._connection is None:
             return
         if self.channel.disconnect_cause is None:
-            self.channel.mark_lost(DisconnectCause(f"broke down with {type(error).__name__}", cause=error))
+            self.channel.mark_lost(DisconnectCause(f"failed with {type(error).__name__}", cause=error))
         else:
             text = target.redactor.text(described(error))
             log("DEBUG", target.server_id, "Closing server {!r}: {}", target.server_id, text)
 
     def _client(self, dispatcher: CallbackDispatcher) -> Client:
-        """Make the client of a connection. Only the wires that a program uses are loaded: importing stays cheap."""
+        """Make the client. Only the wires that a program uses are imported, to keep `import mcp_pool` cheap."""
         target, mode = self.attempt.target, self.attempt.mode
         spec = target.spec
         transport: LowLevelServer[Any] | MCPServer | Transport
@@ -151,21 +151,21 @@ class Connector:
                 from mcp_pool.transports.http.streamable import streamable_transport  # noqa: PLC0415  # see above
 
                 transport = streamable_transport(
-                    target.server_id, spec, self.channel, self.renewals, target.limits.close_timeout
+                    target.server_id, spec, self.channel, self.renewal_limit, target.limits.close_timeout
                 )
             case _:  # an SseServer is all that remains
                 from mcp_pool.transports.http.sse import sse_transport  # noqa: PLC0415  # see above
 
-                transport, mode = sse_transport(target.server_id, spec, self.channel, self.renewals), "legacy"
+                transport, mode = sse_transport(target.server_id, spec, self.channel, self.renewal_limit), "legacy"
         return Client(transport, mode=mode, **dispatcher.client_arguments(), **spec.client_options)
 
 
-async def _outlast(connection: Connection, scope: anyio.CancelScope) -> None:
-    """Wait until a connection is closed and its calls have ended, for up to `close_timeout`.
+async def _hold_until_closed(connection: Connection, scope: anyio.CancelScope) -> None:
+    """Wait until a connection is closed and then, for up to `close_timeout`, until its calls have ended.
 
     Args:
-        connection: Is open, and is held.
-        scope: Shields the task that holds it.
+        connection: The open connection.
+        scope: The scope of the task that holds it. It is shielded except while the connection is drained.
     """
     async with anyio.create_task_group() as group:
         if connection.dispatcher.takes_notifications:
@@ -174,10 +174,10 @@ async def _outlast(connection: Connection, scope: anyio.CancelScope) -> None:
         if connection.is_draining:
             scope.shield = False
             try:
-                await connection.calls.idle()
+                await connection.calls.wait_idle()
             finally:
                 scope.shield = True
                 connection.close("was disconnected")
         scope.deadline = anyio.current_time() + connection.target.limits.close_timeout
-        await connection.calls.idle()
+        await connection.calls.wait_idle()
         group.cancel_scope.cancel()

@@ -1,7 +1,8 @@
-"""What stands between the SDK and the user's callbacks.
+"""Runs the user's callbacks for the SDK.
 
-The SDK starts a task for each message and lets it wait for the function. Here, notifications only go into a bounded
-queue, and one task calls the function, in order; requests are bounded in number, and what a function raises stays here.
+The SDK starts a task for each message, which waits for the callback, so a slow callback would pile up tasks. Here,
+notifications go into a bounded queue, and one task delivers them in order. The number of concurrent requests is
+limited, and an exception raised by a callback goes no further.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from mcp_pool.connection.calls_in_flight import CallsInFlight
 _T = TypeVar("_T")
 
 MAX_QUEUED: Final = 1024
-"""Notifications that wait for a slow function; the oldest are dropped, and the log says how many."""
+"""How many notifications wait for a slow callback. Beyond that, the oldest are dropped, and their number is logged."""
 MAX_REQUESTS: Final = 32
-"""Requests of one server that are answered at once; further ones get an error."""
+"""How many requests of one server are served at once; further ones get an error."""
 
 
 @final
@@ -44,44 +45,44 @@ class CallbackDispatcher:
     server_id: str
     """For the log."""
     callbacks: ClientCallbacks
-    """The functions."""
+    """The user's functions."""
     _calls: CallsInFlight
-    """The calls whose silence does not count while a model or a person is asked."""
+    """The calls whose deadlines are paused while a model or a person answers."""
     _serving: int = attrs.field(default=0, init=False)
-    """Requests of the server that are being answered."""
+    """How many requests are being served."""
     _queue: deque[Callable[[], Awaitable[None]]] = attrs.field(factory=deque[Callable[[], Awaitable[None]]], init=False)
     _changed: Changed = attrs.field(factory=Changed, init=False)
     _dropped: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r}: {} notifications were dropped because a callback is too slow"),
+        factory=lambda: LogThrottle("Server {!r}: notifications dropped because a callback is too slow: {}"),
         init=False,
     )
-    _refused: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r}: {} requests were refused because too many are being answered"),
+    _rejected: LogThrottle = attrs.field(
+        factory=lambda: LogThrottle(f"Server {{!r}}: requests rejected because {MAX_REQUESTS} are being served: {{}}"),
         init=False,
     )
     _failed: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r}: a callback failed {} times: {}"), init=False
+        factory=lambda: LogThrottle("Server {!r}: callbacks failed: {}, the latest because it {}"), init=False
     )
 
     def client_arguments(self) -> dict[str, Any]:
-        """Return what `mcp.Client` is given: no argument for a missing callback, or it would announce it to servers."""
-        own, arguments = self.callbacks, dict[str, Any]()
-        if own.sampling is not None:
+        """Return the callbacks as arguments of `mcp.Client`, which announces each of them to the server."""
+        functions, arguments = self.callbacks, dict[str, Any]()
+        if functions.sampling is not None:
             results = CreateMessageResult | CreateMessageResultWithTools
-            arguments["sampling_callback"] = partial(self._ask, own.sampling, results)
-        if own.elicitation is not None:
-            arguments["elicitation_callback"] = partial(self._ask, own.elicitation, ElicitResult)
-        if own.list_roots is not None:
-            arguments["list_roots_callback"] = partial(self._serve, own.list_roots, ListRootsResult)
-        if own.logging is not None:
-            arguments["logging_callback"] = partial(self._enqueue, own.logging)
-        if own.message is not None:
-            arguments["message_handler"] = partial(self._enqueue, own.message)
+            arguments["sampling_callback"] = partial(self._serve_paused, functions.sampling, results)
+        if functions.elicitation is not None:
+            arguments["elicitation_callback"] = partial(self._serve_paused, functions.elicitation, ElicitResult)
+        if functions.list_roots is not None:
+            arguments["list_roots_callback"] = partial(self._serve, functions.list_roots, ListRootsResult)
+        if functions.logging is not None:
+            arguments["logging_callback"] = partial(self._enqueue, functions.logging)
+        if functions.message is not None:
+            arguments["message_handler"] = partial(self._enqueue, functions.message)
         return arguments
 
     @property
     def takes_notifications(self) -> bool:
-        """Whether there is anybody to deliver notifications to."""
+        """Whether there is a callback for notifications."""
         return self.callbacks.logging is not None or self.callbacks.message is not None
 
     async def run(self) -> None:
@@ -92,7 +93,7 @@ class CallbackDispatcher:
                 try:
                     await contained(self._queue.popleft())
                 except Exception as error:  # noqa: BLE001  # a callback's failure is its own
-                    self._failed.count(self.server_id, f"it raised {type(error).__name__}")
+                    self._failed.count(self.server_id, f"raised {type(error).__name__}")
         finally:
             self._dropped.flush(self.server_id)
 
@@ -103,27 +104,29 @@ class CallbackDispatcher:
         self._queue.append(partial(function, item))
         self._changed.notify()
 
-    async def _ask(self, function: Callable[..., Awaitable[Any]], kind: type | UnionType, *arguments: Any) -> Any:
-        """Answer a request that takes as long as a model or a person takes."""
+    async def _serve_paused(
+        self, function: Callable[..., Awaitable[Any]], kind: type | UnionType, *arguments: Any
+    ) -> Any:
+        """Serve a request that a model or a person answers, with the deadlines of calls paused."""
         with self._calls.paused():
             return await self._serve(function, kind, *arguments)
 
     async def _serve(self, function: Callable[..., Awaitable[Any]], kind: type | UnionType, *arguments: Any) -> Any:
-        """Answer a request by a result of the kind, or by an error."""
+        """Serve a request: return a result of the given kind, or an error."""
         if self._serving >= MAX_REQUESTS:
-            self._refused.count(self.server_id)
+            self._rejected.count(self.server_id)
             return ErrorData(code=INTERNAL_ERROR, message=f"more than {MAX_REQUESTS} requests at once")
         self._serving += 1
         try:
-            # In a task of its own: on the modern protocol the SDK calls it in the task of the caller.
+            # In its own task: on the modern protocol, the SDK runs this in the task of the pool's caller.
             answer = await contained_in_task(function, *arguments)
-        except Exception as error:  # noqa: BLE001  # its text is not for the server
-            failure = f"it raised {type(error).__name__}"
+        except Exception as error:  # noqa: BLE001  # its text must not reach the server
+            failure = f"raised {type(error).__name__}"
         else:
             if isinstance(answer, kind | ErrorData):
                 return answer
-            # The SDK would take it for a fault of the server.
-            failure = f"it returned a {type(answer).__name__}"
+            # The SDK would treat this as a failure of the server.
+            failure = f"returned a value of type {type(answer).__name__}"
         finally:
             self._serving -= 1
         self._failed.count(self.server_id, failure)

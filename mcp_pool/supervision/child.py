@@ -28,7 +28,7 @@ from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.restart import decide
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
-from mcp_pool.transports.renewals import Renewals
+from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 if TYPE_CHECKING:  # loaded with the first process
     from mcp_pool.transports.stdio.guardian import Guardian
@@ -54,11 +54,11 @@ class Child:
     _is_legacy: bool = attrs.field(default=False, init=False)
     """Whether the server has shown that it speaks a legacy protocol only, so that attempts need not probe it again."""
 
-    _renewals: Renewals = attrs.field(init=False)
+    _renewal_limit: SessionRenewalLimit = attrs.field(init=False)
     """When its session was last renewed on suspicion: one connection does not know of the one before."""
 
     def __attrs_post_init__(self) -> None:
-        self._renewals = Renewals(self.row.target.limits.restart.stable_after)
+        self._renewal_limit = SessionRenewalLimit(self.row.target.limits.restart.stable_after)
 
     async def run(self) -> None:
         """Run until cancelled, or until the first attempt of a server that is not persistent has failed."""
@@ -168,7 +168,7 @@ class Child:
             on_lost=partial(self._on_lost, ended),
             on_suspect=self.monitor.wake,
             guardian=self.guardian,
-            renewals=self._renewals,
+            renewal_limit=self._renewal_limit,
         )
 
     def _on_open(self, slot: ConnectSlot, connection: Connection, inventory: Inventory) -> None:

@@ -1,8 +1,8 @@
-"""What differs by wire, and what is known of any.
+"""The wires to a server, and the state that all of them keep.
 
 * `stdio`: servers that run as processes
 * `http`: servers behind a URL
-* `renewals`: how often a session may be given up on mere evidence
-* `tracked_streams`: the two streams of a wire, which note what passes
-* `channel`: what is known of one wire
+* `session_renewal_limit`: how often a session that only seems lost may be replaced
+* `tracked_streams`: the two message streams of a wire, which record what passes through them
+* `channel`: what is known about one wire
 """

@@ -1,8 +1,8 @@
-"""What is known of one channel to a server: why it was lost, what was sent for which call, and what came back.
+"""What is known about one channel to a server: why it was lost, what was sent for each call, and what came back.
 
-The SDK reports a lost connection, a local time-out and a server's own error by codes that servers use too (-32000 is
-the commonest code of real servers). So the truth is taken from the wire: the tracked streams note on a call's record
-that its request was handed over and what answered it, and the channel notes, once, why it was lost.
+The SDK reports a lost connection, a local timeout and a server's own error with codes that servers use as well (-32000
+is the most common code of real servers). So the wire decides, not the code: the tracked streams record on each call
+whether its request was sent and how it was answered, and the channel records why it was lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPC
 from mcp_pool.errors import Phase
 
 MAX_OPEN_SERVER_REQUESTS: Final = 1000
-"""Requests of a server that may wait for it to take their answers. The SDK holds a task for each of them."""
+"""Maximum number of a server's requests whose answers it has not accepted yet. The SDK keeps a task for each."""
 _PHASES: Final[dict[str, Phase]] = {
     "server/discover": "discover",
     "initialize": "initialize",
@@ -34,65 +34,66 @@ class DisconnectCause:
     """Why a channel was lost."""
 
     what: str
-    """What happened, as the end of a sentence that begins with the server: "exited with status 3"."""
+    """What happened, as a phrase that follows the server's name: "exited with status 3"."""
     exit_status: int | None = None
-    """How the process ended: its exit code, or minus the number of the signal; None if it did not or there is none."""
+    """The process's exit code, or minus the number of the signal that ended it; None if it has not ended or there is
+    no process."""
     stderr_tail: str = attrs.field(default="", repr=False)
-    """The end of what the server wrote to standard error, secrets removed."""
+    """The end of what the server wrote to standard error, with secrets masked."""
     cause: BaseException | None = None
-    """The exception that led to it, if there was one."""
+    """The exception behind it, if any."""
     advice: str = ""
-    """What to do, as a sentence; empty where the message says enough."""
+    """What the operator can do, as a sentence; empty if the message says enough."""
     draining: bool = False
-    """Whether calls that are running may still be answered: the channel only takes no more."""
+    """Whether calls in flight may still be answered; new ones are refused."""
     unreachable: bool = False
-    """Whether the server cannot be reached, so that a session cannot be ended either."""
+    """Whether the server cannot be reached, so that there is no point in ending its session."""
 
 
 @final
 @attrs.frozen(eq=False)
 class Failure:
-    """Why one request got no answer while the channel is up."""
+    """Why one request was not answered although the channel is up."""
 
     what: str
-    """What happened, as the end of a sentence that begins with the server."""
+    """What happened, as a phrase that follows the server's name."""
     status: int | None = None
-    """The status of an HTTP response without a JSON-RPC message, if that is why."""
+    """The status of an HTTP response without a JSON-RPC message, if that is the reason."""
     malformed: bool = False
-    """Whether what the server answered breaks the protocol."""
+    """Whether the server's response violates the protocol."""
     cause: BaseException | None = None
-    """The exception that led to it, if there was one."""
+    """The exception behind it, if any."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class CallRecord:
-    """What the wire knows of one call, or of one probe of the pool's own. Exists while the call does."""
+    """What the wire knows about one call, or about one of the pool's own probes. Exists for as long as the call."""
 
     channel: Channel
     """The channel that the call runs on."""
     scope: anyio.CancelScope
-    """The call's one scope: it carries the deadline, and the connection cancels it when it ends."""
-    sent: int
-    """How many requests may have reached the server: each wire counts one when it hands over the first of it."""
+    """The call's only scope: it carries the deadline, and is cancelled when the connection ends."""
+    requests_sent: int
+    """How many of its requests may have reached the server; the wire counts one as soon as it starts to send it."""
     request_id: RequestId | None = None
-    """The id of the request that waits for its answer."""
+    """The id of the latest request."""
     answer: JSONRPCResponse | JSONRPCError | None = None
-    """What the server answered to the latest request."""
+    """The answer to the latest request."""
     failure: Failure | None = None
-    """Why there is no answer of the server, where the wire knows; then `answer` is not the server's."""
+    """Why the server did not answer, if the wire knows; `answer` is then not the server's own."""
     is_call: bool = True
-    """Whether a caller waits for it. Where a probe of the pool's own fails there is nothing more to probe."""
-    is_rejected: bool = False
-    """Whether the server refused the call unread, and with it the session that it came in."""
+    """Whether it is a caller's call; False for a probe, whose failure must not trigger another probe."""
+    session_rejected: bool = False
+    """Whether the server rejected the session that the call was sent in, without running the call."""
     done: bool = False
-    """Whether the call has ended. What has not been handed over by then must never be: its caller was told so."""
+    """Whether the call has ended. A request that has not been sent by then must never be: its caller was told so."""
     on_done: Callable[[], None] | None = None
-    """Called once, synchronously, when the call has ended, for a wire that would go on waiting for the answer."""
+    """Called once, synchronously, when the call ends, so that the wire stops waiting for the answer."""
 
     @property
     def is_answered(self) -> bool:
-        """Whether the server has answered, and does not ask for input first, which may take for ever."""
+        """Whether the server has answered with something other than a request for more input."""
         answer = self.answer
         return answer is not None and not (
             isinstance(answer, JSONRPCResponse) and answer.result.get("resultType") == "input_required"
@@ -100,77 +101,77 @@ class CallRecord:
 
 
 current_call: Final[ContextVar[CallRecord | None]] = ContextVar("mcp_pool_current_call", default=None)
-"""The record of the call whose request is being written. The SDK writes in the caller's task, so the stream sees it."""
+"""The record of the call whose request is being sent. The SDK sends in the caller's task, so the stream can read it."""
 
 
 def _ignore(*_: object) -> None:
-    """Stand in for an observer where there is none."""
+    """Do nothing: the default for callbacks that are not set."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class Channel:
-    """One channel, from its opening to its end. The first cause of its loss is the one that counts."""
+    """One channel, from its opening to its end. Only the first cause of its loss counts."""
 
     tracked: bool
-    """Whether its streams are tracked, so that records and phases are known."""
+    """Whether its streams are tracked; without that, records and phases say nothing."""
     _on_lost: Callable[[], None] = attrs.field(default=_ignore)
-    """Called once, synchronously, when the channel is lost: state must not lag behind knowledge."""
+    """Called once, synchronously, when the channel is lost, so that the server's state changes at once."""
     _on_suspect: Callable[[], None] = attrs.field(default=_ignore)
     """Called when the server should be probed soon."""
     learn_secret: Callable[[str, str], None] = attrs.field(default=_ignore)
-    """Called with the name and the value of each header that carries credentials, so that they are never shown."""
+    """Called with the name and value of each header that carries credentials, so that they are masked everywhere."""
     disconnect_cause: DisconnectCause | None = attrs.field(default=None, init=False)
-    """Why the channel is lost; None while it is up."""
+    """Why the channel was lost or closed; None while it is up."""
     is_open: bool = attrs.field(default=False, init=False)
     """Whether the handshake and the first listing are done."""
     probe_when_idle: bool = attrs.field(default=True, init=False)
-    """Whether silence of the server means anything. Not so where each request travels alone: there, only a request that
-    has failed does."""
+    """Whether a silent server should be probed. False if each request has an HTTP exchange of its own: then silence
+    means nothing, and only a failed request does."""
     last_activity_at: float = attrs.field(factory=anyio.current_time, init=False)
-    """When something last arrived from the server, on the event loop's clock, in seconds."""
+    """When something last arrived from the server, in seconds on the event loop's clock."""
     activity_count: int = attrs.field(default=0, init=False)
-    """How often something has arrived."""
+    """How many times something has arrived."""
     is_suspect: bool = attrs.field(default=False, init=False)
     """Whether something happened after which the server should be probed at once."""
     failure: Failure | None = attrs.field(default=None, init=False)
-    """Why the latest request that belongs to no call got no answer, where the wire knows."""
+    """Why the latest request outside of any call was not answered, if the wire knows."""
     phase: Phase = attrs.field(default="spawn", init=False)
-    """How far the handshake has come, told by the latest request that was sent."""
+    """The current phase, derived from the latest request that was sent."""
     process_id: int | None = attrs.field(default=None, init=False)
-    """The server's process, if it has one of its own."""
+    """The id of the server's process; None if it is not a process of the pool's."""
     stderr_tail: Callable[[], str] = attrs.field(default=str, init=False)
     """Returns the end of what the server has written to standard error so far."""
     unreadable_lines: int = attrs.field(default=0, init=False)
     """How many lines arrived that are not JSON-RPC messages."""
     _server_requests: list[RequestId] = attrs.field(factory=list[RequestId], init=False)
-    """The ids of the server's requests whose answers have not been handed over. It may use one twice."""
+    """The ids of the server's requests whose answers have not been sent yet. A server may use one id twice."""
     _waiting: dict[RequestId, CallRecord] = attrs.field(factory=dict[RequestId, CallRecord], init=False)
-    """The calls by the id of the request that waits for an answer."""
+    """The calls that wait for an answer, by request id."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is no longer connecting: it is open, was open, or was lost before."""
+        """Whether connecting is over: the channel has been opened, or was lost before that."""
         return self.is_open or self.disconnect_cause is not None
 
     def mark_lost(self, cause: DisconnectCause) -> None:
-        """Declare the channel lost, or ended on purpose. Only the first declaration counts."""
+        """Mark the channel as lost, or as closed on purpose. Only the first call has an effect."""
         if self.disconnect_cause is None:
             self.disconnect_cause = cause
             self._on_lost()
 
     def note_activity(self) -> None:
-        """Note that something arrived: a message, output of a process, or an HTTP response that is no outage."""
+        """Record activity: a message, output of a process, or an HTTP response that does not indicate an outage."""
         self.activity_count += 1
         self.last_activity_at = anyio.current_time()
 
     def suspect(self) -> None:
-        """Have the server probed soon."""
+        """Request a probe of the server."""
         self.is_suspect = True
         self._on_suspect()
 
     def note_request(self, request: JSONRPCRequest) -> CallRecord | None:
-        """Note that a request is about to be handed over, and return the record of its call on this channel, if any."""
+        """Record that a request is about to be sent, and return the record of its call on this channel, if any."""
         self.phase = _PHASES.get(request.method, "call")
         record = current_call.get()
         if record is None or record.channel is not self:
@@ -181,12 +182,19 @@ class Channel:
         return record
 
     def note_answer(self, answer: JSONRPCResponse | JSONRPCError) -> None:
-        """Note that an answer arrived."""
+        """Record an answer on the call that waits for it."""
         if answer.id is not None and (record := self._waiting.pop(coerce_request_id(answer.id), None)):
             record.answer = answer
 
+    def note_failure(self, record: CallRecord | None, failure: Failure) -> None:
+        """Record why a request was not answered: on its call or, if it belongs to no call, on the channel."""
+        if record is not None:
+            record.failure = failure
+        else:
+            self.failure = failure
+
     def note_server_request(self, message: JSONRPCMessage) -> None:
-        """Note that the server requests something, or cancels a request."""
+        """Record a request of the server, or its cancellation of one."""
         if isinstance(message, JSONRPCRequest):
             self._server_requests.append(coerce_request_id(message.id))
             if len(self._server_requests) > MAX_OPEN_SERVER_REQUESTS:
@@ -195,7 +203,7 @@ class Channel:
             self._forget_server_request(cancelled_request_id_from_params(message.params))
 
     def note_reply(self, message: JSONRPCMessage) -> None:
-        """Note that an answer to the server was handed over."""
+        """Record that one of the server's requests was answered."""
         if isinstance(message, JSONRPCResponse | JSONRPCError):
             self._forget_server_request(message.id)
 
@@ -213,6 +221,6 @@ class Channel:
 
 
 def too_many_server_requests(count: int) -> DisconnectCause:
-    """Return the cause of a server that sends requests and takes no answers: it would use up all memory."""
-    what = f"has {count} open requests and does not take the answers"
-    return DisconnectCause(what, advice="This is a fault of the server.")
+    """Return the cause for a server that sends requests without accepting the answers, which would exhaust memory."""
+    what = f"sent {count} requests without accepting the answers"
+    return DisconnectCause(what, advice="Fix the server.")

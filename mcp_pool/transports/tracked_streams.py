@@ -1,7 +1,7 @@
-"""Taps on the two streams of a wire, between the SDK and what carries the messages.
+"""The two message streams of a wire, between the SDK and the transport.
 
-They note on the records of calls what passes, and they encode what is sent: in the task of the one who sends it, where
-an error harms nobody else.
+They record on each call what was sent and received for it. They also encode outgoing messages, in the sender's task, so
+that a message that cannot be encoded fails its own call only.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pydantic_core import PydanticSerializationError
 
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
 
-CANCEL_NOTICE_TIMEOUT: Final = 0.1
-"""Seconds for which a cancel notice may wait for the wire. The SDK shields it for up to 5 s, and a caller that was
-cancelled would hang that long on a server that reads nothing."""
+CANCEL_NOTIFICATION_TIMEOUT: Final = 0.1
+"""Seconds that a cancel notification may take to be sent. The SDK shields it for up to 5 s, and a cancelled caller
+would hang for that long if the server does not read."""
 
 
 @final
@@ -38,18 +38,18 @@ class Outgoing:
     """A message on its way to the server."""
 
     message: SessionMessage
-    """The message, as the SDK gave it."""
+    """The message from the SDK."""
     body: bytes = attrs.field(repr=False)
-    """The same as JSON."""
+    """The message, encoded as JSON."""
     record: CallRecord | None
-    """The call that it is a request of, if any."""
+    """The call that the request belongs to, if any."""
 
 
 class Source(Protocol):
     """Where messages come from."""
 
     async def receive(self) -> SessionMessage | Exception:
-        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
+        """Return the next message; raise `anyio.EndOfStream` at the end of the stream."""
         ...
 
     async def aclose(self) -> None:
@@ -61,7 +61,7 @@ class Sink(Protocol):
     """Where messages go."""
 
     async def send(self, item: Outgoing, /) -> None:
-        """Hand over a message."""
+        """Send a message."""
         ...
 
     async def aclose(self) -> None:
@@ -69,8 +69,8 @@ class Sink(Protocol):
         ...
 
 
-class _Tap(ABC):
-    """What both taps share: a stream is an asynchronous context manager that closes itself."""
+class _TrackedStream(ABC):
+    """What both streams share: each is an async context manager that closes itself."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -87,19 +87,19 @@ class _Tap(ABC):
 
 @final
 @attrs.define(eq=False)
-class TrackedReadStream(_Tap):
-    """The stream of messages that the SDK reads, noting the answers that pass."""
+class TrackedReadStream(_TrackedStream):
+    """The stream of messages that the SDK reads. Records the answers and the server's requests."""
 
     _source: Source
     _channel: Channel
-    hears: bool = True
-    """Whether what passes is a activity. Not so where the wire itself answers requests that have failed, or knows
-    better when the server wrote it."""
+    notes_activity: bool = True
+    """Whether each message counts as activity of the server. False if the wire makes up answers to failed requests, or
+    records activity itself, closer to the time at which the server wrote."""
 
     async def receive(self) -> SessionMessage | Exception:
-        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
+        """Return the next message; raise `anyio.EndOfStream` at the end of the stream."""
         item = await self._source.receive()
-        if self.hears:
+        if self.notes_activity:
             self._channel.note_activity()
         if isinstance(item, SessionMessage):
             if isinstance(item.message, JSONRPCResponse | JSONRPCError):
@@ -124,31 +124,31 @@ class TrackedReadStream(_Tap):
 
 @final
 @attrs.define(eq=False)
-class TrackedWriteStream(_Tap):
-    """The stream of messages that the SDK writes, noting the requests that pass."""
+class TrackedWriteStream(_TrackedStream):
+    """The stream of messages that the SDK writes. Records the requests, and the answers to the server."""
 
     _sink: Sink
     _channel: Channel
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Hand a message to the writer.
+        """Send a message.
 
         Raises:
-            anyio.ClosedResourceError: The wire is down; nothing was written.
-            pydantic_core.PydanticSerializationError: It cannot be sent as JSON; nothing was written.
+            anyio.ClosedResourceError: The wire is down; nothing was sent.
+            pydantic_core.PydanticSerializationError: The message cannot be encoded as JSON; nothing was sent.
         """
         if self._channel.disconnect_cause is not None:
-            # A request written now could only be lost: refusing it proves that the server did not run it.
+            # A request sent now would be lost. Refusing it makes certain that the server does not run it.
             raise anyio.ClosedResourceError
         body = _encoded(item.message)
         record = self._channel.note_request(item.message) if isinstance(item.message, JSONRPCRequest) else None
         try:
-            with anyio.move_on_after(_patience(item.message)):
+            with anyio.move_on_after(_write_timeout(item.message)):
                 await self._sink.send(Outgoing(item, body, record))
                 self._channel.note_reply(item.message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             if self._channel.is_open:
-                # Nobody will take a message any more: a connection that still seemed to stand would lose every call.
+                # Nothing can be sent any more: a connection that still looked open would fail every call.
                 self._channel.mark_lost(DisconnectCause("no longer accepts messages"))
             raise
 
@@ -158,20 +158,18 @@ class TrackedWriteStream(_Tap):
 
 
 def _encoded(message: JSONRPCMessage) -> bytes:
-    """Return a message as JSON. An error in the writer would take the wire down."""
+    """Encode a message here, in the sender's task: an encoding error in the transport would take the wire down."""
     try:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
     except PydanticSerializationError:
         if not isinstance(message, JSONRPCError):
-            raise  # to the caller; a result comes back as an error to be sent instead
-        plain = JSONRPCError(
-            jsonrpc="2.0", id=message.id, error=ErrorData(code=INTERNAL_ERROR, message="Internal error")
-        )
-        return plain.model_dump_json(by_alias=True, exclude_unset=True).encode()
+            raise  # to the caller; for a result, the SDK then sends an error instead
+        error = ErrorData(code=INTERNAL_ERROR, message="Internal error")
+        return JSONRPCError(jsonrpc="2.0", id=message.id, error=error).model_dump_json(exclude_unset=True).encode()
 
 
-def _patience(message: Any) -> float:
-    """Return the seconds for which a message may wait for the wire."""
+def _write_timeout(message: Any) -> float:
+    """Return the number of seconds that a message may take to be sent."""
     if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-        return CANCEL_NOTICE_TIMEOUT
+        return CANCEL_NOTIFICATION_TIMEOUT
     return math.inf

@@ -1,4 +1,4 @@
-"""How long a call may take, by a virtual clock: silence, the whole, the time to wait for the server."""
+"""How long a call may take, on a virtual clock: without progress, in total, and waiting for the server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
-    """A server with tools that take time; `fields` are those of its specification."""
+    """A server with slow tools; `fields` are those of its spec."""
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
@@ -46,7 +46,7 @@ def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
 
     @server.tool(structured_output=False)
     async def ticks(context: Context[Any, Any], n: int, interval: float, rest: float = 0.0) -> str:
-        """Report progress n times, each after an interval, then take a rest and answer."""
+        """Report progress n times, each after an interval, then pause and answer."""
         for tick in range(n):
             await anyio.sleep(interval)
             await context.report_progress(tick)
@@ -55,7 +55,7 @@ def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
 
     @server.tool(structured_output=False)
     async def sleep(seconds: float) -> str:
-        """Answer after so many seconds, without a word before."""
+        """Answer after the given number of seconds, without progress."""
         await anyio.sleep(seconds)
         return "done"
 
@@ -64,14 +64,14 @@ def ticking(*, starts_in: float = 0.0, **fields: Any) -> InProcessServer:
 
 @contextmanager
 def taking(seconds: float) -> Generator[None, None, None]:
-    """Check how much virtual time passes in the block."""
+    """Check how much virtual time the block takes."""
     start = anyio.current_time()
     yield
     assert anyio.current_time() - start == pytest.approx(seconds, abs=0.1)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_silent_call_is_given_up_after_call_timeout(mode: str) -> None:
+async def test_a_silent_call_times_out_after_call_timeout(mode: str) -> None:
     async with MCPPool({"s": ticking(mode=mode)}, call_timeout=10) as pool:
         with taking(10), pytest.raises(CallTimeout, match="neither an answer nor progress for call_timeout=10 s"):
             await pool.call_tool("s__sleep", {"seconds": 11})
@@ -82,7 +82,7 @@ async def test_a_call_that_is_answered_just_in_time_succeeds() -> None:
         assert words(await pool.call_tool("s__sleep", {"seconds": 9.9})) == "done"
 
 
-async def test_the_error_of_a_call_that_took_too_long_tells_what_is_known() -> None:
+async def test_the_error_of_a_call_that_timed_out_has_all_details() -> None:
     async with MCPPool({"s": ticking()}, call_timeout=10) as pool:
         with pytest.raises(TimeoutError, match="the call of tool 'sleep'") as caught:
             await pool.call_tool("s__sleep", {"seconds": 11})
@@ -123,18 +123,18 @@ async def test_an_explicit_timeout_is_total_and_progress_does_not_restart_it() -
             await pool.call_tool("s__ticks", {"n": 1000, "interval": 8}, timeout=20)
 
 
-async def test_an_explicit_timeout_stands_instead_of_both_settings() -> None:
+async def test_an_explicit_timeout_replaces_both_settings() -> None:
     async with MCPPool({"s": ticking()}, call_timeout=10, max_call_time=25) as pool:
         with taking(100):
             assert words(await pool.call_tool("s__sleep", {"seconds": 100}, timeout=200)) == "done"
 
 
-async def test_no_timeout_at_all_is_none() -> None:
+async def test_a_timeout_of_none_is_no_timeout() -> None:
     async with MCPPool({"s": ticking()}, call_timeout=10, max_call_time=25) as pool:
         assert words(await pool.call_tool("s__sleep", {"seconds": 1e6}, timeout=None)) == "done"
 
 
-async def test_a_timeout_of_zero_gives_the_call_up_at_its_first_wait() -> None:
+async def test_a_timeout_of_zero_ends_the_call_at_its_first_wait() -> None:
     async with MCPPool({"s": ticking()}) as pool:
         with taking(0), pytest.raises(CallTimeout, match="within timeout=0"):
             await pool.call_tool("s__sleep", {"seconds": 1}, timeout=0)
@@ -156,7 +156,7 @@ async def test_both_settings_may_be_off() -> None:
     ],
     ids=["shorter silence", "longer silence", "shorter whole", "no silence"],
 )
-async def test_a_servers_own_bounds_stand_instead_of_the_pools(
+async def test_a_servers_own_limits_replace_those_of_the_pool(
     own: dict[str, Any], arguments: dict[str, Any], bound: float
 ) -> None:
     servers = {"own": ticking(**own), "plain": ticking()}
@@ -167,7 +167,7 @@ async def test_a_servers_own_bounds_stand_instead_of_the_pools(
             await pool.call_tool("plain__sleep", arguments)
 
 
-async def test_a_servers_own_none_lifts_the_pools_bound_for_the_whole() -> None:
+async def test_a_servers_own_none_removes_the_pools_max_call_time() -> None:
     async with MCPPool({"s": ticking(max_call_time=None)}, call_timeout=10, max_call_time=25) as pool:
         assert words(await pool.call_tool("s__ticks", {"n": 100, "interval": 8})) == "done"
 
@@ -179,7 +179,7 @@ async def test_a_call_waits_for_a_server_that_is_connecting() -> None:
             assert words(await pool.server("s").call_tool("sleep", {"seconds": 3})) == "done"
 
 
-async def test_the_bounds_of_a_call_begin_when_its_server_has_come() -> None:
+async def test_the_limits_of_a_call_start_when_its_server_is_connected() -> None:
     async with MCPPool(call_timeout=10) as pool:
         pool.add("s", ticking(starts_in=20))
         with taking(29):
@@ -202,7 +202,7 @@ async def test_a_call_without_wait_timeout_waits_for_ever() -> None:
         assert words(await pool.server("s").call_tool("sleep", {"seconds": 1})) == "done"
 
 
-async def test_with_a_wait_timeout_of_zero_a_call_fails_at_once_unless_its_server_is_there() -> None:
+async def test_with_a_wait_timeout_of_zero_a_call_fails_at_once_unless_its_server_is_connected() -> None:
     async with MCPPool({"there": ticking()}, wait_timeout=0) as pool:
         pool.add("s", ticking(starts_in=20))
         with taking(0), pytest.raises(ServerUnavailable):
@@ -210,21 +210,21 @@ async def test_with_a_wait_timeout_of_zero_a_call_fails_at_once_unless_its_serve
         assert words(await pool.call_tool("there__sleep", {"seconds": 1})) == "done"
 
 
-async def test_an_explicit_timeout_bounds_the_wait_for_the_server_too() -> None:
+async def test_an_explicit_timeout_includes_the_wait_for_the_server() -> None:
     async with MCPPool() as pool:
         pool.add("s", ticking(starts_in=20))
         with taking(5), pytest.raises(ServerUnavailable):
             await pool.server("s").call_tool("sleep", {"seconds": 1}, timeout=5)
 
 
-async def test_what_the_wait_took_of_an_explicit_timeout_is_not_given_back() -> None:
+async def test_the_wait_for_the_server_reduces_the_rest_of_an_explicit_timeout() -> None:
     async with MCPPool() as pool:
         pool.add("s", ticking(starts_in=4))
         with taking(6), pytest.raises(CallTimeout, match=r"within timeout=6 s"):
             await pool.server("s").call_tool("sleep", {"seconds": 4}, timeout=6)
 
 
-async def test_a_call_that_waited_for_a_failing_server_in_vain_says_why_it_fails() -> None:
+async def test_a_call_that_waited_in_vain_says_why_its_server_fails() -> None:
     async with MCPPool({"s": InProcessServer(raising_lifespan())}, wait_timeout=7, restart=STEADY) as pool:
         with taking(7), pytest.raises(ServerUnavailable, match="the lifespan failed") as caught:
             await pool.server("s").call_tool("echo", {"text": "hello"})

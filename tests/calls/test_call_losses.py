@@ -1,4 +1,4 @@
-"""Calls whose connection ends: each ends too, says truly whether it may have run, and is never run twice."""
+"""Calls whose connection ends: each ends with an error that says whether it may have run, and none runs twice."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 SOON = RestartPolicy(initial_delay=0.01)
 PADDED = {"text": "x" * 300}
 BOUND = 15.0
-"""Seconds in which a call that must end has ended, on a slow machine too."""
+"""Seconds for a call that must end, on a slow machine too."""
 
 
 def plain_chain(error: BaseException) -> list[BaseException]:
-    """The error and all that it is chained to, of which none may be a group."""
+    """The error and its chain of causes, after a check that none of them is a group."""
     chain, link = list[BaseException](), error
     while link is not None:
         assert not isinstance(link, BaseExceptionGroup)
@@ -36,7 +36,7 @@ def plain_chain(error: BaseException) -> list[BaseException]:
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_server_that_dies_under_a_call_is_a_connection_lost_that_tells_all(
+async def test_a_server_that_exits_during_a_call_raises_connection_lost_with_all_details(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     async with MCPPool({"s": with_ledger(tmp_path / "ledger", *options)}) as pool:
@@ -50,7 +50,7 @@ async def test_a_server_that_dies_under_a_call_is_a_connection_lost_that_tells_a
         assert plain_chain(error)[0] is error
 
 
-async def test_a_server_that_is_killed_under_a_call_tells_by_which_signal(tmp_path: Path) -> None:
+async def test_a_server_killed_during_a_call_is_reported_with_the_signal(tmp_path: Path) -> None:
     async with MCPPool({"s": with_ledger(tmp_path / "ledger")}) as pool:
         with pytest.raises(ConnectionLost, match="SIGKILL") as caught:
             await pool.call_tool("s__kill")
@@ -71,7 +71,7 @@ async def test_a_call_that_may_have_run_is_never_sent_again(tool: str, tmp_path:
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_call_that_the_server_provably_did_not_read_is_sent_on_the_next_connection(
+async def test_a_call_that_the_server_certainly_did_not_read_is_sent_on_the_next_connection(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -85,7 +85,7 @@ async def test_a_call_that_the_server_provably_did_not_read_is_sent_on_the_next_
     assert calls_of(ledger, "echo") == 1
 
 
-async def test_calls_that_meet_a_deaf_server_one_after_the_other_are_all_sent_on_the_next_connection(
+async def test_consecutive_calls_to_a_server_that_does_not_read_are_all_sent_on_the_next_connection(
     tmp_path: Path,
 ) -> None:
     ledger, answers = tmp_path / "ledger", list[str]()
@@ -100,13 +100,13 @@ async def test_calls_that_meet_a_deaf_server_one_after_the_other_are_all_sent_on
             async with anyio.create_task_group() as group:
                 for number in range(10):
                     group.start_soon(echo, number)
-                    await anyio.sleep(0.02)  # some are made before the loss is known, and some after it
+                    await anyio.sleep(0.02)  # some are made before the loss is detected, and some after it
         assert sorted(answers) == [str(number) for number in range(10)]
         assert pool.server("s").generation == 2
     assert calls_of(ledger, "echo") == 10
 
 
-async def test_without_time_to_wait_a_call_that_did_not_run_says_so(tmp_path: Path) -> None:
+async def test_with_a_wait_timeout_of_zero_a_call_that_did_not_run_says_so(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, close_timeout=0.2)}, wait_timeout=0) as pool:
         await pool.call_tool("s__go_deaf")
@@ -116,7 +116,7 @@ async def test_without_time_to_wait_a_call_that_did_not_run_says_so(tmp_path: Pa
     assert calls_of(ledger, "echo") == 0
 
 
-async def test_a_request_of_which_a_part_was_read_may_have_run_and_those_behind_it_are_sent_again(
+async def test_a_partly_read_request_may_have_run_and_those_after_it_are_sent_again(
     tmp_path: Path,
 ) -> None:
     ledger, first, behind = tmp_path / "ledger", Outcome(), Outcome()
@@ -141,10 +141,10 @@ async def test_a_request_of_which_a_part_was_read_may_have_run_and_those_behind_
 
 
 @pytest.mark.parametrize("ending", ["time is up", "disconnected"])
-async def test_a_call_that_is_said_not_to_have_run_never_runs_though_the_server_reads_on(
+async def test_a_call_reported_as_not_run_never_runs_although_the_server_continues_to_read(
     ending: str, tmp_path: Path
 ) -> None:
-    """More calls than the pipe holds: one of the others is in the writer's hands, and the rest wait behind it."""
+    """More calls than fit into the pipe: one of the others is being written, and the rest wait behind it."""
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(400)]
     timeout = 2.5 if ending == "time is up" else 60
     async with MCPPool({"s": with_ledger(ledger, close_timeout=BOUND)}) as pool:
@@ -171,7 +171,7 @@ async def test_a_call_that_is_said_not_to_have_run_never_runs_though_the_server_
 
 
 @pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL])
-async def test_of_calls_that_a_disconnect_ends_only_those_of_which_a_part_was_written_may_have_run(
+async def test_only_calls_that_were_partly_written_may_have_run_when_a_disconnect_ends_them(
     end: signal.Signals, tmp_path: Path
 ) -> None:
     ledger, first, behind = tmp_path / "ledger", Outcome(), Outcome()
@@ -188,7 +188,7 @@ async def test_of_calls_that_a_disconnect_ends_only_those_of_which_a_part_was_wr
             await anyio.wait_all_tasks_blocked()
             group.start_soon(disconnect, pool)
             await behind.ended.wait()
-            os.kill(process, end)  # it reads on, or it does not
+            os.kill(process, end)  # it continues to read, or not
         assert isinstance(first.error, ConnectionLost)
         assert first.error.may_have_run
         assert isinstance(behind.error, ConnectionLost | ServerUnavailable)
@@ -196,7 +196,7 @@ async def test_of_calls_that_a_disconnect_ends_only_those_of_which_a_part_was_wr
     assert calls_of(ledger, "big") == 0
 
 
-async def test_a_call_for_a_server_that_died_while_idle_waits_for_its_return(tmp_path: Path) -> None:
+async def test_a_call_to_a_server_that_exited_while_idle_waits_for_the_reconnect(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, restart=SOON)}) as pool:
         process = pool.snapshot().servers["s"].process_id
@@ -207,7 +207,7 @@ async def test_a_call_for_a_server_that_died_while_idle_waits_for_its_return(tmp
     assert calls_of(ledger, "echo") == 1
 
 
-async def test_all_calls_in_flight_end_with_errors_of_their_own_and_one_new_attempt(tmp_path: Path) -> None:
+async def test_each_call_in_flight_gets_its_own_error_and_there_is_one_reconnect(tmp_path: Path) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(50)]
     async with MCPPool({"s": with_ledger(ledger, restart=SOON)}) as pool:
         with anyio.fail_after(BOUND):
@@ -245,7 +245,7 @@ async def close_all_after_a_drain(pool: MCPPool) -> None:
 
 @pytest.mark.parametrize("end", [disconnect, close_all, restart, disconnect_after_a_drain, close_all_after_a_drain])
 @pytest.mark.parametrize("options", [*PROTOCOLS, pytest.param(("--stubborn",), id="stubborn")])
-async def test_a_call_in_flight_ends_when_its_connection_is_ended(
+async def test_a_call_in_flight_ends_when_its_connection_is_closed(
     end: Callable[[MCPPool], Awaitable[None]], options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger, call = tmp_path / "ledger", Outcome()
@@ -270,8 +270,8 @@ async def test_a_call_in_flight_ends_when_its_server_is_stopped_and_disconnected
         with anyio.fail_after(BOUND):
             async with anyio.create_task_group() as group:
                 group.start_soon(call.of, pool.call_tool, "s__echo", {"text": "x" * 300_000})
-                # Before its first byte has gone out it has not run, and would wait for the next connection.
-                await eventually(lambda: any(record.sent for record in connection_of(pool, "s").calls._calls))
+                # Before its first byte is written it has not run, and would wait for the next connection.
+                await eventually(lambda: any(record.requests_sent for record in connection_of(pool, "s").calls._calls))
                 await pool.disconnect("s", drain=0)
         assert isinstance(call.error, ConnectionLost)
 
@@ -313,7 +313,7 @@ async def test_draining_lets_calls_in_flight_finish_and_refuses_new_ones(drained
             with pytest.raises((ServerUnavailable, LookupError)):
                 await pool.call_tool("s__echo")
             assert not ended.ended.is_set()
-            # Behind the pool's back, which takes no more calls, and does not wait for the answer of this one.
+            # Bypasses the pool, which refuses new calls, and does not wait for the answer to this one.
             group.start_soon(Outcome().of, client.call_tool, "release", {"key": "a"})
             with anyio.fail_after(BOUND):
                 await ended.ended.wait()

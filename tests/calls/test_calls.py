@@ -1,4 +1,4 @@
-"""Calls that go well: by which name, with what, side by side and within one another."""
+"""Successful calls: names, arguments, concurrent and nested calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANY = 200
-"""Calls in flight on one connection at once."""
+"""How many calls are in flight on one connection."""
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
@@ -32,12 +32,12 @@ async def test_a_tool_is_called_by_its_catalog_name(options: Sequence[str]) -> N
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_tool_is_called_by_its_own_name_on_its_server(options: Sequence[str]) -> None:
+async def test_a_tool_is_called_by_its_own_name_through_the_server_handle(options: Sequence[str]) -> None:
     async with MCPPool({"files": answering(*options)}) as pool:
         assert words(await pool.server("files").call_tool("echo", {"text": "hello"})) == "hello"
 
 
-async def test_a_catalog_name_that_had_to_be_changed_reaches_the_tool() -> None:
+async def test_a_sanitized_catalog_name_reaches_the_tool() -> None:
     server = MCPServer[Any]("odd", log_level="WARNING")
     server.add_tool(lambda: "found", name="päth.find", structured_output=False)
     async with MCPPool({"my server": InProcessServer(server)}) as pool:
@@ -46,13 +46,13 @@ async def test_a_catalog_name_that_had_to_be_changed_reaches_the_tool() -> None:
         assert words(await pool.call_tool(name)) == "found"
 
 
-async def test_the_same_tool_of_two_servers_is_called_on_the_one_that_was_named() -> None:
+async def test_a_tool_that_two_servers_have_is_called_on_the_named_one() -> None:
     async with MCPPool({"a": answering(), "b": answering()}) as pool:
         pids = {name: words(await pool.call_tool(f"{name}__pid")) for name in ("a", "b")}
         assert pids == {name: str(pool.snapshot().servers[name].process_id) for name in ("a", "b")}
 
 
-async def test_a_tool_that_no_server_has_is_unknown_and_its_like_are_named() -> None:
+async def test_a_tool_that_no_server_has_is_unknown_and_similar_names_are_suggested() -> None:
     async with MCPPool({"files": answering()}) as pool:
         with pytest.raises(UnknownTool, match="'files__echo'"):
             await pool.call_tool("files__ecko")
@@ -78,7 +78,7 @@ async def test_any_mapping_is_accepted_as_arguments() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["text"], "text", 3], ids=["list", "string", "number"])
-async def test_arguments_that_are_no_mapping_are_refused_before_anything_is_sent(
+async def test_arguments_that_are_not_a_mapping_are_rejected_before_anything_is_sent(
     arguments: Any, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -89,9 +89,7 @@ async def test_arguments_that_are_no_mapping_are_refused_before_anything_is_sent
 
 
 @pytest.mark.parametrize("arguments", [{1: "text"}, {"text": object()}], ids=["number as key", "object as value"])
-async def test_arguments_that_json_cannot_hold_are_the_callers_mistake_and_not_the_servers(
-    arguments: Any, tmp_path: Path
-) -> None:
+async def test_arguments_that_cannot_be_encoded_as_json_are_a_config_error(arguments: Any, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"files": with_ledger(ledger)}) as pool:
         with pytest.raises(ConfigError, match="arguments"):
@@ -100,7 +98,7 @@ async def test_arguments_that_json_cannot_hold_are_the_callers_mistake_and_not_t
 
 
 @pytest.mark.parametrize("timeout", [-1, "5", float("nan"), True], ids=repr)
-async def test_a_timeout_that_is_no_time_is_refused_before_anything_is_sent(timeout: Any, tmp_path: Path) -> None:
+async def test_an_invalid_timeout_is_rejected_before_anything_is_sent(timeout: Any, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"files": with_ledger(ledger)}) as pool:
         with pytest.raises(ConfigError, match="timeout must be a number of seconds"):
@@ -116,7 +114,7 @@ async def test_meta_reaches_the_server(options: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_progress_token_is_sent_even_if_nobody_asked_for_progress(options: Sequence[str]) -> None:
+async def test_a_progress_token_is_sent_even_without_a_progress_function(options: Sequence[str]) -> None:
     async with MCPPool({"files": answering(*options)}) as pool:
         assert "progressToken" in json.loads(words(await pool.call_tool("files__request")))["_meta"]
 
@@ -150,7 +148,7 @@ async def test_two_hundred_calls_run_at_once_on_one_connection(tmp_path: Path) -
         assert pool.server("files").generation == 1
 
 
-async def test_answers_in_another_order_reach_the_calls_that_they_belong_to(tmp_path: Path) -> None:
+async def test_answers_in_another_order_reach_the_right_calls(tmp_path: Path) -> None:
     ledger, answers = tmp_path / "ledger", list[tuple[str, str]]()
     async with MCPPool({"files": with_ledger(ledger)}) as pool:
 
@@ -167,7 +165,7 @@ async def test_answers_in_another_order_reach_the_calls_that_they_belong_to(tmp_
     assert answers[0][0] == "c"
 
 
-async def test_calls_are_counted_by_how_they_ended() -> None:
+async def test_calls_are_counted_by_outcome() -> None:
     async with MCPPool({"files": answering()}) as pool:
         await pool.call_tool("files__echo")
         await pool.call_tool("files__failed")
@@ -182,13 +180,13 @@ async def test_calls_are_counted_by_how_they_ended() -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_tool_in_this_process_may_call_the_pool_itself(mode: str) -> None:
+async def test_an_in_process_tool_may_call_the_pool(mode: str) -> None:
     outer = MCPServer[Any]("outer", log_level="WARNING")
     async with MCPPool({"inner": answering(), "maths": InProcessServer(calculator(), mode=mode)}) as pool:
 
         @outer.tool(structured_output=False)
         async def ask_all(depth: int) -> str:
-            """Call another process, another server of this one, and itself."""
+            """Call a server in another process, another in-process server, and this one."""
             if not depth:
                 return "deep"
             echoed = await pool.call_tool("inner__echo", {"text": "echoed"})
@@ -202,13 +200,13 @@ async def test_a_tool_in_this_process_may_call_the_pool_itself(mode: str) -> Non
         assert pool.snapshot().calls_in_flight == 0
 
 
-async def test_a_loss_under_a_nested_call_is_the_inner_servers_alone() -> None:
+async def test_a_loss_during_a_nested_call_affects_the_inner_server_only() -> None:
     outer = MCPServer[Any]("outer", log_level="WARNING")
     async with MCPPool({"inner": answering()}) as pool:
 
         @outer.tool(structured_output=False)
         async def crash_inner() -> str:
-            """Call a tool that kills its server."""
+            """Call a tool that ends its server."""
             try:
                 await pool.call_tool("inner__crash")
             except Exception as error:
@@ -220,7 +218,7 @@ async def test_a_loss_under_a_nested_call_is_the_inner_servers_alone() -> None:
         assert pool.server("outer").generation == 1
 
 
-async def test_two_pools_at_once_know_nothing_of_each_other() -> None:
+async def test_two_concurrent_pools_are_independent() -> None:
     async with MCPPool({"files": answering()}) as one, MCPPool({"files": answering()}) as other:
         pids = {words(await pool.call_tool("files__pid")) for pool in (one, other)}
         assert len(pids) == 2
@@ -239,7 +237,7 @@ async def test_one_server_object_may_be_in_two_pools() -> None:
             assert content.text == "4"
 
 
-async def test_a_call_to_a_server_that_is_not_there_names_those_that_are() -> None:
+async def test_a_call_to_an_unknown_server_names_the_known_ones() -> None:
     async with MCPPool({"files": answering()}) as pool:
         with pytest.raises(UnknownServer, match="files"):
             await pool.read_resource("missing", "file:///x")

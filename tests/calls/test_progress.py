@@ -1,4 +1,4 @@
-"""The progress callback: what it is given, in which order, and that its troubles are its own."""
+"""The progress function: what it receives, in which order, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def modern_in_process() -> tuple[InProcessServer, dict[str, int]]:
 
 Wire = "Callable[[], tuple[StdioServer | InProcessServer, dict[str, int]]]"
 on_each_wire = pytest.mark.parametrize("wire", [legacy_stdio, modern_stdio, legacy_in_process, modern_in_process])
-"""Each gives a server whose tool `progress` reports five steps with these arguments, and then answers."""
+"""Servers whose tool `progress` reports five steps with these arguments, and then answers."""
 
 
 @on_each_wire
-async def test_each_progress_of_the_server_reaches_the_callback(wire: Wire) -> None:
+async def test_each_progress_report_reaches_the_callback(wire: Wire) -> None:
     spec, arguments = wire()
     seen: Steps = []
 
@@ -55,16 +55,16 @@ async def test_each_progress_of_the_server_reaches_the_callback(wire: Wire) -> N
 
 
 @on_each_wire
-async def test_the_callback_is_called_in_order_of_arrival_and_one_at_a_time(
+async def test_progress_is_delivered_in_order_and_one_report_at_a_time(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_pool.calls.progress.GRACE", 60.0)
+    monkeypatch.setattr("mcp_pool.calls.progress.DELIVERY_TIMEOUT", 60.0)
     spec, arguments = wire()
     happened: list[str] = []
 
     async def note(done: float, total: float | None, message: str | None) -> None:
         happened.append(f"{done:g} begins")
-        await anyio.sleep(0.05 / done)  # those that come later would be faster, if they were let
+        await anyio.sleep(0.05 / done)  # later ones are faster, and would overtake it if they ran concurrently
         happened.append(f"{done:g} ends")
 
     async with MCPPool({"s": spec}) as pool:
@@ -74,7 +74,7 @@ async def test_the_callback_is_called_in_order_of_arrival_and_one_at_a_time(
 
 
 @on_each_wire
-async def test_a_callback_that_raises_harms_neither_the_call_nor_what_comes_after(wire: Wire) -> None:
+async def test_a_progress_function_that_raises_affects_neither_the_call_nor_later_reports(wire: Wire) -> None:
     spec, arguments = wire()
     seen: list[float] = []
 
@@ -90,7 +90,7 @@ async def test_a_callback_that_raises_harms_neither_the_call_nor_what_comes_afte
 
 
 @on_each_wire
-async def test_a_callback_that_hangs_does_not_hold_up_its_call_nor_another(wire: Wire) -> None:
+async def test_a_progress_function_that_hangs_delays_neither_its_call_nor_others(wire: Wire) -> None:
     spec, arguments = wire()
     begun = anyio.Event()
 
@@ -105,7 +105,7 @@ async def test_a_callback_that_hangs_does_not_hold_up_its_call_nor_another(wire:
             assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
 
 
-async def test_a_callback_that_hangs_does_not_hold_up_that_of_another_call(tmp_path: Path) -> None:
+async def test_a_progress_function_that_hangs_does_not_delay_that_of_another_call(tmp_path: Path) -> None:
     ledger, reached = tmp_path / "ledger", anyio.Event()
 
     async def hang(done: float, total: float | None, message: str | None) -> None:
@@ -125,7 +125,7 @@ async def test_a_callback_that_hangs_does_not_hold_up_that_of_another_call(tmp_p
         group.cancel_scope.cancel()
 
 
-async def test_a_callback_hears_of_its_own_call_only(tmp_path: Path) -> None:
+async def test_a_progress_function_gets_the_reports_of_its_own_call_only(tmp_path: Path) -> None:
     ledger, heard = tmp_path / "ledger", list[tuple[str, float]]()
 
     def hear(key: str) -> Any:
@@ -145,7 +145,7 @@ async def test_a_callback_hears_of_its_own_call_only(tmp_path: Path) -> None:
     assert sorted(heard) == [("a", 1), ("b", 2)]
 
 
-async def test_progress_that_comes_after_the_end_of_its_call_is_dropped(tmp_path: Path) -> None:
+async def test_progress_after_the_end_of_its_call_is_dropped(tmp_path: Path) -> None:
     ledger, seen = tmp_path / "ledger", list[float]()
 
     async def note(done: float, total: float | None, message: str | None) -> None:
@@ -161,7 +161,7 @@ async def test_progress_that_comes_after_the_end_of_its_call_is_dropped(tmp_path
 
 
 async def test_a_callback_may_call_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.calls.progress.GRACE", 60.0)
+    monkeypatch.setattr("mcp_pool.calls.progress.DELIVERY_TIMEOUT", 60.0)
     answers: list[str] = []
 
     async with MCPPool({"s": answering()}) as pool:
@@ -175,7 +175,7 @@ async def test_a_callback_may_call_the_pool(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("wire", [legacy_stdio, modern_in_process])
-async def test_a_callback_may_disconnect_the_server_that_it_hears_of(wire: Wire) -> None:
+async def test_a_progress_function_may_disconnect_its_own_server(wire: Wire) -> None:
     spec, arguments = wire()
     call = Outcome()
     async with MCPPool({"s": spec}) as pool:
@@ -188,7 +188,7 @@ async def test_a_callback_may_disconnect_the_server_that_it_hears_of(wire: Wire)
             await eventually(lambda: not pool.servers)
 
 
-async def test_a_callback_that_raises_the_programs_own_end_ends_the_program_not_silently() -> None:
+async def test_a_progress_function_that_raises_a_base_exception_ends_the_program() -> None:
     class Stop(BaseException):
         pass
 
@@ -209,7 +209,7 @@ async def test_a_callback_that_raises_the_programs_own_end_ends_the_program_not_
             await pool.call_tool("s__report", progress=stop)
 
 
-async def test_a_callback_that_cannot_be_called_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+async def test_a_progress_function_that_is_not_callable_is_rejected_before_anything_is_sent(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     callback: Any = "no function"
     async with MCPPool({"s": with_ledger(ledger)}) as pool:

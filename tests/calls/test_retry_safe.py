@@ -1,4 +1,4 @@
-"""Calls that may be sent again after a lost connection: only by permission, once, and never so that anybody is misled."""
+"""Retries of calls after a loss: only if the tool is retry_safe, once, and with an honest `may_have_run`."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ if TYPE_CHECKING:
 FALLING = Path(__file__).parents[1] / "servers" / "falling.py"
 SOON = RestartPolicy(initial_delay=0.01, max_delay=0.05)
 BOUND = 15.0
-"""Seconds in which a call that must end has ended, on a slow machine too."""
+"""Seconds for a call that must end, on a slow machine too."""
 
 
 def falling(directory: Path, *options: str, **fields: Any) -> StdioServer:
-    """A server of `servers/falling.py` that writes down what arrives in the file `ledger` of a directory."""
+    """A server of `servers/falling.py` that records what arrives in the file `ledger` of a directory."""
     command = [str(FALLING), "--ledger", str(directory / "ledger"), *options]
     return StdioServer(sys.executable, ["-I", "-S", *command], **{"restart": SOON, "close_timeout": 0.5, **fields})
 
 
 def process_of(pool: MCPPool) -> int:
-    """The process of the server `s`."""
+    """The process id of the server `s`."""
     process = pool.snapshot().servers["s"].process_id
     assert process is not None
     return process
 
 
 async def call(pool: MCPPool, directory: Path, tool: str, **more: Any) -> str:
-    """Call a tool that falls the first time."""
+    """Call a tool that ends its server the first time."""
     arguments = {"marker": str(directory / "fallen"), "progress": "progress" in more}
     return words(await pool.call_tool(f"s__{tool}", arguments, **more))
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
 @pytest.mark.parametrize("retry_safe", [["fall"], ("other", "f?l*")], ids=str)
-async def test_a_tool_that_is_named_is_sent_again_over_the_next_connection(
+async def test_a_retry_safe_tool_is_retried_on_the_next_connection(
     retry_safe: Sequence[str], options: Sequence[str], tmp_path: Path
 ) -> None:
     async with MCPPool({"s": falling(tmp_path, *options, retry_safe=retry_safe)}) as pool:
@@ -70,7 +70,7 @@ async def test_a_tool_that_is_named_is_sent_again_over_the_next_connection(
 
 
 @pytest.mark.parametrize("retry_safe", [(), ["fal", "FALL", "fall_*"], ["annotated"], "annotated"], ids=str)
-async def test_a_tool_that_is_not_named_is_not_sent_again(retry_safe: Sequence[str], tmp_path: Path) -> None:
+async def test_a_tool_that_is_not_retry_safe_is_not_retried(retry_safe: Sequence[str], tmp_path: Path) -> None:
     async with MCPPool({"s": falling(tmp_path, retry_safe=retry_safe)}) as pool:
         with anyio.fail_after(BOUND), pytest.raises(ConnectionLost) as caught:
             await call(pool, tmp_path, "fall")
@@ -80,7 +80,7 @@ async def test_a_tool_that_is_not_named_is_not_sent_again(retry_safe: Sequence[s
 
 
 @pytest.mark.parametrize("tool", ["fall_read_only", "fall_idempotent"])
-async def test_annotated_trusts_what_the_server_says_of_a_tool(tool: str, tmp_path: Path) -> None:
+async def test_annotated_trusts_the_annotations_of_a_tool(tool: str, tmp_path: Path) -> None:
     async with MCPPool({"s": falling(tmp_path, retry_safe="annotated")}) as pool:
         with anyio.fail_after(BOUND):
             assert await call(pool, tmp_path, tool) == "I stand"
@@ -88,7 +88,7 @@ async def test_annotated_trusts_what_the_server_says_of_a_tool(tool: str, tmp_pa
 
 
 @pytest.mark.parametrize("tool", ["fall_writing", "fall_destructive"])
-async def test_annotated_takes_no_other_word_for_leave(tool: str, tmp_path: Path) -> None:
+async def test_annotated_ignores_all_other_annotations(tool: str, tmp_path: Path) -> None:
     async with MCPPool({"s": falling(tmp_path, retry_safe="annotated")}) as pool:
         with anyio.fail_after(BOUND), pytest.raises(ConnectionLost) as caught:
             await call(pool, tmp_path, tool)
@@ -97,13 +97,13 @@ async def test_annotated_takes_no_other_word_for_leave(tool: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("wrong", ["", "Annotated", "*"])
-async def test_any_other_bare_string_is_a_mistake(wrong: str, tmp_path: Path) -> None:
+async def test_any_other_string_is_a_config_error(wrong: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="StdioServer: retry_safe must be a list of globs or 'annotated'") as caught:
         falling(tmp_path, retry_safe=wrong)
     assert caught.value.field == "retry_safe"
 
 
-async def test_a_tool_that_kills_its_server_each_time_is_run_twice_at_most_for_each_call(tmp_path: Path) -> None:
+async def test_a_tool_that_crashes_its_server_runs_at_most_twice_per_call(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": falling(tmp_path, retry_safe=["crash"])}) as pool:
         for number in (1, 2):
@@ -116,7 +116,7 @@ async def test_a_tool_that_kills_its_server_each_time_is_run_twice_at_most_for_e
     assert calls_of(ledger, "crash") == 4
 
 
-async def test_many_calls_that_meet_one_death_are_each_sent_again_once_after_one_attempt(tmp_path: Path) -> None:
+async def test_many_calls_lost_together_are_each_retried_once_after_one_reconnect(tmp_path: Path) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(20)]
     async with MCPPool({"s": falling(tmp_path, retry_safe=["silent"])}) as pool:
         async with anyio.create_task_group() as group:
@@ -133,7 +133,7 @@ async def test_many_calls_that_meet_one_death_are_each_sent_again_once_after_one
 
 
 @pytest.mark.parametrize("end", ["call_timeout", "timeout", "cancellation"])
-async def test_nothing_is_sent_again_after_a_time_out_or_a_cancellation(end: str, tmp_path: Path) -> None:
+async def test_nothing_is_retried_after_a_timeout_or_a_cancellation(end: str, tmp_path: Path) -> None:
     spec, one = falling(tmp_path, retry_safe=["*"], call_timeout=1 if end == "call_timeout" else None), Outcome()
     async with MCPPool({"s": spec}) as pool:
         async with anyio.create_task_group() as group:
@@ -149,7 +149,7 @@ async def test_nothing_is_sent_again_after_a_time_out_or_a_cancellation(end: str
     assert calls_of(tmp_path / "ledger", "silent") == 1
 
 
-async def test_what_is_no_tool_is_not_sent_again() -> None:
+async def test_a_request_that_is_not_a_tool_call_is_not_retried() -> None:
     server, asked = MCPServer[Any]("library", log_level="WARNING"), list[str]()
 
     @server.resource("shelf://slow")
@@ -169,13 +169,13 @@ async def test_what_is_no_tool_is_not_sent_again() -> None:
     assert asked == ["shelf"]
 
 
-async def test_the_time_for_which_a_call_ran_is_not_taken_for_waiting(tmp_path: Path) -> None:
+async def test_the_time_during_which_a_call_ran_does_not_count_as_waiting(tmp_path: Path) -> None:
     ledger, one = tmp_path / "ledger", Outcome()
     spec = falling(tmp_path, retry_safe=["silent"])
     async with MCPPool({"s": spec}, wait_timeout=4) as pool, anyio.create_task_group() as group:
         group.start_soon(one.of, pool.call_tool, "s__silent")
         await arrival(ledger, "silent")
-        await anyio.sleep(4.2)  # longer than wait_timeout, which is only for waiting
+        await anyio.sleep(4.2)  # longer than wait_timeout, which only limits the waiting
         os.kill(process_of(pool), signal.SIGKILL)
         await arrival(ledger, "silent", 2)
         os.kill(process_of(pool), signal.SIGKILL)
@@ -183,7 +183,7 @@ async def test_the_time_for_which_a_call_ran_is_not_taken_for_waiting(tmp_path: 
 
 
 @pytest.mark.parametrize("wait_timeout", [0, 0.3])
-async def test_without_a_next_connection_in_time_the_error_is_the_loss_that_may_have_run(
+async def test_without_a_next_connection_in_time_the_error_is_the_first_loss(
     wait_timeout: float, tmp_path: Path
 ) -> None:
     spec = falling(tmp_path, retry_safe=["crash"], restart=RestartPolicy(initial_delay=60, jitter=0))
@@ -207,10 +207,10 @@ async def test_a_call_whose_server_is_disconnected_may_have_run(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_second_loss_that_cannot_have_run_does_not_hide_that_the_first_may_have(
+async def test_a_retry_that_did_not_run_does_not_hide_that_the_first_try_may_have_run(
     options: Sequence[str], tmp_path: Path
 ) -> None:
-    """The request is run and reset, then sent again where nobody listens any more."""
+    """The request is run and reset, then sent again to a port where no server listens any more."""
     ledger = tmp_path / "ledger"
     broken = [fault("reset", on="tools/call:echo", after=True)]
     async with (
@@ -225,7 +225,7 @@ async def test_a_second_loss_that_cannot_have_run_does_not_hide_that_the_first_m
     assert ran(ledger, "echo") == 1
 
 
-async def test_an_explicit_timeout_covers_both_times(tmp_path: Path) -> None:
+async def test_an_explicit_timeout_covers_both_tries(tmp_path: Path) -> None:
     ledger, one = tmp_path / "ledger", Outcome()
     async with MCPPool({"s": falling(tmp_path, retry_safe=["silent"])}) as pool, anyio.create_task_group() as group:
         start = anyio.current_time()
@@ -239,7 +239,7 @@ async def test_an_explicit_timeout_covers_both_times(tmp_path: Path) -> None:
     assert calls_of(ledger, "silent") == 2
 
 
-async def test_progress_goes_on_in_the_same_function(tmp_path: Path) -> None:
+async def test_progress_of_a_retry_goes_to_the_same_function(tmp_path: Path) -> None:
     steps = list[float]()
 
     async def note(done: float, _total: float | None, _message: str | None) -> None:
@@ -251,7 +251,7 @@ async def test_progress_goes_on_in_the_same_function(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_over_http_a_broken_request_is_sent_again_by_permission_while_the_connection_stands(
+async def test_over_http_a_broken_request_of_a_retry_safe_tool_is_retried_on_the_same_connection(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -268,7 +268,7 @@ async def test_over_http_a_broken_request_is_sent_again_by_permission_while_the_
     assert (ran(ledger, "echo"), ran(ledger, "pid")) == (2, 1)
 
 
-async def test_slots_outlast_a_server_that_is_killed_again_and_again(tmp_path: Path) -> None:
+async def test_slots_survive_a_server_that_is_killed_repeatedly(tmp_path: Path) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(8)]
     async with MCPPool({"s": falling(tmp_path, retry_safe=["silent"], max_in_flight=3)}) as pool:
         async with anyio.create_task_group() as group:

@@ -1,4 +1,4 @@
-"""What a server answers is what the caller gets: results, errors of any code; and answers that are no answers."""
+"""Callers get what the server answers: results, errors with any code, and invalid responses."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CODES = [CONNECTION_CLOSED, REQUEST_TIMEOUT, -32601, -32602, -32603, -32042, 1, 404]
-"""The first two are those by which the SDK tells its own troubles."""
+"""Codes of server errors; the SDK uses the first two for its own failures."""
 BAD = {
     "bad_result": "breaks the protocol",
     "malformed_envelope": "breaks the protocol",
     "structured": "'a word' is not of type 'integer'",
     "unstructured": "did not return structured content",
 }
-"""Tools that answer badly, and a part of what is said of it."""
+"""Tools with invalid answers, and a part of the error message for each."""
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_result_that_says_that_the_tool_failed_is_a_result(options: Sequence[str]) -> None:
+async def test_a_result_with_is_error_is_returned(options: Sequence[str]) -> None:
     async with MCPPool({"s": answering(*options)}) as pool:
         result = await pool.call_tool("s__failed")
         assert result.is_error
@@ -39,20 +39,20 @@ async def test_a_result_that_says_that_the_tool_failed_is_a_result(options: Sequ
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_an_exception_in_a_tool_of_this_process_is_a_result_that_says_so(mode: str) -> None:
+async def test_an_exception_in_an_in_process_tool_is_a_result_with_is_error(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(calculator(), mode=mode)}) as pool:
         result = await pool.call_tool("s__fail")
         assert result.is_error
         assert words(result) == "Error executing tool fail"
 
 
-async def test_structured_content_that_keeps_the_schema_is_passed_on() -> None:
+async def test_structured_content_that_matches_the_schema_is_passed_on() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         assert (await pool.call_tool("s__add", {"a": 1, "b": 2})).structured_content == {"result": 3}
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_an_error_that_the_server_answers_passes_whatever_its_code(options: Sequence[str]) -> None:
+async def test_an_error_from_the_server_is_raised_whatever_its_code(options: Sequence[str]) -> None:
     async with MCPPool({"s": answering(*options)}) as pool:
         for code in CODES:
             with pytest.raises(MCPError) as caught:
@@ -63,7 +63,7 @@ async def test_an_error_that_the_server_answers_passes_whatever_its_code(options
         assert pool.server("s").generation == 1
 
 
-async def test_words_that_look_like_those_of_the_sdk_are_still_the_servers() -> None:
+async def test_an_error_that_looks_like_one_of_the_sdk_is_still_the_servers() -> None:
     async with MCPPool({"s": answering()}) as pool:
         for code in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
             with pytest.raises(MCPError, match="Connection closed"):
@@ -73,7 +73,7 @@ async def test_words_that_look_like_those_of_the_sdk_are_still_the_servers() -> 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
 @pytest.mark.parametrize("code", [CONNECTION_CLOSED, -32603])
-async def test_an_error_that_was_answered_passes_though_the_server_dies_at_once(
+async def test_an_error_from_the_server_is_raised_although_the_server_exits_at_once(
     options: Sequence[str], code: int
 ) -> None:
     async with MCPPool({"s": answering(*options)}) as pool:
@@ -83,13 +83,13 @@ async def test_an_error_that_was_answered_passes_though_the_server_dies_at_once(
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_result_that_was_answered_is_returned_though_the_server_dies_at_once(options: Sequence[str]) -> None:
+async def test_a_result_is_returned_although_the_server_exits_at_once(options: Sequence[str]) -> None:
     async with MCPPool({"s": answering(*options)}) as pool:
         assert words(await pool.call_tool("s__answer_and_die")) == "my last answer"
         await eventually(lambda: pool.server("s").generation == 2)
 
 
-async def test_each_call_in_flight_gets_what_is_its_own_when_the_server_answers_one_and_dies(tmp_path: Path) -> None:
+async def test_each_call_in_flight_gets_its_own_outcome_when_the_server_answers_one_and_exits(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     waiting, answered = Outcome(), Outcome()
     async with MCPPool({"s": with_ledger(ledger)}) as pool:
@@ -103,7 +103,7 @@ async def test_each_call_in_flight_gets_what_is_its_own_when_the_server_answers_
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_an_answer_that_breaks_the_rules_is_a_bad_answer_and_the_connection_stays_in_use(
+async def test_an_answer_that_breaks_the_protocol_is_an_invalid_response_and_the_connection_stays_in_use(
     options: Sequence[str],
 ) -> None:
     async with MCPPool({"s": answering(*options)}) as pool:
@@ -118,7 +118,7 @@ async def test_an_answer_that_breaks_the_rules_is_a_bad_answer_and_the_connectio
         assert pool.server("s").generation == 1
 
 
-async def test_a_bad_answer_keeps_the_servers_secrets() -> None:
+async def test_an_invalid_response_does_not_show_secrets() -> None:
     secret = "correct horse battery"
     async with MCPPool({"s": answering(env={"TOKEN": secret})}) as pool:
         with pytest.raises(InvalidResponse) as caught:
@@ -127,7 +127,7 @@ async def test_a_bad_answer_keeps_the_servers_secrets() -> None:
     assert secret not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_garbage_between_the_messages_does_no_harm() -> None:
+async def test_garbage_between_messages_is_harmless() -> None:
     async with MCPPool({"s": answering()}) as pool:
         assert words(await pool.call_tool("s__garbage", {"lines": 50})) == "sorry"
         assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
@@ -139,7 +139,7 @@ async def test_a_long_answer_arrives_whole() -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_an_error_of_a_server_in_this_process_passes_whatever_its_code(mode: str) -> None:
+async def test_an_error_from_an_in_process_server_is_raised_whatever_its_code(mode: str) -> None:
     server = calculator()
 
     @server.tool()

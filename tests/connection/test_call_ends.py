@@ -1,4 +1,4 @@
-"""Calls that their callers give up: the server is told, the connection stays in use, a late answer is nobody's."""
+"""Cancelled calls: the server is told, the connection stays in use, and a late answer is ignored."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ asyncio_only = pytest.mark.parametrize(
     [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
     ids=["asyncio", "asyncio+uvloop"],
 )
-"""`Task.cancel` is asyncio's own."""
+"""asyncio only: `Task.cancel` is native."""
 MORE_THAN_A_PIPE_HOLDS = {"text": "x" * 300_000}
 
 
 async def check_given_up(pool: MCPPool, ledger: Path, calls: int = 1) -> None:
-    """Check that the server was told of calls of `hold` that have ended, and that all goes on as if they had not been."""
+    """Check that the server was told to cancel the ended calls of `hold`, and that the connection still works."""
     await eventually(lambda: sum(line["method"] == "notifications/cancelled" for line in read_lines(ledger)) == calls)
     told = json.loads(words(await pool.call_tool("s__cancelled")))
     assert sorted(told) == sorted(line["id"] for line in read_lines(ledger) if line.get("tool") == "hold")
     assert pool.snapshot().calls_in_flight == 0
     assert pool.server("s").generation == 1
-    # The answers come now, late: each after its call has ended, before those of the calls that bring them about.
+    # The late answers arrive now: each after the end of its call, and before the answer of the call that releases it.
     for key in range(calls):
         assert words(await pool.call_tool("s__release", {"key": str(key)})) == "released"
     assert words(await pool.call_tool("s__echo", {"text": "mine"})) == "mine"
@@ -79,7 +79,7 @@ async def test_a_call_whose_task_is_cancelled_by_asyncio_leaves_the_connection_i
 
 
 @asyncio_only
-async def test_a_call_whose_task_is_cancelled_again_and_again_ends_all_the_same(tmp_path: Path) -> None:
+async def test_a_call_whose_task_is_cancelled_repeatedly_ends(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger)}) as pool:
         call = asyncio.create_task(pool.call_tool("s__hold", {"key": "0"}))
@@ -93,7 +93,7 @@ async def test_a_call_whose_task_is_cancelled_again_and_again_ends_all_the_same(
 
 
 @asyncio_only
-async def test_a_bound_of_asyncio_ends_a_call(tmp_path: Path) -> None:
+async def test_an_asyncio_timeout_ends_a_call(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger)}) as pool:
         with pytest.raises(TimeoutError) as caught:
@@ -102,7 +102,7 @@ async def test_a_bound_of_asyncio_ends_a_call(tmp_path: Path) -> None:
         await check_given_up(pool, ledger)
 
 
-async def test_many_calls_that_are_cancelled_together_are_all_told(tmp_path: Path) -> None:
+async def test_many_calls_cancelled_together_are_all_cancelled_on_the_server(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger)}) as pool:
         async with anyio.create_task_group() as group:
@@ -136,7 +136,7 @@ async def test_a_call_may_be_made_under_a_shield_in_a_cancelled_body(tmp_path: P
     assert answers == ["goodbye"]
 
 
-async def test_calls_to_a_server_that_reads_nothing_can_be_given_up_and_do_not_break_it(tmp_path: Path) -> None:
+async def test_calls_to_a_server_that_reads_nothing_can_be_cancelled_without_breaking_it(tmp_path: Path) -> None:
     async with MCPPool({"s": with_ledger(tmp_path / "ledger")}) as pool:
         process = pool.snapshot().servers["s"].process_id
         assert process is not None
@@ -155,7 +155,7 @@ async def test_calls_to_a_server_that_reads_nothing_can_be_given_up_and_do_not_b
         assert pool.server("s").generation == 1
 
 
-async def test_giving_up_one_call_leaves_the_others_alone(tmp_path: Path) -> None:
+async def test_cancelling_one_call_leaves_the_others_alone(tmp_path: Path) -> None:
     ledger, other = tmp_path / "ledger", Outcome()
     async with MCPPool({"s": with_ledger(ledger)}) as pool:
         async with anyio.create_task_group() as group:
@@ -168,7 +168,7 @@ async def test_giving_up_one_call_leaves_the_others_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_handler_in_this_process_is_cancelled_with_its_call(mode: str) -> None:
+async def test_an_in_process_handler_is_cancelled_with_its_call(mode: str) -> None:
     server, begun, left = MCPServer[Any]("s", log_level="WARNING"), anyio.Event(), anyio.Event()
 
     @server.tool()

@@ -1,4 +1,4 @@
-"""Callbacks that hang, floods of what they are for, and callbacks that end what they are called by."""
+"""Callbacks that hang, floods of requests and notifications, and callbacks that disconnect their own server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mcp_pool.connection.dispatcher import CallbackDispatcher
 
 BOUND = 15.0
-"""Seconds in which what must end has ended, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 
 
 QUESTIONS = """
@@ -50,11 +50,11 @@ while True:
     number += 1
     say(id=f"q{number}", method="ping")
 """
-"""Shakes hands, then asks for ever and reads nothing more."""
+"""Does the handshake, then sends requests for ever without reading."""
 
 
 class Hanging:
-    """A callback that hangs until it is released, and what became of its calls."""
+    """A callback that hangs until it is released, and records its calls."""
 
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer
@@ -79,7 +79,7 @@ def dispatcher_of(pool: MCPPool) -> CallbackDispatcher:
 
 @each_question
 @on_each_wire
-async def test_a_callback_that_hangs_harms_only_what_waits_for_it(wire: str, kind: str) -> None:
+async def test_a_callback_that_hangs_delays_only_the_request_it_serves(wire: str, kind: str) -> None:
     hanging, asks = Hanging(), Outcome()
     spec = asking(wire, callbacks=Listener().callbacks(**{kind: hanging}))
     async with MCPPool({"s": spec, "other": asking(wire)}) as pool, anyio.create_task_group() as group:
@@ -96,7 +96,7 @@ async def test_a_callback_that_hangs_harms_only_what_waits_for_it(wire: str, kin
 
 
 @on_each_wire
-async def test_a_callback_for_notifications_that_hangs_holds_up_no_call(wire: str) -> None:
+async def test_a_notification_callback_that_hangs_delays_no_call(wire: str) -> None:
     hanging = Hanging()
     async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(message=hanging))}) as pool:
         with anyio.fail_after(BOUND):
@@ -109,7 +109,7 @@ async def test_a_callback_for_notifications_that_hangs_holds_up_no_call(wire: st
 
 @on_each_wire
 @pytest.mark.parametrize("end", ["restart", "block"])
-async def test_callbacks_that_hang_are_ended_with_their_connection(wire: str, end: str) -> None:
+async def test_callbacks_that_hang_are_cancelled_with_their_connection(wire: str, end: str) -> None:
     asked, told, asks = Hanging(), Hanging(), Outcome()
     callbacks = Listener().callbacks(elicitation=asked, logging=told)
     async with anyio.create_task_group() as group:
@@ -125,7 +125,7 @@ async def test_callbacks_that_hang_are_ended_with_their_connection(wire: str, en
     assert isinstance(asks.error, ConnectionLost)
 
 
-async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_ones_are_answered(
+async def test_requests_beyond_the_limit_get_an_error_and_later_ones_are_served(
     record_logs: list[Message],
 ) -> None:
     hanging, first = Hanging(ANSWERS["elicitation"]), Outcome()
@@ -136,7 +136,7 @@ async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_
             refused = json.loads(await said(pool, "ask", arguments={**many, "enough": 8}))
         assert [answer["error"]["message"] for answer in refused] == [f"more than {MAX_REQUESTS} requests at once"] * 8
         assert len(hanging.items) == MAX_REQUESTS
-        assert sum("requests were refused" in line for line in record_logs) == 1
+        assert sum("requests rejected because" in line for line in record_logs) == 1
         async with anyio.create_task_group() as group:
             roots = {"method": "roots/list", "count": 1}
             group.start_soon(first.of, lambda: said(pool, "ask", arguments=roots))
@@ -149,7 +149,7 @@ async def test_of_too_many_requests_at_once_those_on_top_get_an_error_and_later_
         assert pool.server("s").generation == 1
 
 
-async def test_a_server_that_asks_for_ever_and_takes_no_answer_is_lost_before_it_fills_the_memory(
+async def test_a_server_that_keeps_sending_requests_without_accepting_answers_is_lost_before_memory_runs_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limit = 200
@@ -161,14 +161,14 @@ async def test_a_server_that_asks_for_ever_and_takes_no_answer_is_lost_before_it
             most = tasks
             while not isinstance(pool.server("s").state, Failed):
                 most = max(most, len(anyio.get_running_tasks()))
-                await anyio.sleep(0.01)  # to look at all tasks more often would leave no time for them
-        assert "does not take the answers" in str(pool.server("s").last_error)
+                await anyio.sleep(0.01)  # checking all tasks more often would leave no time to run them
+        assert "without accepting the answers" in str(pool.server("s").last_error)
         assert tasks < most < tasks + limit + 100
         assert await said(pool, "capabilities", "other") == "{}"
 
 
 @pytest.mark.parametrize("settled", ["answered", "taken back"])
-async def test_questions_that_are_settled_do_not_count_and_one_id_used_again_counts_again(settled: str) -> None:
+async def test_answered_requests_do_not_count_and_a_reused_id_counts_again(settled: str) -> None:
     channel = Channel(tracked=True)
     asks, to_client = anyio.create_memory_object_stream[SessionMessage | Exception](1)
     to_server, answers = anyio.create_memory_object_stream[Outgoing](1)
@@ -191,7 +191,7 @@ async def test_questions_that_are_settled_do_not_count_and_one_id_used_again_cou
         for _ in range(MAX_OPEN_SERVER_REQUESTS):
             await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
         await settle(7)
-        await settle(8)  # was never asked
+        await settle(8)  # no such request was sent
         await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
         assert channel.disconnect_cause is None
         await hear(JSONRPCRequest(jsonrpc="2.0", id=7, method="ping"))
@@ -212,7 +212,7 @@ async def test_too_many_requests_in_one_answer_end_that_call_only() -> None:
 
 
 @pytest.mark.parametrize("wire", ["legacy stdio", "modern stdio", "modern in process"])
-async def test_a_flood_of_notifications_for_a_callback_that_hangs_keeps_memory_and_tasks_flat(
+async def test_a_flood_of_notifications_for_a_hanging_callback_keeps_memory_and_tasks_flat(
     wire: str, record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest are dropped, the log says how many, and the newest arrive in order."""
@@ -232,17 +232,17 @@ async def test_a_flood_of_notifications_for_a_callback_that_hangs_keeps_memory_a
         more_tasks, more_objects = await flood()
         assert len(dispatcher_of(pool)._queue) == limit
         assert more_tasks <= tasks
-        assert more_objects - objects < limit  # each notification would be several
+        assert more_objects - objects < limit  # otherwise each notification would be split into several
         hanging.release.set()
         await eventually(lambda: len(hanging.items) == 1 + limit)
         kept = [int(item.data) for item in hanging.items]
         assert kept == [0, *range(batch - limit, batch)]
-    told = [line for line in record_logs if "notifications were dropped" in line]
+    told = [line for line in record_logs if "notifications dropped" in line]
     assert 1 <= len(told) <= 3
-    assert sum(int(re.search(r": (\d+) notifications", line)[1]) for line in told) == 2 * batch - 1 - limit
+    assert sum(int(re.search(r"too slow: (\d+)", line)[1]) for line in told) == 2 * batch - 1 - limit
 
 
-async def test_a_callback_that_fails_again_and_again_does_not_fill_the_log(record_logs: list[Message]) -> None:
+async def test_a_callback_that_fails_repeatedly_does_not_fill_the_log(record_logs: list[Message]) -> None:
     failed = list[int]()
 
     async def fail(params: Any) -> None:
@@ -252,7 +252,7 @@ async def test_a_callback_that_fails_again_and_again_does_not_fill_the_log(recor
     async with MCPPool({"s": asking("legacy stdio", callbacks=ClientCallbacks(logging=fail))}) as pool:
         await said(pool, "tell", arguments={"count": 500})
         await eventually(lambda: len(failed) == 500)
-    assert 1 <= sum("a callback failed" in line for line in record_logs) <= 3
+    assert 1 <= sum("callbacks failed" in line for line in record_logs) <= 3
 
 
 @on_each_wire
@@ -266,7 +266,9 @@ async def test_a_callback_that_fails_again_and_again_does_not_fill_the_log(recor
         ("message", "cancel"),
     ],
 )
-async def test_a_callback_that_ends_its_own_server_does_not_stop_the_ending(wire: str, caller: str, end: str) -> None:
+async def test_a_callback_that_disconnects_its_own_server_does_not_block_the_disconnect(
+    wire: str, caller: str, end: str
+) -> None:
     begun = anyio.Event()
 
     async def finish(*_: Any) -> Any:
@@ -288,6 +290,6 @@ async def test_a_callback_that_ends_its_own_server_does_not_stop_the_ending(wire
                 await begun.wait()
                 await eventually(lambda: pool.get_status("s") is not ConnectionStatus.CONNECTED)
                 await eventually(lambda: not pool.servers)
-                await pool.connect("s", asking(wire))  # and the pool goes on
+                await pool.connect("s", asking(wire))  # the pool still works
                 assert end != "cancel"
     assert isinstance(call.error, ConnectionLost) or (caller == "message" and call.error is None)

@@ -1,4 +1,4 @@
-"""The clocks of calls while somebody is being asked on behalf of the server, by a virtual clock."""
+"""The deadlines of calls while a callback runs, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def thinking(wire: str, **fields: Any) -> StdioServer | InProcessServer:
-    """A server that asks: a person thinks for 100 s, a model for 200 s, and the roots take 300 s."""
+    """A server with requests: the person takes 100 s, the model 200 s and the roots 300 s."""
 
     async def elicitation(*_: Any) -> Any:
         await anyio.sleep(100)
@@ -44,21 +44,21 @@ def thinking(wire: str, **fields: Any) -> StdioServer | InProcessServer:
 
 @each_protocol
 @pytest.mark.parametrize(("tool", "seconds"), [("person", 100), ("model", 200)])
-async def test_silence_does_not_count_while_somebody_is_asked(wire: str, tool: str, seconds: float) -> None:
+async def test_call_timeout_is_paused_while_a_callback_waits_for_a_person(wire: str, tool: str, seconds: float) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10) as pool:
         with taking(seconds):
             await pool.call_tool(f"s__{tool}")
 
 
 @each_protocol
-async def test_a_list_of_roots_is_no_reason_to_be_silent(wire: str) -> None:
+async def test_call_timeout_is_not_paused_for_a_list_of_roots(wire: str) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10) as pool:
         with taking(10), pytest.raises(CallTimeout, match="call_timeout=10"):
             await pool.call_tool("s__roots")
 
 
 @each_protocol
-async def test_silence_counts_anew_from_the_answer_on(wire: str) -> None:
+async def test_call_timeout_restarts_when_the_callback_has_answered(wire: str) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10) as pool:
         with taking(109):
             assert await said(pool, "person_then", arguments={"seconds": 9}) == "Ann"
@@ -67,21 +67,21 @@ async def test_silence_counts_anew_from_the_answer_on(wire: str) -> None:
 
 
 @each_protocol
-async def test_max_call_time_goes_on_while_somebody_is_asked(wire: str) -> None:
+async def test_max_call_time_is_not_paused_while_a_callback_runs(wire: str) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10, max_call_time=50) as pool:
         with taking(50), pytest.raises(CallTimeout, match="max_call_time=50"):
             await pool.call_tool("s__person")
 
 
 @each_protocol
-async def test_an_explicit_timeout_goes_on_while_somebody_is_asked(wire: str) -> None:
+async def test_an_explicit_timeout_is_not_paused_while_a_callback_runs(wire: str) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10) as pool:
         with taking(50), pytest.raises(CallTimeout, match="timeout=50"):
             await pool.call_tool("s__person", timeout=50)
 
 
 @each_protocol
-async def test_the_clocks_of_all_calls_of_that_server_stand_still_and_of_no_other(wire: str) -> None:
+async def test_all_calls_of_the_server_are_paused_and_no_others(wire: str) -> None:
     async with MCPPool({"s": thinking(wire), "other": thinking(wire)}, call_timeout=10) as pool:
         async with anyio.create_task_group() as group:
             before = await in_turn(group, pool.call_tool, "s__sleep", {"seconds": 105})
@@ -98,7 +98,7 @@ async def test_the_clocks_of_all_calls_of_that_server_stand_still_and_of_no_othe
 
 
 @each_protocol
-async def test_the_clocks_stand_still_until_the_last_of_several_answers(wire: str) -> None:
+async def test_calls_are_paused_until_the_last_of_several_callbacks_has_answered(wire: str) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10) as pool, anyio.create_task_group() as group:
         waits = await in_turn(group, pool.call_tool, "s__sleep", {"seconds": 1000})
         await in_turn(group, pool.call_tool, "s__model")
@@ -108,7 +108,7 @@ async def test_the_clocks_stand_still_until_the_last_of_several_answers(wire: st
 
 
 @each_protocol
-async def test_progress_does_not_start_a_clock_that_stands_still(wire: str) -> None:
+async def test_progress_does_not_end_the_pause(wire: str) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10) as pool, anyio.create_task_group() as group:
         await in_turn(group, pool.call_tool, "s__person")
         with taking(105):
@@ -116,7 +116,7 @@ async def test_progress_does_not_start_a_clock_that_stands_still(wire: str) -> N
 
 
 @each_protocol
-async def test_the_clocks_go_on_when_the_question_has_been_cancelled(wire: str) -> None:
+async def test_the_pause_ends_when_the_request_is_cancelled(wire: str) -> None:
     async with MCPPool({"s": thinking(wire)}, call_timeout=10) as pool, anyio.create_task_group() as group:
         waits = await in_turn(group, pool.call_tool, "s__sleep", {"seconds": 1000})
         with taking(15):

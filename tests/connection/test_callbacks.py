@@ -1,4 +1,4 @@
-"""What servers call back: with what they sent, in order, announced truly, and with troubles that stay their own."""
+"""Callbacks: what they receive, in which order, what is announced to the server, and what happens when they fail."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 SECRET = "hunter-2-hunter-2"
 BOUND = 15.0
-"""Seconds in which what must end has ended, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 
 
 @on_each_wire
-async def test_what_is_asked_reaches_its_callback_and_the_answer_reaches_the_server(wire: str) -> None:
+async def test_a_request_reaches_its_callback_and_the_answer_reaches_the_server(wire: str) -> None:
     listener = Listener()
     async with MCPPool({"s": asking(wire, callbacks=listener.callbacks())}) as pool:
         for kind, tool in TOOLS.items():
@@ -48,7 +48,7 @@ async def test_what_is_asked_reaches_its_callback_and_the_answer_reaches_the_ser
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-async def test_a_server_of_the_sdk_in_a_process_of_its_own_asks_and_is_answered(mode: str) -> None:
+async def test_the_requests_of_an_sdk_server_over_stdio_are_answered(mode: str) -> None:
     listener = Listener()
     program = str(CURIOUS.with_name("inquiring.py"))
     spec = StdioServer(sys.executable, [program], mode=mode, callbacks=listener.callbacks(), client_options=LOGS)
@@ -65,7 +65,9 @@ async def test_notifications_arrive_in_order_and_one_at_a_time(wire: str) -> Non
 
     async def logging(params: Any) -> None:
         happened.append(f"{params.data} begins")
-        await anyio.sleep(0.01 / (int(params.data) + 1))  # those that come later would be faster, if they were let
+        await anyio.sleep(
+            0.01 / (int(params.data) + 1)
+        )  # later ones are faster, and would overtake it if they ran concurrently
         happened.append(f"{params.data} ends")
 
     async with MCPPool({"s": asking(wire, callbacks=listener.callbacks(logging=logging))}) as pool:
@@ -76,7 +78,7 @@ async def test_notifications_arrive_in_order_and_one_at_a_time(wire: str) -> Non
 
 
 @pytest.mark.parametrize("wire", [wire for wire in WIRES if "stdio" in wire])
-async def test_any_notification_reaches_the_callback_for_messages(wire: str) -> None:
+async def test_every_notification_reaches_the_message_callback(wire: str) -> None:
     listener = Listener()
     async with MCPPool({"s": asking(wire, callbacks=listener.callbacks())}) as pool:
         await said(pool, "change")
@@ -86,7 +88,7 @@ async def test_any_notification_reaches_the_callback_for_messages(wire: str) -> 
 
 @each_question
 @on_each_wire
-async def test_a_callback_that_raises_is_an_error_for_the_server_that_does_not_tell_its_words(
+async def test_a_callback_that_raises_is_an_error_for_the_server_without_the_text_of_the_exception(
     wire: str, kind: str, record_logs: list[Message]
 ) -> None:
     async def stumble(*_: Any) -> Any:
@@ -109,7 +111,7 @@ async def test_a_callback_that_raises_is_an_error_for_the_server_that_does_not_t
 
 @each_question
 @pytest.mark.parametrize(("wire", "rubbish"), [("legacy stdio", SECRET), ("modern in process", None)])
-async def test_a_callback_that_returns_something_else_is_no_fault_of_the_server(
+async def test_a_callback_that_returns_something_invalid_is_not_reported_as_a_failure_of_the_server(
     wire: str, kind: str, rubbish: object, record_logs: list[Message]
 ) -> None:
     async def mistake(*_: Any) -> Any:
@@ -119,11 +121,11 @@ async def test_a_callback_that_returns_something_else_is_no_fault_of_the_server(
         words = await said(pool, TOOLS[kind])
         assert "the client could not answer" in words
         assert SECRET not in words
-    assert any(f"it returned a {type(rubbish).__name__}" in line for line in record_logs)
+    assert any(f"it returned a value of type {type(rubbish).__name__}" in line for line in record_logs)
 
 
 @on_each_wire
-async def test_a_callback_may_decline_in_words_of_its_own(wire: str) -> None:
+async def test_a_callback_may_decline_with_its_own_message(wire: str) -> None:
     async def decline(*_: Any) -> Any:
         return ErrorData(code=-1, message="nobody is at home")
 
@@ -137,7 +139,7 @@ async def test_a_callback_may_decline_in_words_of_its_own(wire: str) -> None:
     [("sampling",), ("elicitation", "list_roots", "logging", "message")],
     ids="+".join,
 )
-async def test_the_server_is_told_of_those_callbacks_that_there_are(wire: str, given: tuple[str, ...]) -> None:
+async def test_the_callbacks_are_announced_to_the_server(wire: str, given: tuple[str, ...]) -> None:
     everything = Listener().callbacks()
     callbacks = ClientCallbacks(**{name: getattr(everything, name) for name in given})
     async with MCPPool({"s": asking(wire, callbacks=callbacks)}) as pool:
@@ -147,7 +149,7 @@ async def test_the_server_is_told_of_those_callbacks_that_there_are(wire: str, g
 
 
 @on_each_wire
-async def test_a_servers_own_callbacks_stand_before_those_of_the_pool_which_are_asked_for_by_its_id(wire: str) -> None:
+async def test_a_servers_own_callbacks_take_precedence_over_those_that_the_pool_makes_for_its_id(wire: str) -> None:
     own, pools, ids = Listener(), Listener(), list[str]()
 
     def callbacks_for(server_id: str) -> ClientCallbacks | None:
@@ -185,7 +187,7 @@ async def test_a_servers_own_callbacks_stand_before_those_of_the_pool_which_are_
     ],
     ids=["raises", "zero", "empty", "mapping", "no function", "function"],
 )
-async def test_a_function_of_the_pool_that_fails_is_a_mistake_before_anything_starts(
+async def test_a_callbacks_function_that_fails_is_a_config_error_before_anything_starts(
     given: Any, tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
@@ -208,12 +210,12 @@ async def test_a_function_of_the_pool_that_fails_is_a_mistake_before_anything_st
 
 
 @pytest.mark.parametrize("field", ["sampling", "elicitation", "list_roots", "logging", "message"])
-def test_a_callback_that_cannot_be_called_is_a_mistake(field: str) -> None:
+def test_a_callback_that_is_not_callable_is_a_config_error(field: str) -> None:
     with pytest.raises(ConfigError, match=f"ClientCallbacks: {field} must be an async function, not a str"):
         ClientCallbacks(**{field: "print"})
 
 
-def test_callbacks_that_are_none_are_a_mistake() -> None:
+def test_callbacks_of_the_wrong_type_are_a_config_error() -> None:
     wrong: Any = print
     with pytest.raises(ConfigError, match="StdioServer: callbacks must be a ClientCallbacks"):
         answering(callbacks=wrong)
@@ -232,7 +234,7 @@ def test_callbacks_that_are_none_are_a_mistake() -> None:
         ("legacy in process", "logging", {}, False),
     ],
 )
-async def test_a_logging_callback_that_can_never_be_called_is_told_of_once(
+async def test_a_logging_callback_that_can_never_be_called_is_logged_once(
     wire: str, named: str, options: dict[str, Any], told: bool, record_logs: list[Message]
 ) -> None:
     callbacks = ClientCallbacks(**{named: getattr(Listener().callbacks(), named)})

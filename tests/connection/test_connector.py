@@ -1,4 +1,4 @@
-"""What can be seen only where two parts meet: connections that are over, streams that are gone, and failures behind others."""
+"""Edge cases between parts: closed connections, streams without a reader, and failures hidden by others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mcp_pool.connection.dispatcher import CallbackDispatcher
 
 
-async def test_an_error_of_the_body_hides_one_of_the_connections_but_not_from_the_log(
+async def test_an_error_of_the_body_takes_precedence_over_one_of_a_connection_which_is_logged(
     monkeypatch: pytest.MonkeyPatch, record_logs: list[Message]
 ) -> None:
     run = Supervisor.run
@@ -58,18 +58,18 @@ async def test_an_error_of_the_body_hides_one_of_the_connections_but_not_from_th
     assert any("RuntimeError" in message for message in record_logs)
 
 
-async def test_a_connection_that_is_over_takes_no_call_and_says_so() -> None:
+async def test_a_closed_connection_refuses_calls_and_says_why() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         connection = connection_of(pool, "s")
         assert repr(connection) == "<Connection 's' generation 1, 0 calls, open>"
         await pool.disconnect("s")
         assert repr(connection) == "<Connection 's' generation 1, 0 calls, was disconnected>"
         with pytest.raises(ConnectionLost) as caught:
-            await connection.call(pytest.fail, what="a call", timeout=DEFAULT, begun=anyio.current_time())
+            await connection.call(pytest.fail, what="a call", timeout=DEFAULT, started_at=anyio.current_time())
         assert not caught.value.may_have_run
 
 
-async def test_an_error_that_comes_with_the_end_of_a_connection_is_its_end() -> None:
+async def test_an_error_raised_as_the_connection_closes_is_reported_as_a_lost_connection() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         connection = connection_of(pool, "s")
 
@@ -78,12 +78,12 @@ async def test_an_error_that_comes_with_the_end_of_a_connection_is_its_end() -> 
             raise MCPError(code=1, message="of nobody")
 
         with pytest.raises(ConnectionLost, match="was ended"):
-            await connection.call(end_and_fail, what="a call", timeout=DEFAULT, begun=anyio.current_time())
+            await connection.call(end_and_fail, what="a call", timeout=DEFAULT, started_at=anyio.current_time())
 
 
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
-    """The links of all attempts, in order."""
+    """The channels of all attempts, in order."""
     made: list[Channel] = []
 
     def make(*arguments: Any) -> Channel:
@@ -94,7 +94,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
     return made
 
 
-async def test_a_wire_that_goes_down_behind_the_listing_never_comes_to_stand(
+async def test_a_wire_that_goes_down_after_the_listing_is_a_failed_attempt(
     links: list[Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def list_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
@@ -107,7 +107,7 @@ async def test_a_wire_that_goes_down_behind_the_listing_never_comes_to_stand(
             await pool.connect("s", InProcessServer(calculator()))
 
 
-async def test_a_wire_that_goes_down_because_the_time_was_up_is_told_as_what_took_too_long(
+async def test_a_wire_that_goes_down_because_of_the_timeout_is_reported_as_a_timeout(
     links: list[Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
@@ -133,30 +133,30 @@ class Gone:
 
 
 @pytest.mark.parametrize("of_a_call", [True, False])
-async def test_a_message_that_nobody_took_was_not_sent(of_a_call: bool) -> None:
-    record = CallRecord(Channel(tracked=True), anyio.CancelScope(), sent=0) if of_a_call else None
+async def test_a_message_that_the_transport_did_not_receive_was_not_sent(of_a_call: bool) -> None:
+    record = CallRecord(Channel(tracked=True), anyio.CancelScope(), requests_sent=0) if of_a_call else None
     message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call"))
     with pytest.raises(anyio.BrokenResourceError):
         await Outbox(Gone()).send(Outgoing(message, b"{}", record))
-    assert record is None or record.sent == 0
+    assert record is None or record.requests_sent == 0
 
 
-async def test_blank_lines_on_standard_output_are_no_noise() -> None:
+async def test_blank_lines_on_standard_output_are_ignored() -> None:
     command, arguments = misbehaving()
     async with MCPPool() as pool:
         await pool.connect("s", StdioServer("sh", ["-c", 'echo; exec "$@"', "sh", command, *arguments]))
         assert connection_of(pool, "s").channel.unreadable_lines == 0
 
 
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
     assert _signal_name(9) == "SIGKILL (9)"
     assert _signal_name(200) == "signal 200"
 
 
-async def test_a_connection_whose_client_is_cancelled_from_within_is_lost_and_made_again(
+async def test_a_connection_whose_client_is_cancelled_from_within_is_lost_and_reconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As by a native cancellation in one of the SDK's tasks, which cancels its task group without a word."""
+    """As by a native cancellation in one of the SDK's tasks, which silently cancels its task group."""
     make, groups = Connector._client, list[TaskGroup]()
 
     @asynccontextmanager
@@ -171,11 +171,11 @@ async def test_a_connection_whose_client_is_cancelled_from_within_is_lost_and_ma
         await eventually(lambda: pool.server("s").generation == 2)
         error = pool.server("s").last_error
         assert isinstance(error, ConnectionLost)
-        assert "broke down" in error.reason
+        assert "failed unexpectedly" in error.reason
         assert isinstance(error.cause, ForeignCancellation)
 
 
-async def test_an_attempt_whose_client_is_cancelled_from_within_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_attempt_whose_client_is_cancelled_from_within_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     async def hold(connector: Connector, _scope: anyio.CancelScope) -> None:
         async with anyio.create_task_group() as group:
             group.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Servers that live in this program: their calls, their handlers and their lifespan end with the connection."""
+"""In-process servers: their calls, handlers and lifespan end with the connection."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
 BOUND = 15.0
-"""Seconds in which something has come to its end, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 SOON = RestartPolicy(initial_delay=0.01)
 in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 class Waiting:
-    """A server with a tool `wait` that never answers, and what became of its handlers."""
+    """A server with a tool `wait` that never answers, and a record of its handlers."""
 
     def __init__(self, **fields: Any) -> None:
         self.server: MCPServer[Any] = MCPServer("waiting", log_level="WARNING")
@@ -96,7 +96,7 @@ async def test_the_lifespan_runs_once_around_each_connection(mode: str) -> None:
 
 
 @in_both_protocols
-async def test_a_lifespan_that_raises_at_the_start_is_a_connect_error_with_that_cause(mode: str) -> None:
+async def test_a_lifespan_that_raises_on_entry_is_a_connect_error_with_that_cause(mode: str) -> None:
     async with MCPPool() as pool:
         with pytest.raises(ConnectError, match="RuntimeError: the lifespan failed") as caught:
             await pool.connect("s", InProcessServer(raising_lifespan(), mode=mode))
@@ -105,7 +105,7 @@ async def test_a_lifespan_that_raises_at_the_start_is_a_connect_error_with_that_
 
 
 @in_both_protocols
-async def test_a_lifespan_that_raises_at_the_end_harms_nobody(mode: str) -> None:
+async def test_a_lifespan_that_raises_on_exit_harms_nothing(mode: str) -> None:
     servers = {"s": InProcessServer(raising_lifespan(at_end=True), mode=mode), "t": InProcessServer(calculator())}
     async with MCPPool(servers) as pool:
         assert await pool.disconnect("s")
@@ -116,7 +116,7 @@ async def test_a_lifespan_that_raises_at_the_end_harms_nobody(mode: str) -> None
 
 
 @in_both_protocols
-async def test_a_lifespan_that_raises_at_the_end_does_not_keep_a_call_from_knowing_what_happened(mode: str) -> None:
+async def test_a_lifespan_that_raises_on_exit_does_not_replace_the_error_of_a_call(mode: str) -> None:
     waiting, call = Waiting(mode=mode), Outcome()
 
     @asynccontextmanager
@@ -135,7 +135,7 @@ async def test_a_lifespan_that_raises_at_the_end_does_not_keep_a_call_from_knowi
 
 
 @in_both_protocols
-async def test_a_slow_end_of_a_lifespan_is_bounded_by_close_timeout(mode: str) -> None:
+async def test_a_slow_lifespan_exit_is_limited_by_close_timeout(mode: str) -> None:
     record: list[str] = []
     spec = InProcessServer(slow_lifespan(1000, record), mode=mode, close_timeout=0.2)
     with anyio.fail_after(BOUND):
@@ -147,13 +147,13 @@ async def test_a_slow_end_of_a_lifespan_is_bounded_by_close_timeout(mode: str) -
 
 
 @in_both_protocols
-async def test_a_lifespan_has_close_timeout_for_its_end(mode: str) -> None:
+async def test_a_lifespan_has_close_timeout_to_exit(mode: str) -> None:
     ended: list[str] = []
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
         yield
-        await anyio.sleep(0.3)  # so that an end that is not waited for is seen
+        await anyio.sleep(0.3)  # so that an exit that is not awaited is noticed
         ended.append("in peace")
 
     server = MCPServer[Any]("s", lifespan=lifespan, log_level="WARNING")

@@ -1,4 +1,4 @@
-"""Servers that live in this program and break down, end themselves, or end the program."""
+"""In-process servers that fail, disconnect themselves, or end the program."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 BOUND = 15.0
-"""Seconds in which something has come to its end, on a slow machine too."""
+"""Seconds for what must end, on a slow machine too."""
 SOON = RestartPolicy(initial_delay=0.01)
 in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 class Fragile:
-    """A server whose own task breaks down, with an error of a task group, when `crash` is called."""
+    """A server whose own task fails with an exception group when `crash` is called."""
 
     def __init__(self, **fields: Any) -> None:
         self.starts = 0
@@ -36,7 +36,7 @@ class Fragile:
 
         @self.server.tool(structured_output=False)
         async def crash() -> str:
-            """Let the server break down, and never answer."""
+            """Make the server's task fail, and never answer."""
             self.crashing.set()
             await anyio.sleep_forever()
             return "never"
@@ -61,7 +61,7 @@ class Fragile:
 
 
 @in_both_protocols
-async def test_a_server_whose_task_breaks_down_under_a_call_is_a_lost_connection_and_comes_back(mode: str) -> None:
+async def test_a_server_whose_task_fails_during_a_call_is_a_lost_connection_and_reconnects(mode: str) -> None:
     fragile = Fragile(mode=mode, restart=SOON)
     async with MCPPool({"s": fragile.spec}) as pool:
         with anyio.fail_after(BOUND), pytest.raises(ConnectionLost) as caught:
@@ -72,7 +72,7 @@ async def test_a_server_whose_task_breaks_down_under_a_call_is_a_lost_connection
 
 
 @in_both_protocols
-async def test_calls_that_meet_a_breakdown_at_any_moment_are_told_of_a_lost_connection(mode: str) -> None:
+async def test_calls_that_coincide_with_a_breakdown_raise_connection_lost(mode: str) -> None:
     fragile = Fragile(mode=mode, restart=SOON)
 
     async def call_until_lost(pool: MCPPool) -> None:
@@ -96,7 +96,7 @@ async def test_calls_that_meet_a_breakdown_at_any_moment_are_told_of_a_lost_conn
 
 
 @in_both_protocols
-async def test_what_broke_a_server_down_is_its_last_error_and_no_group(mode: str) -> None:
+async def test_the_exception_behind_a_breakdown_is_the_cause_of_last_error_and_not_a_group(mode: str) -> None:
     fragile = Fragile(mode=mode, restart=SOON)
     async with MCPPool({"s": fragile.spec}) as pool:
         fragile.crashing.set()
@@ -123,12 +123,12 @@ async def test_a_breakdown_ends_neither_the_body_nor_calls_on_other_servers(mode
 
 
 def with_self_service(pool: MCPPool, mode: str) -> tuple[InProcessServer, list[str]]:
-    """A server whose tools do things to their own pool; and what their handlers still did when they ended."""
+    """A server whose tools act on their own pool, and a record of what their handlers did at the end."""
     server, left = MCPServer[Any]("self-service", log_level="WARNING"), list[str]()
 
     @server.tool(structured_output=False)
     async def do(what: str) -> str:
-        """Close, disconnect or restart the server that this tool belongs to."""
+        """Close, disconnect or restart this tool's own server."""
         try:
             match what:
                 case "disconnect":
@@ -175,7 +175,7 @@ async def test_a_tool_may_restart_its_own_server(mode: str) -> None:
 
 
 @in_both_protocols
-async def test_a_base_exception_in_a_tool_is_the_programs_and_leaves_the_block_as_itself(mode: str) -> None:
+async def test_a_base_exception_in_a_tool_leaves_the_block_unchanged(mode: str) -> None:
     class Stop(BaseException):
         pass
 

@@ -1,4 +1,4 @@
-"""What one server offers: all pages, after the filters of its configuration, and listed anew."""
+"""What one server offers: all pages, filters, and refreshes."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ LATER = RestartPolicy(initial_delay=1000, max_delay=1000)
 
 
 def own_names(tools: Mapping[str, ToolEntry], server_id: str) -> list[str]:
-    """What a server's tools are called by itself, as the catalog has them."""
+    """The server's own names of its tools in the catalog."""
     return [entry.name for entry in tools.values() if entry.server_id == server_id]
 
 
 async def crash(pool: MCPPool, server_id: str) -> None:
-    """Let a server of `misbehaving.py` die in the middle of a call."""
+    """Make a server of `misbehaving.py` exit in the middle of a call."""
     with pytest.raises(ConnectionLost):
         await pool.server(server_id).call_tool("crash")
 
 
 async def listed(config: StdioServer) -> list[str]:
-    """The tools that a pool offers of this server."""
+    """The tools of this server that a pool offers."""
     async with MCPPool() as pool:
         await pool.connect("s", config)
         return own_names(pool.tools, "s")
 
 
 async def refused(config: StdioServer) -> ConnectError:
-    """Why a pool cannot connect this server."""
+    """The error of connecting to this server."""
     async with MCPPool() as pool:
         with pytest.raises(ConnectError) as caught:
             await pool.connect("s", config)
@@ -95,35 +95,35 @@ async def test_all_pages_are_listed_in_order(options: tuple[str, ...]) -> None:
     assert "echo" in names
 
 
-async def test_a_listing_whose_cursor_repeats_is_a_bad_answer() -> None:
+async def test_a_listing_that_repeats_a_cursor_is_an_invalid_response() -> None:
     error = await refused(scripted("--repeat-cursor"))
     assert error.phase == "list"
     assert "same cursor" in str(error)
 
 
-async def test_a_listing_of_too_many_pages_is_a_bad_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.connection.listing.PAGE_LIMIT", 5)
+async def test_a_listing_of_too_many_pages_is_an_invalid_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.connection.listing.MAX_PAGES", 5)
     error = await refused(scripted("--pages", 6))
     assert error.phase == "list"
     assert "more than 5 pages" in str(error)
 
 
-async def test_a_listing_that_is_too_long_is_a_bad_answer_however_its_cursors_differ(
+async def test_a_listing_that_is_too_long_is_an_invalid_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mcp_pool.connection.listing.LISTING_LIMIT", 20_000)
+    monkeypatch.setattr("mcp_pool.connection.listing.MAX_LISTING_SIZE", 20_000)
     assert "page_9" in await listed(scripted("--pages", 9))
     error = await refused(scripted("--pages", 900))
     assert error.phase == "list"
     assert "characters of tools" in str(error)
 
 
-async def test_a_listing_of_just_as_many_pages_as_allowed_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.connection.listing.PAGE_LIMIT", 5)
+async def test_a_listing_of_exactly_the_maximum_number_of_pages_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_pool.connection.listing.MAX_PAGES", 5)
     assert "page_5" in await listed(scripted("--pages", 5))
 
 
-async def test_a_listing_that_fails_is_not_one_that_is_empty() -> None:
+async def test_a_listing_that_fails_is_not_treated_as_empty() -> None:
     error = await refused(scripted("--fail-list"))
     assert error.phase == "list"
     assert "the list is not available" in str(error)
@@ -135,7 +135,7 @@ async def test_a_server_that_declares_no_tools_is_not_asked_for_any(options: tup
 
 
 async def test_a_server_pinned_to_a_version_is_asked_for_its_tools() -> None:
-    """Then there is no handshake that could tell what it has."""
+    """Without a handshake, its capabilities are unknown."""
     assert "echo" in await listed(scripted("--modern", mode=MODERN))
 
 
@@ -143,11 +143,11 @@ async def test_a_server_pinned_to_a_version_may_have_no_tools() -> None:
     assert await listed(scripted("--modern", "--no-tools", mode=MODERN)) == []
 
 
-async def test_a_listing_that_fails_at_a_pinned_server_is_an_error_all_the_same() -> None:
+async def test_a_listing_that_fails_on_a_pinned_server_is_an_error_too() -> None:
     assert "the list is not available" in str(await refused(scripted("--modern", "--fail-list", mode=MODERN)))
 
 
-# Listing anew
+# Refreshes
 
 
 async def test_refreshing_shows_what_a_server_offers_now() -> None:
@@ -174,7 +174,7 @@ async def test_listing_the_tools_of_a_server_that_is_connecting_waits_for_it() -
         assert "echo" in [tool.name for tool in await pool.server("s").list_tools()]
 
 
-async def test_listing_the_tools_of_a_server_that_is_away_gives_those_it_had() -> None:
+async def test_listing_the_tools_of_a_disconnected_server_returns_the_last_ones() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", scripted(restart=LATER))
         await crash(pool, "s")

@@ -143,7 +143,7 @@ async def test_a_progress_function_and_callbacks_that_raise_harm_nothing(lost: L
         assert await said(pool, "tell", arguments={"count": 1}) == "told"
         assert stands(pool)
     assert lost.tell("WARNING The progress function of a call to server 'good' raised RuntimeError")
-    assert lost.tell("WARNING Server 's': a callback failed 1 times: it raised RuntimeError")
+    assert lost.tell("WARNING Server 's': callbacks failed: 1, the latest because it raised RuntimeError")
 
 
 async def test_what_is_only_told_to_the_log_is_done_all_the_same(lost: Lost) -> None:
@@ -195,4 +195,4 @@ async def test_the_loss_of_a_line_is_told_on_standard_error_without_the_line(
         capsys.readouterr()
         await pool.disconnect("nobody")
         assert len(lost) == 1
-        assert capsys.readouterr().err == "mcp_pool: a sink of the log raised OSError; the line was lost\n"
+        assert capsys.readouterr().err == "mcp_pool: a log sink raised OSError; the line was lost\n"

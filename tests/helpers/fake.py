@@ -20,7 +20,7 @@ from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.dispatcher import CallbackDispatcher
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.transports.channel import Channel, DisconnectCause
-from mcp_pool.transports.renewals import Renewals
+from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class FakeConnector:
         on_lost: Callable[[Connection], None],
         on_suspect: Callable[[], None],
         guardian: Callable[[], Any],
-        renewals: Renewals,
+        renewal_limit: SessionRenewalLimit,
     ) -> None:
         self.attempt = attempt
         self.deadline = deadline

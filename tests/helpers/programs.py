@@ -153,7 +153,7 @@ class _Running(FakeConnector):
                     echo = Tool(name="echo", input_schema={"type": "object"})
                     connection = self.open(Inventory({"echo": echo}), call_tool=self._call)
                     await connection.closed.wait()
-                    await connection.calls.idle()
+                    await connection.calls.wait_idle()
                     return
         finally:
             with anyio.CancelScope(shield=True):

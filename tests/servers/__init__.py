@@ -1,4 +1,4 @@
-"""Servers for the tests: one over stdio that misbehaves on demand, and some that live in the test's own process."""
+"""Servers for the tests: programs that misbehave on demand, and in-process servers."""
 
 import json
 import os
@@ -13,7 +13,7 @@ MISBEHAVING = Path(__file__).with_name("misbehaving.py")
 
 @cache
 def compiled(script: Path) -> str:
-    """The same script compiled: a third of the time of its thousands of starts would go into compiling it."""
+    """The same script, compiled: compiling takes a third of its start, and the tests start it thousands of times."""
     return str(py_compile.compile(str(script), doraise=True))
 
 
@@ -23,21 +23,21 @@ def misbehaving(*options: str) -> tuple[str, list[str]]:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """What `misbehaving.py` wrote to its `--ledger` or `--pid-file` so far, over all its starts, oldest first."""
+    """The records in a `--ledger` or `--pid-file` of `misbehaving.py`, over all its starts, oldest first."""
     file = Path(path)
-    # A line that crosses a page of the file may be seen when half of it is there.
+    # A line that crosses a page of the file may be visible when it is half written.
     text = file.read_text().rpartition("\n")[0] if file.exists() else ""
     return [json.loads(line) for line in text.splitlines()]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be reaped does not."""
+    """Whether a process is running; a zombie is not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     try:
-        # The state follows the name, which stands in parentheses and may contain anything.
+        # The state follows the name, which is in parentheses and may contain anything.
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return not Path("/proc/self/stat").exists()

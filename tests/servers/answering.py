@@ -1,6 +1,6 @@
-"""`misbehaving.py` with more tools, all about the moment and the form of an answer. Same options, same command line.
+"""`misbehaving.py` with tools that control when and how they answer. Same options, same command line.
 
-A call of `hold` is answered when another call, `release`, says so: tests decide the order of answers without any clock.
+A call of `hold` is answered when `release` is called: tests decide the order of answers without a clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from misbehaving import Call, Json
 
 held: dict[str, Call] = {}
-"""The calls that wait for their release, by the key they gave."""
+"""The calls that wait for their release, by key."""
 
 
 @tool(key="string")
@@ -49,13 +49,13 @@ def advance(server: Server, call: Call) -> str:
 
 @tool()
 def request(_server: Server, call: Call) -> str:
-    """Answer the parameters of this very call, as JSON."""
+    """Answer the parameters of this call, as JSON."""
     return json.dumps(call.request["params"])
 
 
 @tool()
 def go_deaf(server: Server, call: Call) -> NoReturn:
-    """Close stdin, answer, and live on until a signal."""
+    """Close stdin, answer, and run until a signal."""
     misbehaving.redirect_to_null(0)
     server.answer(call.request, text("I do not hear you"))
     misbehaving.sleep_for_ever()
@@ -85,25 +85,25 @@ def error_for(server: Server, call: Call) -> str:
 
 @tool(output={"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"]})
 def unstructured(_server: Server, _call: Call) -> str:
-    """Answer a text only, where this tool's own schema wants structured content."""
+    """Answer text only, although this tool's schema requires structured content."""
     return "just words"
 
 
 @tool(name="string", output={"type": "object", "properties": {"value": {"type": "integer"}}})
 def leak(_server: Server, call: Call) -> Json:
-    """Answer the value of a variable where this tool's own schema wants a number."""
+    """Answer the value of a variable, although this tool's schema requires a number."""
     return text("a secret", structuredContent={"value": os.environ[call.arguments["name"]]})
 
 
 @tool()
 def failed(_server: Server, _call: Call) -> Json:
-    """Answer a result that says that the tool failed."""
+    """Answer a result with `isError`."""
     return text("no luck", isError=True)
 
 
 @tool()
 def malformed_envelope(server: Server, call: Call) -> None:
-    """Answer a result that is no object at all."""
+    """Answer a result that is not an object."""
     server.write({"jsonrpc": "2.0", "id": call.request["id"], "result": {"content": [{"type": "hologram"}]}})
 
 

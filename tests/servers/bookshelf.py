@@ -1,4 +1,4 @@
-"""A server in the test's own process with what is not a tool: a prompt, a resource, completions."""
+"""An in-process server with a prompt, resources and completions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bookshelf() -> MCPServer[Any]:
 
     @server.resource("shelf://{name}")
     def shelf(name: str) -> str:
-        """What stands on a shelf."""
+        """The books on a shelf."""
         return f"the books of {name}"
 
     @server.completion()

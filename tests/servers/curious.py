@@ -1,6 +1,6 @@
-"""`answering.py` with tools that ask the client back, in the manner of either protocol, and that tell it things unasked.
+"""`answering.py` with tools that send requests and notifications to the client, in either protocol.
 
-What the client said is the answer of `ask`, as a JSON list: results, and errors as `{"error": {...}}`.
+The tool `ask` answers with the client's answers, as a JSON list: results, and errors as `{"error": {...}}`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUESTIONS: Final[dict[str, Json]] = {
 
 
 class Server(misbehaving.Server):
-    """A server that asks."""
+    """A server that sends requests."""
 
     def __init__(self) -> None:
         super().__init__(parse_options())
@@ -45,7 +45,7 @@ class Server(misbehaving.Server):
         self.asked: dict[str, Inquiry] = {}
 
     def receive(self, line: bytes) -> None:
-        """Take an answer, or react to anything else."""
+        """Handle an answer, or any other message."""
         message = json.loads(line)
         if "method" in message:
             super().receive(line)
@@ -53,7 +53,7 @@ class Server(misbehaving.Server):
             self.asked.pop(message["id"]).take(message)
 
     def initialize(self, request: Json) -> None:
-        """Note what the client can do."""
+        """Record the client's capabilities."""
         self.capabilities = params_of(request)["capabilities"]
         super().initialize(request)
 
@@ -73,7 +73,7 @@ class Inquiry:
             server.write({"jsonrpc": "2.0", "id": request_id, "method": method, "params": QUESTIONS[method]})
 
     def take(self, message: Json) -> None:
-        """Take an answer, and answer the call when there are enough."""
+        """Handle an answer, and answer the call when there are enough."""
         self.heard.append(message["result"] if "result" in message else {"error": message["error"]})
         if len(self.heard) == self.enough:
             self.server.answer(self.call.request, text(json.dumps(self.heard)))
@@ -81,7 +81,7 @@ class Inquiry:
 
 @tool(method="string", count="integer", enough="integer")
 def ask(server: Server, call: Call) -> Json | None:
-    """Ask the client something, so many times at once; answer what it said when there are enough answers."""
+    """Send a number of requests at once, and answer with the client's answers when there are enough."""
     if not is_modern(call.request):
         Inquiry(server, call)
         return None
@@ -96,10 +96,10 @@ def ask(server: Server, call: Call) -> Json | None:
 
 
 def ask_once(method: str, name: str) -> None:
-    """Enter a tool that asks one question."""
+    """Register a tool that sends one request."""
 
     def run(server: Server, call: Call) -> Json | None:
-        """Ask the client, and answer what it said."""
+        """Send the request, and answer with the client's answer."""
         call.arguments["method"] = method
         return ask(server, call)
 
@@ -114,7 +114,7 @@ ask_once("roots/list", "roots")
 
 @tool(count="integer", size="integer")
 def tell(server: Server, call: Call) -> str:
-    """Send so many log messages, numbered, with so many more characters each; then answer."""
+    """Send numbered log messages with some padding, then answer."""
     for number in range(call.arguments.get("count", 1)):
         data = f"{number}{' ' * call.arguments.get('size', 0)}"
         server.notify("notifications/message", {"level": "info", "data": data})
@@ -123,14 +123,14 @@ def tell(server: Server, call: Call) -> str:
 
 @tool()
 def change(server: Server, _call: Call) -> str:
-    """Say that the list of tools has changed; then answer."""
+    """Notify that the list of tools has changed, then answer."""
     server.notify("notifications/tools/list_changed", {})
     return "changed"
 
 
 @tool()
 def capabilities(server: Server, call: Call) -> str:
-    """Answer what the client can do, as JSON."""
+    """Answer the client's capabilities, as JSON."""
     meta = params_of(call.request).get("_meta") or {}
     return json.dumps(meta[CAPABILITIES_KEY] if is_modern(call.request) else server.capabilities)
 

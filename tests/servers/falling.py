@@ -1,6 +1,6 @@
-"""`answering.py` with tools that kill their server at the first call and answer at the second. Same options.
+"""`answering.py` with tools that end their server on the first call and answer the second. Same options.
 
-What a server says of its tools (MCP specification, Tools, annotations) is in their names.
+The annotations of the tools (MCP specification, Tools) are in their names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ANNOTATIONS: Final = {
 
 @tool(marker="string", progress="boolean")
 def fall(server: Server, call: Call) -> str:
-    """Exit at once when this file does not exist, after making it; otherwise answer. May report a step of progress."""
+    """Create a file and exit, or answer if the file exists already. May report a step of progress."""
     marker = str(call.arguments["marker"])
     is_first = not os.path.exists(marker)  # noqa: PTH110 - pathlib would slow the start
     if call.arguments.get("progress"):

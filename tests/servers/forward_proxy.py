@@ -1,12 +1,12 @@
-"""An HTTP forward proxy in the test's own event loop, as `HTTP_PROXY` and `HTTPS_PROXY` name one; it notes what passes.
+"""An HTTP forward proxy for `HTTP_PROXY` and `HTTPS_PROXY`, in the test's event loop; it records the requests.
 
     async with forward_proxy() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         ...
         assert [passed.host for passed in proxy.passed] == ["127.0.0.1"]
 
-Any name resolves to this machine, so that tests may speak of hosts that do not exist. With `user` and `password`, whoever
-does not bear them gets 407; with `status`, everybody gets that.
+Any name resolves to this machine, so that tests can use hosts that do not exist. With `user` and `password`, clients
+without them get 407; with `status`, every request gets that status.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Passed:
     """A request that the proxy was asked to forward."""
 
     verb: str
-    """The HTTP verb; `CONNECT` for a tunnel, in which the proxy sees nothing more."""
+    """The HTTP method; `CONNECT` for a tunnel, whose contents the proxy does not see."""
     target: str
-    """The URL, or host and port of a tunnel."""
+    """The URL, or the host and port of a tunnel."""
     host: str
     port: int
     headers: dict[str, str]
-    """Those that the proxy saw, by their names in lower case."""
+    """The headers that the proxy saw, by name in lower case."""
 
 
 @attrs.define(eq=False)
@@ -51,20 +51,20 @@ class ForwardProxy:
     user: str | None = None
     password: str | None = None
     status: int | None = None
-    """Answer this to everybody; may be changed at any time."""
+    """The status for every request, or none; may be changed at any time."""
     passed: list[Passed] = attrs.Factory(list)
-    """What it was asked for, refused or not."""
+    """The requests, rejected or not."""
     open: set[socket.socket] = attrs.Factory(set)
 
     @property
     def url(self) -> str:
-        """The URL to give to clients, with the user and the password if there are any."""
+        """The URL for clients, with the user and password if there are any."""
         who = f"{self.user}:{self.password}@" if self.user else ""
         return f"http://{who}127.0.0.1:{self.port}"
 
     @property
     def credentials(self) -> str | None:
-        """The header `Proxy-Authorization` that it wants."""
+        """The required `Proxy-Authorization` header."""
         if self.user is None:
             return None
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -75,7 +75,7 @@ class ForwardProxy:
             self.group.start_soon(self.handle, await accept(listener))
 
     async def handle(self, client: socket.socket) -> None:
-        """Forward the one request of a connection."""
+        """Forward the only request of a connection."""
         self.open.add(client)
         server: socket.socket | None = None
         try:
@@ -97,7 +97,7 @@ class ForwardProxy:
             if passed.verb == "CONNECT":
                 await send_all(client, b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
-                # One request for each connection: where the answer ends is for others to know.
+                # One request per connection, so that the proxy does not have to find the end of the response.
                 hidden = ("proxy-", "connection:")
                 kept = [line for line in lines if not line.lower().startswith(hidden)]
                 request = "\r\n".join([f"{passed.verb} {path} HTTP/1.1", *kept, "Connection: close"])
@@ -114,7 +114,7 @@ class ForwardProxy:
             self.open -= {client, server}
 
     def refusal(self, passed: Passed) -> str | None:
-        """The answer to a request that is not forwarded."""
+        """The response to a request that is not forwarded."""
         if self.status is not None:
             return f"HTTP/1.1 {self.status} \r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         if self.credentials not in (None, passed.headers.get("proxy-authorization")):
@@ -124,7 +124,7 @@ class ForwardProxy:
 
 
 def read_head(first: str, lines: list[str]) -> tuple[Passed, str]:
-    """Read a request to a proxy: what is asked for, and the path at the origin."""
+    """Read a request to the proxy: the request, and the path on the origin server."""
     verb, target, _version = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     place, _, path = target.removeprefix("http://").partition("/")
@@ -133,7 +133,7 @@ def read_head(first: str, lines: list[str]) -> tuple[Passed, str]:
 
 
 async def unchanged(data: bytes) -> bytes:
-    """Forward as it is."""
+    """Forward unchanged."""
     return data
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 PACKAGES = ("mcp_pool", "mcp_pool.transports", "mcp_pool.transports.stdio")
 
-for name in PACKAGES:  # without their `__init__`, which would import the SDK
+for name in PACKAGES:  # without running their `__init__`, which would import the SDK
     package = types.ModuleType(name)
     package.__path__ = [str(Path(sys.argv[1], *name.split(".")))]
     sys.modules[name] = package
 fork_cover = importlib.import_module(f"{PACKAGES[-1]}.fork_cover")
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork in a program with threads: that is the test
+warnings.simplefilter("ignore", DeprecationWarning)  # about a fork in a program with threads, which is what is tested
 sys.setswitchinterval(1e-6)
 stopped = False
 

@@ -1,7 +1,7 @@
 """A program with guarded servers, which a test then kills. Run as `guardian_host.py OPTIONS`, OPTIONS being JSON.
 
-It prints one line of JSON, what it started, and then reads commands, one a line, and prints a line for each when it is
-done. The servers are shells in sessions of their own, which never look at their standard input.
+It prints what it started as one line of JSON. Then it reads commands, one per line, and prints a line when each is done.
+The servers are shells in their own sessions, which never read their standard input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOUND = importlib.util.find_spec("mcp_pool")  # imports nothing
 assert FOUND is not None
 (LOCATION,) = FOUND.submodule_search_locations or ()
 
-for name in PACKAGES:  # without their `__init__`, which would import the SDK: a second for each test
+for name in PACKAGES:  # without running their `__init__`, which would import the SDK: a second per test
     package = types.ModuleType(name)
     package.__path__ = [str(Path(LOCATION, *name.split(".")[1:]))]
     sys.modules[name] = package
@@ -44,7 +44,7 @@ def start(kind: str, argument: str = "") -> int:
     """Start a server and return its process group."""
     command = ["sh", "-c", SERVERS[kind], argument]
     process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
-    process.returncode = 0  # so that nobody waits for it, as with a server that the pool has not reaped
+    process.returncode = 0  # so that nobody reaps it, as with a server that the pool has not reaped yet
     return process.pid
 
 
@@ -63,12 +63,12 @@ def commands() -> list[str]:
 
 
 def fork_worker(guardian: guardian_module.Guardian, *, unwind: bool) -> int:
-    """Fork a worker that lives until it is killed; it may leave the pool's block, as a copy of the program would."""
+    """Fork a worker that runs until it is killed; it may leave the pool's block, as a copy of the program would."""
     pipe = guardian._pipe
     ready, tell = os.pipe()
     worker = os.fork()
     if not worker:
-        for descriptor in (0, 1):  # the test waits for the end of them
+        for descriptor in (0, 1):  # the test waits until they have ended
             os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
         if unwind:
             guardian.close()
@@ -136,7 +136,7 @@ def main() -> None:
                 guardian.remove(1_000_000_000)
             say(guardian=guardian.process_id, lines=lines, warnings=warnings)
         elif command == "close-all":
-            # And put a file in the place of each, which must not be written to.
+            # And open a file with each number, which must not be written to.
             with Path(arguments[0]).open("w+b") as file:
                 for descriptor in range(2, 64):
                     if descriptor != file.fileno():

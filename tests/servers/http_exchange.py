@@ -1,7 +1,7 @@
-"""One exchange of `http_raw.py`: a request over HTTP, and what the server has to say to it.
+"""One exchange of `http_raw.py`: an HTTP request, and the server's messages in response.
 
-The answer goes out as JSON, or on an event stream: that of the response itself, or in the old transport the stream that
-the session has open. What stood on a stream with event ids can be fetched again by `Last-Event-ID`.
+The answer is sent as JSON or on an event stream: that of the response or, in the old transport, that of the session. The
+events of a stream with event ids can be fetched again with `Last-Event-ID`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 MODERN_STATUSES: Final = {-32601: 404, -32602: 400}
-"""The HTTP statuses of JSON-RPC errors in the modern protocol; in the protocol before, an error is answered like a result."""
+"""The HTTP statuses of JSON-RPC errors in the modern protocol. In the legacy protocol, errors have the status of results."""
 
-PADDING: Final = b"(padding)"  # as in `misbehaving.py`: stands where a message is blown up
+PADDING: Final = b"(padding)"  # as in `misbehaving.py`: replaced by padding in a message
 EVENT_STREAM: Final = "text/event-stream"
 
 
 class Session:
-    """A session of the handshake protocol."""
+    """A session of the legacy protocol."""
 
     def __init__(self, session_id: str, path: str, stream: Connection | None) -> None:
         self.session_id = session_id
         self.path = path
-        """Where its messages are posted."""
+        """The path for its POSTs."""
         self.stream = stream
-        """Where the server speaks without being asked: the response to a GET."""
+        """The response to a GET, for the server's own messages."""
 
 
 class Exchange:
@@ -44,22 +44,22 @@ class Exchange:
     def __init__(self, server: RawServer, own: Connection, request: Request, message: Json | None) -> None:
         self.server = server
         self.own = own
-        """The connection that the request came on."""
+        """The connection of the request."""
         self.out: Connection = own
-        """The connection that events go to."""
+        """The connection for events."""
         self.request = request
         self.message = message
         """The JSON-RPC message; None for a GET or a DELETE."""
         self.session: Session | None = None
         self.modern = False
         self.streams = server.options.stream
-        """Whether to answer on an event stream even when there is nothing but the answer."""
+        """Whether to answer on an event stream even if there is only the answer."""
         self.ids = server.options.event_ids
         """Whether events have ids."""
         self.key = server.next_key()
         self.stored: list[tuple[bytes, bool]] = []
-        """What has been said so far, and whether it is the answer. The first entry is empty, and only bears an id."""
-        self.said: asyncio.Queue[tuple[Json, int | None]] = asyncio.Queue()
+        """The messages so far, and whether each is the answer. The first entry is empty, and only has an id."""
+        self.messages: asyncio.Queue[tuple[Json, int | None]] = asyncio.Queue()
 
     @property
     def method(self) -> str:
@@ -73,7 +73,7 @@ class Exchange:
 
     @property
     def token(self) -> object:
-        """The token under which the client wants to hear of progress."""
+        """The progress token of the request."""
         return (((self.message or {}).get("params") or {}).get("_meta") or {}).get("progressToken")
 
     @property
@@ -83,21 +83,21 @@ class Exchange:
 
     @property
     def names(self) -> Json:
-        """What a line of the ledger says of the message."""
+        """The message in the ledger."""
         message = self.message or {}
         return {"method": message.get("method"), "id": message.get("id"), "tool": self.tool}
 
     @property
     def entry(self) -> Json:
-        """What it says of the request."""
+        """The HTTP request in the ledger."""
         request, headers = self.request, self.request.headers
         shown = {"session": "mcp-session-id", "auth": "authorization", "cookies": "cookie", "resume": "last-event-id"}
         entry = {"verb": request.verb, "path": request.path, **self.names, "connection": self.own.number}
         return entry | {name: headers.get(header) for name, header in shown.items()} | {"headers": headers}
 
     async def next(self) -> tuple[bytes, bool, int]:
-        """Wait for what the server says next: the encoded message, whether it is the answer, and its HTTP status."""
-        waits = [asyncio.ensure_future(self.said.get()), asyncio.ensure_future(self.out.gone.wait())]
+        """Wait for the server's next message: encoded, with its HTTP status, and whether it is the answer."""
+        waits = [asyncio.ensure_future(self.messages.get()), asyncio.ensure_future(self.out.gone.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
@@ -111,7 +111,7 @@ class Exchange:
         return data, "id" in message, status
 
     async def answer(self) -> bytes:
-        """Let the server do what is asked, and wait for the answer; whatever comes before it is passed over."""
+        """Run the request, and wait for the answer; messages before it are skipped."""
         self.run()
         is_answer = not self.has_answer
         data = b""
@@ -120,17 +120,17 @@ class Exchange:
         return data
 
     def run(self) -> None:
-        """Let the server do what is asked."""
+        """Run the request."""
         if self.message is not None:
             self.server.run_message(self)
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """What the response to a handshake bears."""
+        """The headers of the response to a handshake."""
         return [("Mcp-Session-Id", self.session.session_id)] if self.session and self.method == "initialize" else []
 
     async def open(self) -> None:
-        """Begin the event stream. In the old transport it stands already, and the request is accepted."""
+        """Start the event stream. In the old transport it is open already, and the request is accepted."""
         if self.out is not self.own:
             await self.own.respond(202, b"Accepted", "text/plain")
         else:
@@ -141,13 +141,13 @@ class Exchange:
             await self.event(0)
 
     async def event(self, index: int) -> None:
-        """Send what is stored under an index; the first that bears an id says how soon to come back."""
+        """Send a stored event by its index; the first with an id also sets the retry delay."""
         number = f"{self.key}-{index}" if self.ids else ""
         retry = self.server.options.retry if self.ids and index == 0 else None
         await self.out.event(self.stored[index][0], number=number, retry=retry)
 
     async def respond(self) -> None:
-        """Behave: do what is asked, and answer as JSON, or on an event stream if there is more to say."""
+        """Behave: run the request, and answer as JSON, or on an event stream if there are other messages."""
         if self.streams and (self.has_answer or self.out is not self.own):
             await self.open()
         self.run()
@@ -165,7 +165,7 @@ class Exchange:
         await self.go_on(1)
 
     async def go_on(self, index: int) -> None:
-        """Send events from an index on, until the answer; then end the stream, if it is that of the response."""
+        """Send events from an index up to the answer, then end the stream if it is that of the response."""
         while True:
             if index == len(self.stored):
                 self.stored.append((await self.next())[:2])
@@ -177,7 +177,7 @@ class Exchange:
             await self.out.end()
 
     async def resume(self, connection: Connection, last: int) -> None:
-        """Send what followed an event, as the response to a GET."""
+        """Send the events after a given one, as the response to a GET."""
         self.own = self.out = connection
         await connection.open_chunked(EVENT_STREAM)
         await self.go_on(last + 1)

@@ -1,9 +1,9 @@
-"""The ways in which `http_raw.py` misbehaves, by name, and the rules that say when.
+"""The ways in which `http_raw.py` misbehaves, by name, and the rules for when it does.
 
-A rule is a JSON object: `{"do": "status", "value": 503, "on": "tools/call", "first": 1, "times": 1}`. All but `do` may be left
-out. `on` is `*` (everything), an HTTP verb, `resume` (a GET with Last-Event-ID), `handshake` (of either protocol), a JSON-RPC
-method, or `tools/call:` and the name of a tool. Of the requests that it speaks of, it applies to `times` of them (left out:
-to all) from the `first` on (1), and of those to every `every`-th. With `after`, the request is run before.
+A rule is a JSON object: `{"do": "status", "value": 503, "on": "tools/call", "first": 1, "times": 1}`. All but `do` are
+optional. `on` is `*` (everything), an HTTP method, `resume` (a GET with Last-Event-ID), `handshake` (of either protocol), a
+JSON-RPC method, or `tools/call:` and the name of a tool. A rule applies to `times` of the requests that match `on` (default:
+all), starting from number `first` (1), and of those to every `every`-th. With `after`, the request is run before.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ NOWHERE: Final = "http://elsewhere.invalid/mcp"
 
 
 class Way:
-    """An entry of the table of ways."""
+    """One way to misbehave."""
 
     def __init__(self, function: Function, *, runs: bool) -> None:
         self.function = function
         self.runs = runs
-        """Whether it runs the request itself, to spoil the answer."""
+        """Whether it runs the request itself, to corrupt the answer."""
 
 
 class Fault:
-    """A rule, and how many requests have met it."""
+    """A rule, and how many requests have matched it."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Fault:
         self.met = 0
         self.way = WAYS[do]
 
-    def speaks_of(self, exchange: Exchange) -> bool:
-        """Whether a request is one that the rule is about."""
+    def matches(self, exchange: Exchange) -> bool:
+        """Whether a request matches the rule."""
         method = exchange.method
         kinds = {"*", exchange.request.verb, method, f"{method}:{exchange.tool}"}
         if method in ("initialize", "server/discover"):
@@ -67,8 +67,8 @@ class Fault:
             kinds.add("resume")
         return self.on in kinds
 
-    def strikes(self) -> bool:
-        """Count a request, and tell whether it is to fail."""
+    def applies(self) -> bool:
+        """Count a matching request, and return whether the rule applies to it."""
         self.met += 1
         number = self.met - self.first
         return number >= 0 and number % self.every == 0 and (self.times is None or number // self.every < self.times)
@@ -78,7 +78,7 @@ WAYS: Final[dict[str, Way]] = {}
 
 
 def way(*, runs: bool = False) -> Callable[[Function], Function]:
-    """Enter a function into the table of ways."""
+    """Register a way to misbehave."""
 
     def enter(function: Function) -> Function:
         WAYS[function.__name__] = Way(function, runs=runs)
@@ -99,13 +99,13 @@ async def silent(exchange: Exchange, _value: None) -> None:
 
 @way()
 async def close(exchange: Exchange, _value: None) -> None:
-    """Close the connection without a word."""
+    """Close the connection without a response."""
     exchange.own.close()
 
 
 @way()
 async def reset(exchange: Exchange, _value: None) -> None:
-    """Reset the connection without a word."""
+    """Reset the connection without a response."""
     exchange.own.reset()
 
 
@@ -118,14 +118,14 @@ async def not_http(exchange: Exchange, _value: None) -> None:
 
 @way()
 async def status(exchange: Exchange, value: int) -> None:
-    """Answer a status with an HTML page, as a gateway does."""
+    """Answer with a status and an HTML page, as a gateway does."""
     wanted = [("WWW-Authenticate", "Bearer")] if value == 401 else []
     await exchange.own.respond(value, PAGE, "text/html; charset=utf-8", wanted)
 
 
 @way()
 async def error(exchange: Exchange, value: int | list[Any]) -> None:
-    """Answer a JSON-RPC error under a status, or under [status, code, message]; with a fourth value, that is its id."""
+    """Answer a JSON-RPC error with a status, or with [status, code, message, id]; the id is optional."""
     status, code, words, *ids = value if isinstance(value, list) else (value, -32000, "the server refuses")
     (request_id,) = ids or [(exchange.message or {}).get("id")]
     answer = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": words}}
@@ -134,23 +134,23 @@ async def error(exchange: Exchange, value: int | list[Any]) -> None:
 
 @way()
 async def redirect(exchange: Exchange, value: str | list[Any] | None) -> None:
-    """Redirect by 307, or by the status of [status, location], to a location: left out, one that does not exist."""
+    """Redirect with 307, or as in [status, location]. Without a location, redirect to one that does not exist."""
     status, location = value if isinstance(value, list) else (307, value or NOWHERE)
     await exchange.own.respond(status, headers=[("Location", location)])
 
 
 @way()
 async def session_lost(exchange: Exchange, value: int | None) -> None:
-    """Forget all sessions, and say so: by 404, or by another status from now on."""
+    """Forget all sessions, and answer 404, or another status from now on."""
     exchange.server.sessions.clear()
     exchange.server.options.unknown_session = value or 404
     await no_session(exchange)
 
 
 async def no_session(exchange: Exchange) -> None:
-    """Answer that there is no such session: 404 as the SDK does, or in the way of servers that say 400.
+    """Answer that there is no such session: with 404 like the SDK, or like servers that answer 400.
 
-    Neither bears the id of the request, unless `--names-request`: so do some.
+    Neither has the id of the request, except with `--names-request`, like some servers.
     """
     options = exchange.server.options
     said = [404, -32600, "Session not found"]
@@ -161,14 +161,14 @@ async def no_session(exchange: Exchange) -> None:
 
 @way(runs=True)
 async def status_of(exchange: Exchange, value: list[Any]) -> None:
-    """Run the request, and answer rightly under another status, and another content type if [status, type] is given."""
+    """Run the request, and answer correctly, but with another status and, for [status, type], another content type."""
     status, kind = [*value, "application/json"][:2]
     await exchange.own.respond(status, await exchange.answer(), kind, exchange.headers)
 
 
 @way(runs=True)
 async def late_status(exchange: Exchange, value: int) -> None:
-    """Over the old transport: answer on the stream, and a while later refuse the post."""
+    """Over the old transport: answer on the stream, and reject the POST a while later."""
     data = await exchange.answer()
     await exchange.out.event(data)
     await exchange.server.pause(0.2)
@@ -177,7 +177,7 @@ async def late_status(exchange: Exchange, value: int) -> None:
 
 @way()
 async def says(exchange: Exchange, value: list[Any]) -> None:
-    """Answer [status, content type, body, length], with the id of the request for `@ID`; the rest of the length never comes."""
+    """Answer as in [status, content type, body, length], with the id of the request for `@ID`; missing bytes never arrive."""
     status, kind, body, *length = value
     data = body.replace("@ID", json.dumps((exchange.message or {}).get("id"))).encode()
     await exchange.own.respond(status, data, kind, exchange.headers, length=length[0] if length else None)
@@ -191,19 +191,19 @@ async def accepted(exchange: Exchange, _value: None) -> None:
     await exchange.own.respond(202)
 
 
-# With an answer that is spoilt
+# With a corrupted answer
 
 
 @way(runs=True)
 async def slow(exchange: Exchange, value: float) -> None:
-    """Behave, so many seconds late."""
+    """Behave, after a number of seconds."""
     await exchange.server.pause(value)
     await exchange.respond()
 
 
 @way(runs=True)
 async def broken_json(exchange: Exchange, _value: None) -> None:
-    """Answer half of the JSON, as if it were all; on an event stream, as an event."""
+    """Answer half of the JSON as if it were complete; on an event stream, as an event."""
     data = await exchange.answer()
     await spoilt(exchange, data[: len(data) // 2])
 
@@ -216,7 +216,7 @@ async def not_rpc(exchange: Exchange, _value: None) -> None:
 
 
 async def spoilt(exchange: Exchange, data: bytes) -> None:
-    """Answer this data instead of a message."""
+    """Answer the given data instead of a message."""
     if not exchange.streams:
         await exchange.own.respond(200, data, headers=exchange.headers)
         return
@@ -227,27 +227,27 @@ async def spoilt(exchange: Exchange, data: bytes) -> None:
 
 @way(runs=True)
 async def content_type(exchange: Exchange, value: str | None) -> None:
-    """Answer rightly, under another content type (`text/plain`)."""
+    """Answer correctly, with another content type (`text/plain`)."""
     await exchange.own.respond(200, await exchange.answer(), value or "text/plain", exchange.headers)
 
 
 @way(runs=True)
 async def content_encoding(exchange: Exchange, value: str | None) -> None:
-    """Answer rightly, and say that it is compressed (`gzip`), which it is not."""
+    """Answer correctly, and declare a compression (`gzip`) that was not applied."""
     data = await exchange.answer()
     await exchange.own.respond(200, data, headers=[("Content-Encoding", value or "gzip"), *exchange.headers])
 
 
 @way(runs=True)
 async def big_body(exchange: Exchange, value: int) -> None:
-    """Answer rightly, with a body of so many bytes."""
+    """Answer correctly, with a body of the given size in bytes."""
     data = await exchange.answer()
     await exchange.own.respond(200, data.rjust(value), headers=exchange.headers)
 
 
 @way(runs=True)
 async def half_body(exchange: Exchange, value: str | None) -> None:
-    """Answer half of the body, then `cut` the connection (if nothing is said), `reset` it, or `stall` for ever."""
+    """Answer half of the body, then `cut` the connection (default), `reset` it, or `stall` for ever."""
     data = await exchange.answer()
     await exchange.own.respond(200, data[: len(data) // 2], headers=exchange.headers, length=len(data))
     await (silent(exchange, None) if value == "stall" else exchange.own.end_as(value or "cut"))
@@ -255,7 +255,7 @@ async def half_body(exchange: Exchange, value: str | None) -> None:
 
 @way(runs=True)
 async def endless_body(exchange: Exchange, _value: None) -> None:
-    """Begin a body of JSON, and never end it."""
+    """Start a body of JSON, and never end it."""
     await exchange.answer()
     await exchange.own.open_chunked("application/json", exchange.headers)
     await flood(exchange, b'{"jsonrpc": "2.0", "result": "')
@@ -266,10 +266,10 @@ async def endless_body(exchange: Exchange, _value: None) -> None:
 
 @way(runs=True)
 async def half_stream(exchange: Exchange, value: str | None) -> None:
-    """Open the event stream, run the request, and `cut` the stream without an answer (if nothing is said).
+    """Open the event stream, run the request, and `cut` the stream without an answer (default).
 
-    Or `end` it as it should be ended, `reset` it, or `stall` for ever. With ids (as in `cut ids`), the stream has begun with
-    an event that bears an id, by which the client can come back for the answer.
+    Or `end` it properly, `reset` it, or `stall` for ever. With ids (as in `cut ids`), the stream starts with an event that
+    has an id, with which the client can resume the stream.
     """
     manner, *more = (value or "cut").split()
     exchange.ids = exchange.ids or "ids" in more
@@ -285,7 +285,7 @@ async def half_stream(exchange: Exchange, value: str | None) -> None:
 
 @way(runs=True)
 async def big_event(exchange: Exchange, value: int) -> None:
-    """Answer rightly, by an event of so many bytes."""
+    """Answer correctly, with an event of the given size in bytes."""
     data = await exchange.answer()
     exchange.streams = True
     await spoilt(exchange, data.rjust(value))
@@ -293,7 +293,7 @@ async def big_event(exchange: Exchange, value: int) -> None:
 
 @way(runs=True)
 async def endless_event(exchange: Exchange, _value: None) -> None:
-    """Begin an event, and never end its line."""
+    """Start an event, and never end its line."""
     await exchange.open()
     exchange.run()
     await flood(exchange, b"event: message\ndata: ")

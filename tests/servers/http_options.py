@@ -1,4 +1,4 @@
-"""The command line of `http_raw.py`: the options of `misbehaving.py` that are not about pipes, and those of HTTP."""
+"""The command line of `http_raw.py`: the options of `misbehaving.py` that are not about pipes, and HTTP options."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ HTTP_BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
         "default": 404,
         "help": "the status for unknown sessions (404, or 400 as some do)",
     },
-    "--names-request": {"action": "store_true", "help": "what is said of unknown sessions bears the request's id"},
+    "--names-request": {"action": "store_true", "help": "errors about unknown sessions have the request's id"},
     "--stream": {"action": "store_true", "help": "answer on event streams always, not only where there is progress"},
     "--event-ids": {"action": "store_true", "help": "give events ids, and serve Last-Event-ID"},
-    "--retry": {"type": int, "default": 20, "metavar": "MS", "help": "how soon to come back, said with the first id"},
+    "--retry": {"type": int, "default": 20, "metavar": "MS", "help": "the retry delay, sent with the first event id"},
     "--fault": {"action": "append", "default": [], "type": json.loads, "metavar": "JSON", "help": "a rule; repeatable"},
 }
 

@@ -2,12 +2,12 @@
 
     python -I -S http_raw.py [option ...]
 
-It has the tools of `answering.py` and most options of `misbehaving.py`; `--help` lists all. The ways to misbehave over HTTP, and
-the rules that say when, stand in `http_faults.py`: `--fault '{"do": "status", "value": 503, "on": "tools/call"}'`.
+It has the tools of `answering.py` and most options of `misbehaving.py`; `--help` lists all. The ways to misbehave over HTTP,
+and the rules for when, are in `http_faults.py`: `--fault '{"do": "status", "value": 503, "on": "tools/call"}'`.
 
-Any path that ends in /mcp is a streamable endpoint, one that ends in /sse the old transport (its POSTs go to /messages beside
-it). The first line on stdout is the port. Each line on stdin is a JSON object of orders, answered by a line with the state (see
-`control`); POST /control takes the same. At the end of stdin the server exits.
+Any path that ends in /mcp is a streamable endpoint; one that ends in /sse is the old transport (its POSTs go to /messages
+beside it). The first line on stdout is the port. Each line on stdin is a JSON object of commands, answered by a line with
+the state (see `control`); POST /control accepts the same. At the end of stdin the server exits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class RawServer(misbehaving.Server, Server):
-    """The server: what is asked goes through `misbehaving.Server`, and each answer back to the exchange that it is for."""
+    """The server: requests go through `misbehaving.Server`, and each answer goes back to its exchange."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         tls = None
@@ -48,7 +48,7 @@ class RawServer(misbehaving.Server, Server):
             tls.load_cert_chain(options.certfile, options.keyfile)
         misbehaving.Server.__init__(self, options)
         Server.__init__(self, tls)
-        self.ledger, options.ledger = options.ledger, None  # its lines tell more here
+        self.ledger, options.ledger = options.ledger, None  # its lines have more fields here
         self.sessions: dict[str, Session] = {}
         self.exchanges: dict[int, Exchange] = {}
         self.resumable: dict[str, Exchange] = {}
@@ -57,7 +57,7 @@ class RawServer(misbehaving.Server, Server):
         self.current = threading.local()
 
     def next_key(self) -> int:
-        """A number that is not taken: clients number their requests all alike."""
+        """A number that is not in use: all clients number their requests in the same way."""
         self.keys += 1
         return self.keys
 
@@ -65,10 +65,10 @@ class RawServer(misbehaving.Server, Server):
         """Let time pass."""
         await asyncio.sleep(seconds)
 
-    # One request over HTTP
+    # One HTTP request
 
     async def handle(self, connection: Connection, request: Request) -> None:
-        """Note a request, and respond to it."""
+        """Record a request, and respond to it."""
         exchange = Exchange(self, connection, request, None)
         try:
             if request.path == "/control":
@@ -88,16 +88,16 @@ class RawServer(misbehaving.Server, Server):
             connection.reset()
 
     async def respond(self, exchange: Exchange) -> None:
-        """Respond as the first rule says that strikes, or rightly."""
-        struck = [fault for fault in self.faults if fault.speaks_of(exchange) and fault.strikes()]
-        if struck and not (struck[0].way.runs or struck[0].after):
-            await struck[0].way.function(exchange, struck[0].value)
+        """Respond as the first rule that applies, or correctly."""
+        applying = [fault for fault in self.faults if fault.matches(exchange) and fault.applies()]
+        if applying and not (applying[0].way.runs or applying[0].after):
+            await applying[0].way.function(exchange, applying[0].value)
         elif not await self.admit(exchange):
             return
-        elif struck:
-            if struck[0].after:
+        elif applying:
+            if applying[0].after:
                 await exchange.answer()
-            await struck[0].way.function(exchange, struck[0].value)
+            await applying[0].way.function(exchange, applying[0].value)
         elif exchange.message is not None:
             await exchange.respond()
         elif exchange.request.verb == "DELETE":
@@ -106,7 +106,7 @@ class RawServer(misbehaving.Server, Server):
             await self.open_stream(exchange)
 
     async def admit(self, exchange: Exchange) -> bool:
-        """Let a request in, or respond to it that it may not be."""
+        """Accept a request, or reject it."""
         request = exchange.request
         for path, _, token in (rule.rpartition("=") for rule in self.options.token):
             if request.path.startswith(path) and request.headers.get("authorization") != f"Bearer {token}":
@@ -141,7 +141,7 @@ class RawServer(misbehaving.Server, Server):
         return True
 
     def needs_no_session(self, exchange: Exchange) -> bool:
-        """Whether a request is one of the modern protocol, or this server knows no sessions at all."""
+        """Whether a request is of the modern protocol, or this server has no sessions at all."""
         if self.options.modern:
             version = exchange.request.headers.get("mcp-protocol-version")
             exchange.modern = is_modern(exchange.message or {}) or version == MODERN_VERSION
@@ -156,7 +156,7 @@ class RawServer(misbehaving.Server, Server):
         return session
 
     async def open_stream(self, exchange: Exchange) -> None:
-        """Respond to a GET: the old transport, what a Last-Event-ID asks for, or the stream of a session."""
+        """Respond to a GET: for the old transport, for a Last-Event-ID, or for the stream of a session."""
         own, session = exchange.own, exchange.session
         key, _, index = exchange.request.headers.get("last-event-id", "").rpartition("-")
         if exchange.request.path.endswith("/sse"):
@@ -193,7 +193,7 @@ class RawServer(misbehaving.Server, Server):
     # Between the exchanges and `misbehaving.Server`
 
     def run_message(self, exchange: Exchange) -> None:
-        """Do what a message asks; the answers find back by its id, which is made unique here."""
+        """Run a message. Its answers are matched by its id, which is made unique here."""
         message = dict(exchange.message or {})
         if exchange.has_answer:
             self.exchanges[exchange.key] = exchange
@@ -201,7 +201,7 @@ class RawServer(misbehaving.Server, Server):
         self.receive(json.dumps(message).encode())
 
     def finish(self, call: Call, tool: Tool) -> None:
-        """Write down that a tool runs, and run it."""
+        """Record that a tool runs, and run it."""
         exchange = self.exchanges.get(call.request.get("id"))
         self.current.exchange = exchange
         if exchange is not None:
@@ -209,32 +209,32 @@ class RawServer(misbehaving.Server, Server):
         super().finish(call, tool)
 
     def write(self, message: Json, *, size: int | None = None) -> bool:
-        """Hand a message over to where it belongs; from any thread."""
+        """Deliver a message to its exchange; from any thread."""
         current: Exchange | None = getattr(self.current, "exchange", None)
         self.loop.call_soon_threadsafe(self.route, message, size, current)
         return True
 
     def route(self, message: Json, size: int | None, current: Exchange | None) -> None:
-        """Find the exchange that a message belongs to; what belongs to none goes to all who listen."""
+        """Deliver a message to its exchange; without one, to all streams."""
         if "id" in message and "method" not in message:
             exchange = self.exchanges.pop(message["id"])
-            exchange.said.put_nowait(({**message, "id": (exchange.message or {})["id"]}, size))
+            exchange.messages.put_nowait(({**message, "id": (exchange.message or {})["id"]}, size))
             return
         token = (message.get("params") or {}).get("progressToken")
         concerned = [exchange for exchange in self.exchanges.values() if token is not None and exchange.token == token]
         if concerned:
-            (current if current in concerned else concerned[-1]).said.put_nowait((message, size))
+            (current if current in concerned else concerned[-1]).messages.put_nowait((message, size))
         else:
             for session in self.sessions.values():
                 if session.stream is not None and not session.stream.gone.is_set():
                     self.start(session.stream.event(json.dumps(message).encode()))
 
-    # Its life
+    # Lifetime
 
     async def control(self, orders: Json) -> Json:
-        """Carry out orders, and tell the state.
+        """Carry out commands, and return the state.
 
-        `faults`: a list of rules instead of the present ones; `add`: more rules, before them; `forget`: true, all sessions;
+        `faults`: a list of rules that replaces the current ones; `add`: more rules, before them; `forget`: true, all sessions;
         `streams`: `end`, `cut` or `reset` the streams of all sessions; `drop`: `cut` or `reset` all connections; `send`: a
         message for the streams of all sessions; `listen`: false or true, for new connections on the port; `options`: values
         for options.
@@ -268,7 +268,7 @@ class RawServer(misbehaving.Server, Server):
         }
 
     async def serve(self) -> None:
-        """Listen, tell the port, and serve for ever."""
+        """Listen, print the port, and serve for ever."""
         self.loop = asyncio.get_running_loop()
         self.note_process(os.getpid(), "server")
         if self.options.leak_env:
@@ -284,7 +284,7 @@ class RawServer(misbehaving.Server, Server):
         await self.loop.create_future()
 
     def take_orders(self) -> None:
-        """Carry out what comes on stdin, and exit at its end."""
+        """Carry out the commands on stdin, and exit at its end."""
         for line in sys.stdin.buffer:
             state = asyncio.run_coroutine_threadsafe(self.control(json.loads(line)), self.loop).result()
             misbehaving.write_all(1, json.dumps(state).encode() + b"\n")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 CHUNK: Final = 64 * 1024
-RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: the peer gets a RST
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, with a time of zero: the peer gets a RST
 FIRST_PORT, LAST_PORT = 20_000, 32_767
 
 
@@ -24,13 +24,13 @@ class Gone(Exception):
 def listening(port: int = 0, *, listen: bool = True, shared: bool = True) -> socket.socket:
     """Take a port of the loopback interface, or a free one.
 
-    A free one lies below those that the system gives to clients: a server that has to come back to its port would
-    otherwise find it taken by somebody's outgoing connection, and a client that attempts a dead port could meet itself.
-    A port that is not shared cannot be taken again while old connections linger, but by nobody else either.
+    A free one is below those that the system assigns to clients. Otherwise, a server that restarts on its port could find
+    it taken by an outgoing connection, and a client that tries a closed port could connect to itself. A port that is not
+    shared cannot be taken again while old connections linger, but not by others either.
     """
     for _ in range(1 if port else 100):
         candidate = port or FIRST_PORT + int.from_bytes(os.urandom(2), "big") % (LAST_PORT - FIRST_PORT)
-        # The protocol is named, or asyncio would not switch off the algorithm that holds small pieces back.
+        # With the protocol given, asyncio disables Nagle's algorithm.
         taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(shared))
         try:
@@ -45,18 +45,18 @@ def listening(port: int = 0, *, listen: bool = True, shared: bool = True) -> soc
 
 
 class Request:
-    """What a client sent."""
+    """A request from a client."""
 
     def __init__(self, verb: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
         self.verb = verb
         self.path, _, self.query = target.partition("?")
         self.headers = headers
-        """By their names in lower case."""
+        """The headers, by name in lower case."""
         self.body = body
 
 
 class Connection:
-    """One connection of a client, and the response that is being written to it."""
+    """One client connection, and the response that is being written to it."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gone: asyncio.Event, number: int
@@ -64,12 +64,12 @@ class Connection:
         self.reader = reader
         self.writer = writer
         self.gone = gone
-        """Set as soon as the client has closed it, or this side has."""
+        """Set as soon as either side has closed the connection."""
         self.number = number
         self.more: list[tuple[str, str]] = []
-        """Headers that every response bears."""
+        """The headers of every response."""
         self.done = asyncio.Event()
-        """Set when the response to the request at hand is complete."""
+        """Set when the response to the current request is complete."""
 
     async def read_request(self) -> Request | None:
         """Read the next request; None at the end of the connection."""
@@ -85,7 +85,7 @@ class Connection:
         return Request(verb, target, headers, body)
 
     async def send(self, data: bytes) -> None:
-        """Write bytes as they are."""
+        """Write bytes unchanged."""
         if self.gone.is_set():
             raise Gone
         try:
@@ -95,7 +95,7 @@ class Connection:
             raise Gone from error
 
     async def head(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
-        """Begin a response."""
+        """Start a response."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in [*self.more, *headers])
         await self.send(f"HTTP/1.1 {status} \r\n{lines}\r\n".encode("latin-1"))
 
@@ -108,7 +108,7 @@ class Connection:
         *,
         length: int | None = None,
     ) -> None:
-        """Send a whole response, which may promise more bytes than there are."""
+        """Send a whole response, whose declared length may be too long."""
         described = [("Content-Type", content_type)] if body else []
         counted = ("Content-Length", str(len(body) if length is None else length))
         await self.head(status, [*headers, *described, counted])
@@ -118,7 +118,7 @@ class Connection:
             self.done.set()
 
     async def open_chunked(self, content_type: str, headers: Iterable[tuple[str, str]] = ()) -> None:
-        """Begin a response of unknown length."""
+        """Start a response of unknown length."""
         described = [("Content-Type", content_type), ("Cache-Control", "no-store"), ("Transfer-Encoding", "chunked")]
         await self.head(200, [*headers, *described])
 
@@ -133,25 +133,25 @@ class Connection:
         await self.chunk(fields.encode() + b"data: %b\n\n" % data)
 
     async def end(self) -> None:
-        """End a response of unknown length as it should."""
+        """End a response of unknown length properly."""
         await self.send(b"0\r\n\r\n")
         self.done.set()
 
     def close(self) -> None:
-        """Close the connection; what was promised and is missing, is missing."""
+        """Close the connection, even in the middle of a response."""
         self.writer.close()
         self.done.set()
         self.gone.set()
 
     def reset(self) -> None:
-        """Close it with a RST."""
+        """Close the connection with a RST."""
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.writer.transport.abort()
         self.done.set()
         self.gone.set()
 
     async def end_as(self, manner: str) -> None:
-        """End a response of unknown length in the manner `end`, `cut` or `reset`."""
+        """End a response of unknown length by `end`, `cut` or `reset`."""
         if manner == "end":
             await self.end()
         elif manner == "cut":
@@ -161,7 +161,7 @@ class Connection:
 
 
 class Watched(asyncio.StreamReaderProtocol):
-    """Tells when the client goes, which asyncio tells only those who read."""
+    """Detects when the client disconnects, which asyncio only reports to readers."""
 
     def __init__(self, server: Server) -> None:
         self.gone = asyncio.Event()
@@ -177,7 +177,7 @@ class Watched(asyncio.StreamReaderProtocol):
 
 
 class Server:
-    """Listens on a port, or holds it without listening, and serves the requests of each connection one by one."""
+    """Listens on a port, or reserves it without listening, and serves the requests of each connection one by one."""
 
     def __init__(self, tls: Any = None) -> None:
         self.tls = tls
@@ -188,7 +188,7 @@ class Server:
         self.listener: asyncio.Server | socket.socket | None = None
 
     async def listen(self, port: int, *, listen: bool = True) -> None:
-        """Take the port anew, and listen there or not."""
+        """Bind the port again, and listen on it or not."""
         if self.listener is not None:
             self.listener.close()
         taken = listening(port, listen=listen)
@@ -200,7 +200,7 @@ class Server:
             self.listener = taken
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gone: asyncio.Event) -> None:
-        """Serve one connection to its end."""
+        """Serve one connection until its end."""
         self.accepted += 1
         connection = Connection(reader, writer, gone, self.accepted)
         self.connections.add(connection)
@@ -213,7 +213,7 @@ class Server:
             connection.close()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in a task of its own."""
+        """Run something in its own task."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

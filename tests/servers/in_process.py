@@ -1,7 +1,7 @@
-"""Servers that live in the test's own process, for `mcp.Client(server)` in the modern protocol and in `mode="legacy"`.
+"""In-process servers, for `mcp.Client(server)` in the modern protocol and in `mode="legacy"`.
 
-Each call makes a new server with the same tools. Whoever gives a list as `record` finds "started" and "stopped" in it, in
-the order in which the server's lifespan began and ended.
+Each function makes a new server with the same tools. A list passed as `record` gets "started" and "stopped" as the
+server's lifespan starts and ends.
 """
 
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -24,7 +24,7 @@ def calculator(record: list[str] | None = None) -> MCPServer[Any]:
 
 
 def raising_lifespan(*, at_end: bool = False, error: BaseException | None = None) -> MCPServer[Any]:
-    """A server whose lifespan raises when it starts, or `at_end` when it ends, however it ends."""
+    """A server whose lifespan raises on entry, or with `at_end` on exit, however it exits."""
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
@@ -38,7 +38,7 @@ def raising_lifespan(*, at_end: bool = False, error: BaseException | None = None
 
 
 def slow_lifespan(seconds: float, record: list[str] | None = None, *, shielded: bool = False) -> MCPServer[Any]:
-    """A server whose lifespan takes so long to end, unless it is cancelled; shielded, even then."""
+    """A server whose lifespan takes the given time to exit, unless it is cancelled; if shielded, even then."""
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> AsyncGenerator[None, None]:
@@ -54,7 +54,7 @@ def slow_lifespan(seconds: float, record: list[str] | None = None, *, shielded: 
 
 @contextmanager
 def recorded(record: list[str] | None) -> Generator[None, None, None]:
-    """Write the beginning and the end of a block into the list, if there is one."""
+    """Record the start and the end of a block in the list, if there is one."""
     record = [] if record is None else record
     record.append("started")
     try:
@@ -64,8 +64,8 @@ def recorded(record: list[str] | None) -> Generator[None, None, None]:
 
 
 def with_tools(name: str, lifespan: Callable[[MCPServer[Any]], AbstractAsyncContextManager[None]]) -> MCPServer[Any]:
-    """A server with the tools that all of them have."""
-    # The server's constructor sets up the root logger: WARNING is the level that it has anyway.
+    """A server with the common tools."""
+    # The server's constructor configures the root logger: WARNING is its default level.
     server: MCPServer[Any] = MCPServer(name, version="1.0", lifespan=lifespan, log_level="WARNING")
 
     @server.tool()
@@ -80,7 +80,7 @@ def with_tools(name: str, lifespan: Callable[[MCPServer[Any]], AbstractAsyncCont
 
     @server.tool(structured_output=False)
     async def sleep(seconds: float) -> str:
-        """Answer after so many seconds."""
+        """Answer after the given number of seconds."""
         await anyio.sleep(seconds)
         return f"slept {seconds} s"
 

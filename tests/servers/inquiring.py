@@ -1,4 +1,4 @@
-"""A server of the SDK with the tools of `curious.py`, in the test's own process or, run as a program, over stdio."""
+"""An SDK server with the tools of `curious.py`, in process or, run as a program, over stdio."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 
 class Name(BaseModel):
-    """The answer to a question."""
+    """The answer to a request."""
 
     name: str
 
@@ -55,22 +55,22 @@ def inquiring() -> MCPServer[Any]:
 
     @server.tool(structured_output=False)
     async def tell(context: Context[Any, Any], count: int) -> str:
-        """Send so many log messages, numbered; then answer."""
+        """Send numbered log messages, then answer."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # logging is deprecated as of the modern protocol
+            warnings.simplefilter("ignore")  # logging is deprecated in the modern protocol
             for number in range(count):
                 await context.info(str(number))
         return "told"
 
     @server.tool(structured_output=False)
     async def sleep(seconds: float) -> str:
-        """Answer after so many seconds."""
+        """Answer after the given number of seconds."""
         await anyio.sleep(seconds)
         return "slept"
 
     @server.tool(structured_output=False)
     async def person_then(seconds: float, answer: Annotated[Name, Resolve(who)]) -> str:
-        """Ask a person, and answer so many seconds later."""
+        """Ask a person, and answer the given number of seconds later."""
         await anyio.sleep(seconds)
         return answer.name
 
@@ -84,7 +84,7 @@ def inquiring() -> MCPServer[Any]:
 
     @server.tool(structured_output=False)
     async def capabilities(context: Context[Any, Any]) -> str:
-        """Answer what the client can do, as JSON."""
+        """Answer the client's capabilities, as JSON."""
         known = context.client_capabilities
         return json.dumps({} if known is None else known.model_dump(exclude_none=True))
 

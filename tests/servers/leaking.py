@@ -1,4 +1,4 @@
-"""`misbehaving.py` with tools that give an environment variable away, each on another path. Same options, same command line."""
+"""`misbehaving.py` with tools that leak an environment variable, each in another way. Same options, same command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def value(call: Call) -> str:
-    """The value of the variable that the call names."""
+    """The value of the variable named in the call."""
     return os.environ.get(call.arguments.get("name", ""), "")
 
 
@@ -44,7 +44,7 @@ def break_protocol(_server: Server, call: Call) -> Json:
 
 @tool(output={"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"]}, name="string")
 def break_schema(_server: Server, call: Call) -> Json:
-    """Answer a result that breaks this tool's own schema, with the value in the wrong place."""
+    """Answer a result that breaks this tool's schema, with the value in the wrong place."""
     return text("a word", structuredContent={"value": value(call)})
 
 

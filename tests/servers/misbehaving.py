@@ -1,13 +1,13 @@
-"""An MCP server over stdio that does whatever a test needs: behave, crash, hang, flood, leak, refuse to die.
+"""An MCP server over stdio that does whatever a test needs: behave, crash, hang, flood, leak, refuse to exit.
 
     python -I -S misbehaving.py [option ...]
 
-Without options it is a polite server of the handshake protocol: it answers `server/discover` with "method not found" and
-shakes hands by `initialize`; with `--modern` it answers both. Options may be combined, `--help` lists them all. The tools
-stand in the table TOOLS, the options in the table BEHAVIOURS.
+Without options it is a well-behaved server of the legacy protocol: it answers `server/discover` with "method not found",
+and `initialize`; with `--modern` it answers both. Options may be combined; `--help` lists them all. The tools are in the
+table TOOLS, the options in the table BEHAVIOURS.
 
-It speaks JSON-RPC by hand and imports little, so that it starts as fast as Python does. It writes with `os.write` and
-leaves with `os._exit`: nothing is buffered, nothing runs at exit. Helper processes need POSIX.
+It implements JSON-RPC by hand and imports little, so that it starts as fast as Python itself. It writes with `os.write`
+and exits with `os._exit`: nothing is buffered, nothing runs at exit. Helper processes need POSIX.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-TYPE_CHECKING = False  # `typing` itself would cost a tenth of the start-up
+TYPE_CHECKING = False  # importing `typing` would take a tenth of the start-up time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Final, NoReturn
@@ -40,17 +40,17 @@ INVALID_PARAMS: Final = -32602
 SERVER_ERROR: Final = -32000  # what most servers use for their own errors; the SDK's "connection closed" is the same
 
 GARBAGE: Final = b"this is not JSON {[\n"
-PADDING: Final = "(padding)"  # stands where a message is blown up to the size that was asked for
-DEATH: Final = 7  # the exit code of a server that dies by an option
+PADDING: Final = "(padding)"  # replaced by padding, to give a message the required size
+DEATH: Final = 7  # the exit code of a server that exits because of an option
 
 BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
-    # Who it is
+    # Identity
     "--modern": {"action": "store_true", "help": "answer server/discover (and initialize still)"},
     "--tools": {"default": "", "metavar": "A,B,C", "help": "more tools, each an echo"},
     "--no-tools": {"action": "store_true", "help": "declare no tools capability, refuse tools/list"},
     "--pages": {"type": int, "default": 0, "metavar": "N", "help": "list in N pages, with a tool page_1 ... on each"},
     "--repeat-cursor": {"action": "store_true", "help": "tools/list gives the same nextCursor for ever"},
-    # What it records: JSON lines, appended, so that they tell of every start
+    # Records: JSON lines, appended, so that they cover every start
     "--ledger": {"metavar": "FILE", "help": "a line for each message: pid, method, id, tool"},
     "--pid-file": {"metavar": "FILE", "help": "a line for each process: pid, pgid, role (server, helper, grandchild)"},
     # At the start, in this order
@@ -66,7 +66,7 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     "--ignore-discover": {"action": "store_true", "help": "never answer server/discover"},
     "--fail-initialize": {"action": "store_true", "help": "answer the handshake (of either protocol) with an error"},
     "--huge-at-start": {"type": int, "metavar": "BYTES", "help": "answer the handshake with a line of this size"},
-    "--close-stdin": {"action": "store_true", "help": "close stdin after the handshake and live on"},
+    "--close-stdin": {"action": "store_true", "help": "close stdin after the handshake and keep running"},
     "--fail-list": {"action": "store_true", "help": "answer tools/list with an error"},
     "--die-at-list": {"action": "store_true", "help": f"exit with {DEATH} instead of answering tools/list"},
     "--die-after-list": {"action": "store_true", "help": f"exit with {DEATH} right after answering tools/list"},
@@ -75,7 +75,7 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
         "metavar": "SECONDS",
         "help": f"exit with {DEATH} so long after the handshake and the first listing (--no-tools: the handshake)",
     },
-    # All the time
+    # Always
     "--never-answer": {"action": "store_true", "help": "read, and answer nothing"},
     "--garbage": {"action": "store_true", "help": "answer every line with something that is not JSON"},
     "--flood-stderr": {"action": "store_true", "help": "write lines to stderr for ever, and serve"},
@@ -88,8 +88,8 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     # At the end
     "--stubborn": {"action": "store_true", "help": "ignore end of input, SIGTERM, SIGINT and SIGHUP"},
-    "--slow-exit": {"type": float, "default": 0.0, "metavar": "SECONDS", "help": "wait after end of input, then leave"},
-    "--exit-code": {"type": int, "default": 0, "metavar": "N", "help": "leave with this code at end of input"},
+    "--slow-exit": {"type": float, "default": 0.0, "metavar": "SECONDS", "help": "wait after end of input, then exit"},
+    "--exit-code": {"type": int, "default": 0, "metavar": "N", "help": "exit with this code at end of input"},
 }
 
 
@@ -102,19 +102,19 @@ class Refusal(Exception):
 
 
 class Tool:
-    """An entry of the table of tools: the function is given the server and the call."""
+    """An entry of the table of tools. The function gets the server and the call."""
 
     def __init__(self, run: ToolFunction, *, waits: bool, schema: Json, output: Json | None) -> None:
         self.run = run
         self.waits = waits
-        """Whether it runs in a thread of its own, so that the server keeps reading."""
+        """Whether it runs in its own thread, so that the server keeps reading."""
         self.definition: Json = {"description": run.__doc__, "inputSchema": schema}
         if output is not None:
             self.definition["outputSchema"] = output
 
 
 class Call:
-    """One `tools/call`, as its tool sees it."""
+    """One `tools/call`."""
 
     def __init__(self, request: Json) -> None:
         params = params_of(request)
@@ -126,7 +126,7 @@ class Call:
 
 
 class Server:
-    """One server process: reads a line, answers it, and misbehaves as its options say."""
+    """One server process: reads lines, answers them, and misbehaves according to its options."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -134,7 +134,7 @@ class Server:
         self.calls: dict[str, int] = {}
         self.handshake_done = False
         self.stdin_closed = False
-        # A writer holds `turn` only while it waits for `pipe`, so that a flood cannot keep the answers out.
+        # A writer holds `turn` only while it waits for `pipe`, so that a flood cannot starve the answers.
         self.turn = threading.Lock()
         self.pipe = threading.Lock()
         self.handlers: Mapping[str, Callable[[Json], None]] = {
@@ -147,10 +147,10 @@ class Server:
             "tools/call": self.call_tool,
         }
 
-    # Its life
+    # Lifetime
 
     def run(self) -> NoReturn:
-        """Start, serve until the end of input, leave."""
+        """Start, serve until the end of input, and exit."""
         options = self.options
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if options.stubborn:
@@ -158,7 +158,7 @@ class Server:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
         if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: a helper that was killed is gone
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: a killed helper disappears at once
         self.note_process(os.getpid(), "server")
         if options.leak_env:
             say(self.secret())
@@ -184,7 +184,7 @@ class Server:
         os._exit(options.exit_code)
 
     def receive(self, line: bytes) -> None:
-        """Record one line and react to it."""
+        """Record one line and handle it."""
         try:
             message = json.loads(line)
         except ValueError:
@@ -202,7 +202,7 @@ class Server:
             self.write_bytes(GARBAGE)
             return
         if is_modern(message) and method != "server/discover":
-            self.shaken_hands(message)  # a client that was told the version does without a handshake
+            self.shaken_hands(message)  # a client that knows the version skips the handshake
         try:
             if method in self.handlers:
                 self.handlers[method](message)
@@ -212,18 +212,18 @@ class Server:
             self.refuse(message, refusal)
 
     def die(self, words: str) -> NoReturn:
-        """Exit with the code of a death, and stderr tail."""
+        """Write to stderr, and exit with `DEATH`."""
         say(words)
         os._exit(DEATH)
 
     def secret(self) -> str:
-        """The value that `--leak-env` gives away."""
+        """The value that `--leak-env` leaks."""
         return os.environ.get(self.options.leak_env, "") if self.options.leak_env else ""
 
     # The handshake
 
     def discover(self, request: Json) -> None:
-        """Answer the probe of the modern protocol, or what a server that never heard of it does."""
+        """Answer `server/discover`, or reject it like a legacy server."""
         if self.options.die_at_discover:
             self.die("what is server/discover?")
         if self.options.ignore_discover:
@@ -234,13 +234,13 @@ class Server:
         self.shaken_hands(request)
 
     def initialize(self, request: Json) -> None:
-        """Answer the handshake of the protocol before."""
+        """Answer the legacy handshake."""
         asked = params_of(request).get("protocolVersion")
         version = asked if asked in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1]
         self.shake(request, {"protocolVersion": version, "serverInfo": SERVER_INFO})
 
     def shake(self, request: Json, result: Json) -> None:
-        """Answer a handshake, of either protocol, unless it is to fail."""
+        """Answer a handshake of either protocol, unless it must fail."""
         if self.options.fail_initialize:
             raise Refusal(SERVER_ERROR, f"no handshake today {self.secret()}".strip())
         capabilities: Json = {} if self.options.no_tools else {"tools": {"listChanged": False}}
@@ -249,7 +249,7 @@ class Server:
         self.answer(request, {**result, "capabilities": capabilities}, size=self.options.huge_at_start)
 
     def shaken_hands(self, _message: Json) -> None:
-        """Begin what waits for the end of the handshake, once."""
+        """Start what waits for the end of the handshake, once."""
         if self.handshake_done:
             return
         self.handshake_done = True
@@ -260,23 +260,23 @@ class Server:
         self.stdin_closed = self.options.close_stdin
 
     def count_down(self) -> None:
-        """Die after a while, if so told."""
+        """Exit after a while, if an option says so."""
         if self.options.die_after_handshake is not None:
             in_background(self.die_later)
 
     def die_later(self) -> NoReturn:
-        """Die when the time is up."""
+        """Exit when the time is up."""
         time.sleep(self.options.die_after_handshake)
         self.die("my time has come")
 
     def ping(self, request: Json) -> None:
-        """Answer a ping, which the modern protocol does not have."""
+        """Answer a ping, or reject it in the modern protocol, which has none."""
         if is_modern(request):
             raise Refusal(METHOD_NOT_FOUND, "no such method: ping")
         self.answer(request, {})
 
     def note_cancelled(self, message: Json) -> None:
-        """Remember which request was cancelled, and do no more about it."""
+        """Record which request was cancelled, without cancelling it."""
         self.cancelled.append(params_of(message).get("requestId"))
 
     # Tools
@@ -345,7 +345,7 @@ class Server:
     # Writing
 
     def answer(self, request: Json, result: Json, *, size: int | None = None) -> None:
-        """Send a result, stamped as its protocol wants it; with a size, blown up to a line of so many bytes."""
+        """Send a result in the form that its protocol requires; with a size, padded to a line of that many bytes."""
         if is_modern(request):
             result = {"resultType": "complete", "_meta": {SERVER_INFO_KEY: SERVER_INFO}, **result}
         self.write({"jsonrpc": "2.0", "id": request["id"], "result": result}, size=size)
@@ -357,7 +357,7 @@ class Server:
             self.write({"jsonrpc": "2.0", "id": request["id"], "error": error})
 
     def notify(self, method: str, params: Json) -> bool:
-        """Send a notification; False when nobody reads any more."""
+        """Send a notification; return False if nobody reads any more."""
         return self.write({"jsonrpc": "2.0", "method": method, "params": params})
 
     def write(self, message: Json, *, size: int | None = None) -> bool:
@@ -369,7 +369,7 @@ class Server:
         return self.write_bytes(head, b"x" * (size - len(head) - len(tail)), tail, b"\n")
 
     def write_bytes(self, *parts: bytes) -> bool:
-        """Send bytes that nothing comes between; False when nobody reads any more."""
+        """Send bytes without interleaving; return False if nobody reads any more."""
         with self.turn:
             self.pipe.acquire()
         try:
@@ -386,7 +386,7 @@ class Server:
     # Helper processes: `sleep`, with SIGTERM and SIGHUP blocked from its first moment on
 
     def spawn_helper(self) -> int:
-        """Start a process in the same group that has let go of the pipes and does not hear SIGTERM and SIGHUP."""
+        """Start a process in the same group that has closed the pipes and ignores SIGTERM and SIGHUP."""
         let_go = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),
@@ -398,26 +398,26 @@ class Server:
         return pid
 
     def spawn_grandchild(self) -> None:
-        """Start a process that holds the pipes; it may be of a session of its own, where no group signal finds it."""
+        """Start a process that holds the pipes; it may be in its own session, where no signal to the group reaches it."""
         escaped = self.options.escaped
         duration = "30" if escaped else "1000"
         pid = os.posix_spawnp("sleep", ["sleep", duration], os.environ, setsid=escaped)
         self.note_process(pid, "grandchild")
 
     def note_process(self, pid: int, role: str) -> None:
-        """Write a process down in the pid file."""
+        """Record a process in the pid file."""
         pgid = os.getpgid(pid) if hasattr(os, "getpgid") else None
         append(self.options.pid_file, {"pid": pid, "pgid": pgid, "role": role})
 
 
 def is_modern(request: Json) -> bool:
-    """Whether a request carries the envelope of the modern protocol."""
+    """Whether a request has the `_meta` of the modern protocol."""
     meta: Json = params_of(request).get("_meta") or {}
     return PROTOCOL_VERSION_KEY in meta
 
 
 def params_of(message: Json) -> Json:
-    """The parameters of a message, which it may leave out."""
+    """The parameters of a message, which are optional."""
     params: Json | None = message.get("params")
     return params or {}
 
@@ -440,7 +440,7 @@ def flood_stderr() -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> bool:
-    """Write everything; False when nobody reads any more."""
+    """Write everything; return False if nobody reads any more."""
     rest = memoryview(data)
     while rest:
         try:
@@ -459,7 +459,7 @@ def append(path: str | None, entry: Json) -> None:
 
 
 def redirect_to_null(descriptor: int) -> None:
-    """Close this end of a pipe, without leaving a number that the next open file would get."""
+    """Close this end of a pipe, without freeing its number for the next open file."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, descriptor)
     os.close(null)
@@ -471,7 +471,7 @@ def in_background(function: Callable[[], object]) -> None:
 
 
 def sleep_for_ever() -> NoReturn:
-    """Live on until a signal ends it."""
+    """Run until a signal ends the process."""
     while True:
         time.sleep(1000)
 
@@ -482,7 +482,7 @@ TOOLS: Final[dict[str, Tool]] = {}
 def tool(
     *, waits: bool = False, output: Json | None = None, **arguments: str
 ) -> Callable[[ToolFunction], ToolFunction]:
-    """Enter a function into the table of tools, with the JSON types of its arguments (all of them optional)."""
+    """Register a tool, with the JSON types of its arguments (all of them optional)."""
     schema = {"type": "object", "properties": {name: {"type": kind} for name, kind in arguments.items()}}
 
     def enter(run: ToolFunction) -> ToolFunction:
@@ -524,7 +524,7 @@ def directory(_server: Server, _call: Call) -> str:
 
 @tool(waits=True, seconds="number")
 def sleep(_server: Server, call: Call) -> str:
-    """Answer after so many seconds, cancelled or not."""
+    """Answer after the given number of seconds, cancelled or not."""
     seconds = call.arguments.get("seconds", 0.1)
     time.sleep(seconds)
     return f"slept {seconds} s"
@@ -567,12 +567,12 @@ def big(_server: Server, call: Call) -> str:
     return "x" * int(call.arguments.get("n", 0))
 
 
-# Tools that do not
+# Tools that misbehave
 
 
 @tool(code="integer", say="string")
 def crash(_server: Server, call: Call) -> NoReturn:
-    """Exit in the middle of the call, with a code (3), after words on stderr if there are any."""
+    """Exit in the middle of the call, with a code (3), after writing to stderr if there is a text."""
     if "say" in call.arguments:
         say(call.arguments["say"])
     os._exit(call.arguments.get("code", 3))
@@ -580,7 +580,7 @@ def crash(_server: Server, call: Call) -> NoReturn:
 
 @tool(signal="integer")
 def kill(_server: Server, call: Call) -> None:
-    """Die by a signal (SIGKILL) in the middle of the call."""
+    """Be killed by a signal (SIGKILL) in the middle of the call."""
     os.kill(os.getpid(), call.arguments.get("signal", 9))
 
 
@@ -603,7 +603,7 @@ def bad_result(_server: Server, _call: Call) -> Json:
 
 @tool(output={"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"]})
 def structured(_server: Server, _call: Call) -> Json:
-    """Answer a result that breaks this tool's own schema."""
+    """Answer a result that breaks this tool's schema."""
     return text("a word", structuredContent={"value": "a word"})
 
 
@@ -616,7 +616,7 @@ def garbage(server: Server, call: Call) -> str:
 
 @tool(waits=True, bytes="integer")
 def huge(server: Server, call: Call) -> None:
-    """Answer with a line of so many bytes, its end not counted (without an argument, of `--huge-line`)."""
+    """Answer with a line of the given size in bytes without its end (default: `--huge-line`)."""
     size = call.arguments.get("bytes", server.options.huge_line) or 1000
     server.answer(call.request, text(PADDING), size=size)
 
@@ -629,13 +629,13 @@ def spawn_helper(server: Server, _call: Call) -> int:
 
 @tool()
 def close_stdout(_server: Server, _call: Call) -> None:
-    """Close stdout and live on until the end of input; this call and all later ones get no answer."""
+    """Close stdout and run until the end of input; this call and all later ones get no answer."""
     redirect_to_null(1)
 
 
 @tool()
 def close_stdin(server: Server, _call: Call) -> str:
-    """Answer, close stdin and live on until a signal."""
+    """Answer, close stdin and run until a signal."""
     server.stdin_closed = True
     return "I shall not hear you any more"
 

@@ -1,11 +1,11 @@
-"""An MCP server behind OAuth, and its authorization server beside it, made of the SDK's own parts, in a process of its own.
+"""An MCP server behind OAuth and its authorization server, built from parts of the SDK, in one process.
 
     python oauth.py [option ...]
 
 The MCP server has streamable HTTP at /mcp and the old transport at /sse, with the tools echo, hold and release; its answers
-are JSON, so that nothing of an answer comes before the tool has run. The authorization server lets everybody in: whoever
-opens its page is sent back with a code at once. The first line on stdout is the port of the MCP server. Each line on stdin is
-a JSON object of orders, answered by a line with the state (see `control`). At the end of stdin the process exits.
+are JSON, so that no part of an answer arrives before the tool has run. The authorization server accepts everybody: its page
+redirects with a code at once. The first line on stdout is the port of the MCP server. Each line on stdin is a JSON object
+of commands, answered by a line with the state (see `control`). At the end of stdin the process exits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SCOPE = "tools"
 
 
 class Authority:
-    """Whom the authorization server knows, and what it has granted."""
+    """The clients of the authorization server, and what it has granted."""
 
     def __init__(self) -> None:
         self.clients: dict[str, OAuthClientInformationFull] = {}
@@ -59,9 +59,9 @@ class Authority:
         self.tokens: dict[str, AccessToken] = {}
         self.refreshers: dict[str, RefreshToken] = {}
         self.lifetime = 3600
-        """Seconds for which a token is said to be valid."""
+        """The declared lifetime of tokens, in seconds."""
         self.count: Counter[str] = Counter()
-        """What it has done, how often."""
+        """How many times it has done what."""
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
         """Find a client."""
@@ -73,7 +73,7 @@ class Authority:
         self.count["registered"] += 1
 
     async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
-        """Send whoever asks back with a code."""
+        """Redirect back with a code."""
         code = os.urandom(20).hex()
         self.codes[code] = AuthorizationCode(
             code=code,
@@ -94,7 +94,7 @@ class Authority:
     async def exchange_authorization_code(
         self, client: OAuthClientInformationFull, code: AuthorizationCode
     ) -> OAuthToken:
-        """Give tokens for a code."""
+        """Exchange a code for tokens."""
         del self.codes[code.code]
         self.count["exchanged"] += 1
         return self.grant(client.client_id, code.scopes)
@@ -106,10 +106,10 @@ class Authority:
     async def exchange_refresh_token(
         self, client: OAuthClientInformationFull, token: RefreshToken, scopes: list[str]
     ) -> OAuthToken:
-        """Give new tokens for a refresh token, which is used up."""
+        """Exchange a refresh token, which is used up, for new tokens."""
         del self.refreshers[token.token]
         self.count["refreshed"] += 1
-        await asyncio.sleep(0.05)  # long enough for all who need it to meet
+        await asyncio.sleep(0.05)  # long enough for all concurrent callers to arrive
         return self.grant(client.client_id, scopes)
 
     async def load_access_token(self, token: str) -> AccessToken | None:
@@ -130,12 +130,12 @@ class Authority:
 
 
 class Door:
-    """What stands before the authorization server: it notes who comes, and may be closed."""
+    """A layer before the authorization server, which records the requests and can reject them all."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.status: int | None = None
-        """Answer this to everybody."""
+        """The status for every request, or none."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self.status is not None:
@@ -196,11 +196,11 @@ class Guarded:
         self.servers: list[uvicorn.Server] = []
 
     def control(self, orders: dict[str, Any]) -> dict[str, int]:
-        """Carry out orders, and tell the state.
+        """Carry out commands, and return the state.
 
-        `lifetime`: the seconds for which tokens are said to be valid from now on; `revoke`: true, all access tokens;
-        `narrow`: true, take all scopes from them; `status`: the answer of the authorization server to everybody, or null;
-        `down`: true, let it refuse all connections.
+        `lifetime`: the declared lifetime of tokens from now on, in seconds; `revoke`: true, all access tokens;
+        `narrow`: true, remove all scopes from them; `status`: the status for every request to the authorization server, or
+        null; `down`: true, refuse all connections to it.
         """
         self.authority.lifetime = orders.get("lifetime", self.authority.lifetime)
         if orders.get("revoke"):
@@ -215,7 +215,7 @@ class Guarded:
         return dict(self.authority.count)
 
     async def note(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note what comes to the MCP server."""
+        """Record a request to the MCP server."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -224,8 +224,8 @@ class Guarded:
         await self.app(scope, receive, send)
 
     async def serve(self) -> None:
-        """Listen, tell the port, and serve until the end of stdin."""
-        # Each connection serves one request, so that a server that is down is down for everybody.
+        """Listen, print the port, and serve until the end of stdin."""
+        # One request per connection, so that a server that is down is down for everybody at once.
         close = [("Connection", "close")]
         for app, headers in ((self.note, []), (self.door, close)):
             config = uvicorn.Config(app, interface="asgi3", log_level="critical", headers=headers)
@@ -237,11 +237,11 @@ class Guarded:
                 group.start_soon(self.serve_one, server, taken)
 
     async def serve_one(self, server: uvicorn.Server, taken: socket.socket) -> None:
-        """Serve one of the two."""
+        """Serve one of the two servers."""
         await server.serve(sockets=[taken])
 
     def take_orders(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Carry out what comes on stdin, and exit at its end."""
+        """Carry out the commands on stdin, and exit at its end."""
 
         async def carry_out(line: bytes) -> dict[str, int]:
             return self.control(json.loads(line))

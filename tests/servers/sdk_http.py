@@ -1,8 +1,8 @@
-"""The SDK's own server under uvicorn, in a process of its own: streamable HTTP of both protocols at /mcp, the old transport at /sse.
+"""The SDK's own server under uvicorn: streamable HTTP of both protocols at /mcp, the old transport at /sse.
 
     python sdk_http.py [option ...]
 
-It has the tools of `in_process.py`: add, echo, sleep, fail, progress. Any path that ends in one of these places will do
+It has the tools of `in_process.py`: add, echo, sleep, fail, progress. Any path that ends in /mcp or /sse works
 (`/a/mcp`). The first line on stdout is the port. At the end of stdin the process exits.
 """
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 
 class Memory(EventStore):
-    """Keeps all events of all streams, for clients that come back."""
+    """Stores all events of all streams, for clients that resume."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
 
     async def store_event(self, stream_id: str, message: Any) -> str:
-        """Keep an event under its number."""
+        """Store an event under its number."""
         self.events.append((stream_id, message))
         return str(len(self.events) - 1)
 
     async def replay_events_after(self, last_event_id: str, send_callback: EventCallback) -> str | None:
-        """Send what followed an event on its stream."""
+        """Send the events after a given one on its stream."""
         stream = self.events[int(last_event_id)][0]
         for number, (stream_id, message) in enumerate(self.events[int(last_event_id) + 1 :], int(last_event_id) + 1):
             if stream_id == stream and message is not None:
@@ -53,7 +53,7 @@ class Memory(EventStore):
 
 
 class ConnectLimiter:
-    """What stands before the server: the ledger, the check of the token, and the refusal of the modern protocol."""
+    """A layer before the server: the ledger, the check of the token, and the rejection of the modern protocol."""
 
     def __init__(self, app: ASGIApp, options: argparse.Namespace) -> None:
         self.app = app
@@ -91,18 +91,18 @@ class ConnectLimiter:
         await self.app(scope, again, send)
 
     def refusal(self, headers: dict[str, str]) -> Response | None:
-        """The response to a request that does not come through."""
+        """The response to a request that is rejected."""
         if self.options.token and headers.get("authorization") != f"Bearer {self.options.token}":
             return JSONResponse({"error": "invalid_token"}, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
         version = headers.get("mcp-protocol-version", HANDSHAKE_PROTOCOL_VERSIONS[-1])
         if self.options.legacy_only and version not in HANDSHAKE_PROTOCOL_VERSIONS:
-            # What the SDK answered before it knew the modern protocol.
+            # The SDK's response before it supported the modern protocol.
             error = {"code": -32600, "message": f"Bad Request: Unsupported protocol version: {version}"}
             return JSONResponse({"jsonrpc": "2.0", "id": "server-error", "error": error}, 400)
         return None
 
     def note(self, verb: str, path: str, headers: dict[str, str], body: bytes) -> None:
-        """Write down what arrived, as `http_raw.py` does."""
+        """Record what arrived, like `http_raw.py`."""
         try:
             message = json.loads(body or b"{}")
         except ValueError:
@@ -116,7 +116,7 @@ class ConnectLimiter:
 
 
 def application(options: argparse.Namespace) -> ConnectLimiter:
-    """The server's application, with both transports."""
+    """The ASGI application, with both transports."""
     server = calculator()
     any_host = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     app: Starlette = server.streamable_http_app(
@@ -138,7 +138,7 @@ def exit_with_parent() -> None:
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Listen, tell the port, and serve until SIGTERM."""
+    """Listen, print the port, and serve until SIGTERM."""
     config = uvicorn.Config(
         application(options),
         log_level="critical",

@@ -1,4 +1,4 @@
-"""Sockets that wait by anyio, for the proxies: a stream of anyio can neither be reset nor closed in one direction only."""
+"""Sockets with anyio's waits, for the proxies: an anyio stream can neither be reset nor half-closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK = 64 * 1024
 
 
 def close(side: socket.socket | None, *, hard: bool = False) -> None:
-    """Close a socket that tasks may be waiting for; hard: with a RST."""
+    """Close a socket that tasks may be waiting for; with `hard`, by a RST."""
     if side is None or side.fileno() == -1:
         return
     with suppress(OSError):
@@ -28,7 +28,7 @@ def close(side: socket.socket | None, *, hard: bool = False) -> None:
 
 
 def still(side: socket.socket) -> int:
-    """The descriptor of a socket, unless it has been closed; some loops would keep the socket itself from closing."""
+    """The descriptor of a socket, unless it is closed; given the socket itself, some loops would keep it open."""
     if side.fileno() == -1:
         raise anyio.ClosedResourceError
     return side.fileno()
@@ -49,14 +49,14 @@ async def accept(listener: socket.socket) -> socket.socket:
 
 
 def prompt(side: socket.socket) -> socket.socket:
-    """Make a socket one that neither blocks nor holds small pieces back."""
+    """Make a socket non-blocking, and disable Nagle's algorithm."""
     side.setblocking(False)
     side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return side
 
 
 async def receive(side: socket.socket) -> bytes:
-    """Read what there is; nothing at the end."""
+    """Read what is available; nothing at the end."""
     while True:
         await wait_readable(side)
         with suppress(BlockingIOError):
@@ -88,7 +88,7 @@ async def attempt(port: int, host: str = "127.0.0.1") -> socket.socket:
 
 
 async def pump(source: socket.socket, sink: socket.socket, look: Callable[[bytes], Awaitable[bytes]]) -> None:
-    """Forward what one side sends, or what `look` makes of it, and its end; a reset as a reset."""
+    """Forward what one side sends, changed by `look`, and its end; a reset as a reset."""
     try:
         while data := await receive(source):
             await send_all(sink, await look(data))

@@ -1,14 +1,14 @@
-"""A TCP proxy in the test's own event loop: it forwards to a port, and does to each connection what the test says.
+"""A TCP proxy in the test's event loop: it forwards to a port, and disturbs connections as the test says.
 
     async with tcp_proxy(server.port) as proxy:
         url = f"http://127.0.0.1:{proxy.port}/mcp"
-        proxy.when(b'"sixth"', "reset")         # the connection that sends these bytes, once; the others flow
+        proxy.when(b'"sixth"', "reset")         # the connection that sends these bytes, once
         ...
-        proxy.refuse()                          # new connections are refused, those that stand go on
-        proxy.accept()                          # and are welcome again, on the same port
+        proxy.refuse()                          # new connections are refused, open ones continue
+        proxy.accept()                          # accept connections again, on the same port
         proxy.last.stall()                      # this one hangs
 
-It works on sockets, for a stream of anyio cannot be reset.
+It works on sockets because an anyio stream cannot be reset.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 Deed = Literal["cut", "reset", "half_close", "stall"]
 
 REMEMBERED = 4
-"""How many of the last pieces of each direction a connection remembers."""
+"""How many of the last chunks in each direction are kept per connection."""
 
 
 @attrs.define
 class Plan:
-    """What is to befall a connection."""
+    """What will happen to a connection."""
 
     delay: float = 0.0
     """Seconds before it is forwarded."""
     deed: Deed | None = None
-    """What is done to it: at once, or when one of the two that follow has come about."""
+    """What is done to it: at once, or when one of the two following conditions holds."""
     sent: bytes | None = None
-    """Once the client has sent these bytes in one piece; they are not forwarded, unless `forwarded`."""
+    """When the client has sent these bytes in one chunk; they are not forwarded unless `forwarded` is set."""
     received: int | None = None
-    """Once the server has sent so many bytes; the client gets just these."""
+    """When the server has sent this many bytes; the client gets only these."""
     forwarded: bool = False
     """Whether the server gets what the client sent."""
 
@@ -61,7 +61,7 @@ class ProxiedConnection:
     server: socket.socket | None = None
     plan: Plan = attrs.Factory(Plan)
     sent: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=REMEMBERED))
-    """The last pieces that the client sent."""
+    """The last chunks that the client sent."""
     received: int = 0
     """How many bytes the server has sent."""
     flowing: anyio.Event = attrs.Factory(anyio.Event)
@@ -70,7 +70,7 @@ class ProxiedConnection:
     """What has been done to it."""
 
     def cut(self) -> None:
-        """Close both sides, as if both had."""
+        """Close both sides."""
         self._close("cut", hard=False)
 
     def reset(self) -> None:
@@ -78,7 +78,7 @@ class ProxiedConnection:
         self._close("reset", hard=True)
 
     def half_close(self) -> None:
-        """Tell the client that the server sends no more, and take what the client sends."""
+        """Half-close towards the client, and discard what the client sends."""
         self.deed = "half_close"
         with suppress(OSError):
             self.client.shutdown(socket.SHUT_WR)
@@ -89,16 +89,16 @@ class ProxiedConnection:
         self.flowing = anyio.Event()
 
     def resume(self) -> None:
-        """Flow again."""
+        """Forward again."""
         self.deed = None
         self.flowing.set()
 
     def do(self, deed: Deed) -> None:
-        """Do one of these, by its name."""
+        """Do one of the above, by name."""
         getattr(self, deed)()
 
     def carried(self, data: bytes) -> bool:
-        """Whether the client has sent these bytes lately."""
+        """Whether the client has sent these bytes recently."""
         return data in b"".join(self.sent)
 
     def _close(self, deed: Deed, *, hard: bool) -> None:
@@ -119,43 +119,43 @@ class TcpProxy:
     group: TaskGroup
     port: int = 0
     connections: list[ProxiedConnection] = attrs.Factory(list)
-    """All that were accepted, in this order."""
+    """All accepted connections, in order."""
     plans: deque[Plan] = attrs.Factory(deque)
-    """For the connections to come, one each."""
+    """The plans for the next connections, one each."""
     always: Plan = attrs.Factory(Plan)
-    """For those that find no plan there."""
+    """The plan for all other connections."""
     listener: socket.socket | None = None
     waiting: list[tuple[bytes, Deed, bool]] = attrs.Factory(list)
 
     @property
     def accepted(self) -> int:
-        """How many connections have come."""
+        """How many connections were accepted."""
         return len(self.connections)
 
     @property
     def open(self) -> list[ProxiedConnection]:
-        """Those that stand."""
+        """The open connections."""
         return [connection for connection in self.connections if not connection.over]
 
     @property
     def last(self) -> ProxiedConnection:
-        """The newest."""
+        """The newest connection."""
         return self.connections[-1]
 
     def carrying(self, data: bytes) -> list[ProxiedConnection]:
-        """The connections whose client has sent these bytes lately."""
+        """The connections whose client has sent these bytes recently."""
         return [connection for connection in self.connections if connection.carried(data)]
 
     def next(self, *plans: Plan) -> None:
-        """Plan for the connections to come."""
+        """Set the plans for the next connections."""
         self.plans.extend(plans)
 
     def when(self, sent: bytes, deed: Deed, *, forwarded: bool = False) -> None:
-        """Do something to the connection whose client sends these bytes in one piece; once."""
+        """Do something to the next connection whose client sends these bytes in one chunk."""
         self.waiting.append((sent, deed, forwarded))
 
     def refuse(self) -> None:
-        """Refuse new connections; those that stand go on."""
+        """Refuse new connections; open ones continue."""
         close(self.listener)
         self.listener = None
 
@@ -198,7 +198,7 @@ class TcpProxy:
             connection.cut()
 
     async def _going_up(self, connection: ProxiedConnection, data: bytes) -> bytes:
-        """Look at what the client sends, and decide what the server gets."""
+        """Inspect what the client sends, and return what the server gets."""
         connection.sent.append(data)
         plan = connection.plan
         if plan.deed and plan.sent is not None and plan.sent in data:
@@ -213,7 +213,7 @@ class TcpProxy:
         return data
 
     async def _strike(self, connection: ProxiedConnection, deed: Deed, data: bytes, *, forwarded: bool) -> bytes:
-        """Do the deed, before or after the server gets the data; return what it is to get later."""
+        """Carry out the plan, before or after the server gets the data, and return what it gets later."""
         if forwarded and connection.server is not None:
             await send_all(connection.server, data)
         connection.do(deed)
@@ -221,7 +221,7 @@ class TcpProxy:
         return data if deed == "stall" and not forwarded else b""
 
     async def _going_down(self, connection: ProxiedConnection, data: bytes) -> bytes:
-        """Look at what the server sends, and decide what the client gets."""
+        """Inspect what the server sends, and return what the client gets."""
         await connection.flowing.wait()
         plan = connection.plan
         if plan.deed and plan.received is not None and connection.received + len(data) >= plan.received:
@@ -238,7 +238,7 @@ class TcpProxy:
 
 @asynccontextmanager
 async def tcp_proxy(target: int, *, port: int = 0) -> AsyncIterator[TcpProxy]:
-    """A proxy to a port of this machine, on a free port."""
+    """A proxy on a free port to a port of this machine."""
     async with anyio.create_task_group() as group:
         proxy = TcpProxy(target, group, port)
         proxy.accept()

@@ -1,4 +1,4 @@
-"""A server in the test's own process whose one tool takes time, and what was seen of it."""
+"""An in-process server with one slow tool, and a record of its calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcp_pool import InProcessServer
 
 
 class Workshop:
-    """A server with the tool `work`; its n-th start takes the n-th of these times, later ones none."""
+    """A server with the tool `work`; its n-th start takes the n-th of these times, later starts take none."""
 
     def __init__(self, *starts: float) -> None:
         self.begun: list[str] = []
@@ -30,7 +30,7 @@ class Workshop:
 
         @self.server.tool(structured_output=False)
         async def work(key: str, seconds: float) -> str:
-            """Work for so many seconds."""
+            """Work for the given number of seconds."""
             self.begun.append(key)
             self.running += 1
             self.most = max(self.most, self.running)
@@ -41,5 +41,5 @@ class Workshop:
             return key
 
     def spec(self, slots: int | None, **fields: Any) -> InProcessServer:
-        """A specification with so many slots."""
+        """A spec with the given number of slots."""
         return InProcessServer(self.server, max_in_flight=slots, **fields)

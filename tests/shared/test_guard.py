@@ -1,4 +1,4 @@
-"""The boundary around user code, by itself. Native cancellations are asyncio's: those tests run a loop of their own."""
+"""The boundary around user code. Native cancellations exist on asyncio only: those tests run their own loop."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ async def fail(error: BaseException) -> None:
 
 
 @each_guard
-async def test_what_a_function_returns_is_returned(guard: Guard) -> None:
+async def test_the_result_of_a_function_is_returned(guard: Guard) -> None:
     assert await guard(add, 1, 2) == 3
 
 
 @each_guard
-async def test_what_a_function_raises_is_raised_as_it_is(guard: Guard) -> None:
+async def test_the_exception_of_a_function_is_raised_unchanged(guard: Guard) -> None:
     error = ValueError("mine")
     with pytest.raises(ValueError) as caught:
         await guard(fail, error)
@@ -55,7 +55,7 @@ async def test_what_a_function_raises_is_raised_as_it_is(guard: Guard) -> None:
 
 
 @each_guard
-async def test_a_cancellation_of_a_scope_around_it_is_one(guard: Guard) -> None:
+async def test_the_cancellation_of_a_surrounding_scope_is_a_cancellation(guard: Guard) -> None:
     entered = False
 
     async def wait() -> None:
@@ -71,7 +71,7 @@ async def test_a_cancellation_of_a_scope_around_it_is_one(guard: Guard) -> None:
 
 
 @each_guard
-async def test_a_deadline_around_it_is_met(guard: Guard) -> None:
+async def test_a_surrounding_deadline_applies(guard: Guard) -> None:
     with pytest.raises(TimeoutError), anyio.fail_after(0.01):
         await guard(anyio.sleep_forever)
 
@@ -90,7 +90,7 @@ def test_a_cancellation_that_nobody_requested_is_an_error(guard: Guard) -> None:
 
 @each_guard
 def test_a_cancellation_that_nobody_requested_under_a_cancelled_shield_is_an_error(guard: Guard) -> None:
-    """A scope outside of the shield has been cancelled, which is no reason for what happens within."""
+    """A scope outside of the shield is cancelled, which does not explain a cancellation within."""
 
     async def main() -> None:
         with anyio.CancelScope() as outer:
@@ -102,7 +102,7 @@ def test_a_cancellation_that_nobody_requested_under_a_cancelled_shield_is_an_err
     run(main)
 
 
-def test_a_task_that_is_cancelled_natively_in_a_guard_with_a_task_of_its_own_ends_cancelled() -> None:
+def test_a_natively_cancelled_task_ends_cancelled_while_the_function_runs_in_its_own_task() -> None:
     async def main() -> None:
         ends, entered = list[str](), anyio.Event()
 
@@ -145,12 +145,12 @@ def test_the_text_of_an_error_is_its_text() -> None:
     assert described(ValueError("wrong")) == "ValueError: wrong"
 
 
-def test_a_text_that_cannot_be_had_has_a_stand_in() -> None:
+def test_the_text_of_an_error_that_cannot_be_rendered_is_replaced() -> None:
     assert text_of(WithoutText(KeyError())) == UNPRINTABLE
     assert described(WithoutText(KeyError())) == f"WithoutText: {UNPRINTABLE}"
 
 
-def test_a_text_that_ends_with_a_cancellation_has_a_stand_in() -> None:
+def test_the_text_of_an_error_whose_rendering_ends_with_a_cancellation_is_replaced() -> None:
     async def main() -> None:
         assert text_of(WithoutText(asyncio.CancelledError())) == UNPRINTABLE
 
@@ -158,6 +158,6 @@ def test_a_text_that_ends_with_a_cancellation_has_a_stand_in() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()], ids=["interrupt", "exit"])
-def test_what_ends_the_program_ends_it_from_a_text_too(error: BaseException) -> None:
+def test_exceptions_that_end_the_program_pass_from_rendering(error: BaseException) -> None:
     with pytest.raises(type(error)):
         text_of(WithoutText(error))

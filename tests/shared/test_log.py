@@ -1,4 +1,4 @@
-"""A line of log, and what becomes of it when nobody can write it."""
+"""Log lines, and what happens when a sink fails."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mcp_pool._shared.log import log
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LOST = "mcp_pool: a sink of the log raised {}; the line was lost\n"
+LOST = "mcp_pool: a log sink raised {}; the line was lost\n"
 
 
 @contextmanager
 def sink(write: Callable[[Any], None], **options: Any) -> Iterator[None]:
-    """Have a sink for what this module logs, whose errors go to the one who logs."""
+    """Add a sink for what this module logs, whose exceptions reach the caller."""
     number = logger.add(write, level=0, catch=False, filter=__name__, **options)
     try:
         yield
@@ -31,7 +31,7 @@ def sink(write: Callable[[Any], None], **options: Any) -> Iterator[None]:
 
 
 def raising(error: BaseException) -> Callable[[Any], None]:
-    """A sink that raises this."""
+    """A sink that raises the given exception."""
 
     def write(_message: object) -> None:
         raise error
@@ -56,11 +56,11 @@ def test_a_line_about_a_server_has_its_id_and_one_about_the_pool_has_none() -> N
     assert (second["message"], second["level"].name, second["extra"]) == ("of the pool", "DEBUG", {})
 
 
-def test_a_line_names_the_place_that_wrote_it() -> None:
+def test_a_line_names_the_place_that_logged_it() -> None:
     places = list[tuple[str, str]]()
     with sink(lambda message: places.append((message.record["name"], message.record["function"]))):
         log("INFO", "s", "here")
-    assert places == [(__name__, "test_a_line_names_the_place_that_wrote_it")]
+    assert places == [(__name__, "test_a_line_names_the_place_that_logged_it")]
 
 
 def test_an_error_of_a_sink_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_an_error_of_a_sink_goes_to_standard_error(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == LOST.format("OSError")
 
 
-def test_a_sink_that_ends_with_a_cancellation_cancels_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sink_that_ends_with_a_cancellation_cancels_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         with sink(raising(asyncio.CancelledError())):
             log("ERROR", "s", "words")
@@ -80,9 +80,7 @@ def test_a_sink_that_ends_with_a_cancellation_cancels_nobody(capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("stderr", [None, Broken()], ids=["none", "closed"])
-def test_where_there_is_no_standard_error_a_sink_that_raises_is_not_told_of(
-    stderr: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sink_that_raises_without_standard_error_is_ignored(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = list[str]()
 
     def write(message: str) -> None:
@@ -97,6 +95,6 @@ def test_where_there_is_no_standard_error_a_sink_that_raises_is_not_told_of(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()], ids=["interrupt", "exit"])
-def test_what_ends_the_program_ends_it_from_a_sink_too(error: BaseException) -> None:
+def test_exceptions_that_end_the_program_pass_from_a_sink(error: BaseException) -> None:
     with sink(raising(error)), pytest.raises(type(error)):
         log("ERROR", "s", "words")

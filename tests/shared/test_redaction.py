@@ -1,4 +1,4 @@
-"""Secrets are taken out of texts and of chains of exceptions."""
+"""Secrets are masked in texts and in chains of exceptions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from mcp import MCPError
 
-from mcp_pool._shared.redaction import LEARNED, RedactedError, Redactor
+from mcp_pool._shared.redaction import MAX_LEARNED, RedactedError, Redactor
 
 SECRET = "correct horse"
 
@@ -18,7 +18,7 @@ secrets = st.text(min_size=6, max_size=12)
 
 
 def raised(error: BaseException, *, cause: BaseException | None = None) -> BaseException:
-    """The error as it looks when it was raised, perhaps from another one."""
+    """The error after it was raised, possibly from another one."""
     try:
         raise error from cause
     except BaseException as caught:
@@ -26,7 +26,7 @@ def raised(error: BaseException, *, cause: BaseException | None = None) -> BaseE
 
 
 def during(first: BaseException, then: BaseException) -> BaseException:
-    """The second error, raised while the first was handled, and without a word of that."""
+    """The second error, raised while the first was handled, without an explicit cause."""
     try:
         try:
             raise first
@@ -37,13 +37,13 @@ def during(first: BaseException, then: BaseException) -> BaseException:
 
 
 def shown(error: BaseException | None) -> str:
-    """All that a log or a debugger would show of an error."""
+    """Everything that a log or a debugger would show of an error."""
     assert error is not None
     return f"{error} {error!r} {error.args} {''.join(traceback.format_exception(error, chain=True))}"
 
 
 @given(secrets, st.text(), st.text())
-def test_a_secret_is_never_left_in_a_text(secret: str, before: str, after: str) -> None:
+def test_a_text_never_contains_a_secret(secret: str, before: str, after: str) -> None:
     assume(not set(secret) <= {"*"})
     assert secret not in Redactor.of([secret]).text(before + secret + after)
 
@@ -71,7 +71,7 @@ def test_a_secret_that_contains_another_is_masked_whole() -> None:
     assert Redactor.of(["secret", "secret-and-more"]).text("secret-and-more secret") == "*** ***"
 
 
-def test_each_line_of_a_secret_of_several_lines_is_a_secret() -> None:
+def test_each_line_of_a_multi_line_secret_is_a_secret() -> None:
     text = Redactor.of(["-----BEGIN KEY-----\r\nMIIEvQIBADAN\n-----END KEY-----\n"]).text("so: MIIEvQIBADAN")
     assert text == "so: ***"
 
@@ -84,7 +84,7 @@ def test_a_redactor_does_not_show_its_secrets() -> None:
     assert SECRET not in repr(Redactor.of([SECRET]))
 
 
-def test_no_error_is_no_error() -> None:
+def test_none_stays_none() -> None:
     assert Redactor.of([SECRET]).error(None) is None
 
 
@@ -106,7 +106,7 @@ def test_an_error_without_secrets_stays_the_same_object() -> None:
         pytest.param(raised(ExceptionGroup("group", [OSError(SECRET)])), id="in a group"),
     ],
 )
-def test_an_error_with_a_secret_gets_a_stand_in_without_it(error: BaseException) -> None:
+def test_an_error_with_a_secret_is_replaced_by_one_without_it(error: BaseException) -> None:
     stand_in = Redactor.of([SECRET]).error(error)
     assert isinstance(stand_in, RedactedError)
     assert SECRET not in shown(stand_in)
@@ -114,19 +114,19 @@ def test_an_error_with_a_secret_gets_a_stand_in_without_it(error: BaseException)
     assert stand_in.__context__ is None
 
 
-def test_a_stand_in_tells_what_it_stands_for() -> None:
+def test_a_redacted_error_names_the_class_that_it_replaces() -> None:
     stand_in = Redactor.of([SECRET]).error(PermissionError(f"wrong token {SECRET}"))
     assert str(stand_in) == "PermissionError: wrong token ***"
 
 
-def test_a_chain_of_errors_that_bites_its_tail_is_followed_once() -> None:
+def test_a_cyclic_chain_of_errors_is_followed_once() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert Redactor.of([SECRET]).error(one) is one
 
 
 def refusal(cause: BaseException | None = None) -> BaseException:
-    """What a response raises for its status. It shows the URL, and holds the request twice."""
+    """The error that a response raises for its status. It shows the URL, and refers to the request twice."""
     request = httpx2.Request("POST", "http://host.test/messages?session_id=1", headers={"Authorization": SECRET})
     try:
         httpx2.Response(503, request=request).raise_for_status()
@@ -144,7 +144,7 @@ def refusal(cause: BaseException | None = None) -> BaseException:
         pytest.param(refusal(refusal()), 0, id="twice"),
     ],
 )
-def test_of_an_error_that_tells_of_a_status_only_the_status_is_kept(error: BaseException, depth: int) -> None:
+def test_only_the_status_of_an_http_status_error_is_shown(error: BaseException, depth: int) -> None:
     link = Redactor.of([]).error(error)
     assert "session_id" not in shown(link)
     assert link is not None
@@ -158,14 +158,14 @@ def test_of_an_error_that_tells_of_a_status_only_the_status_is_kept(error: BaseE
         link = link.__cause__
 
 
-def test_the_causes_of_an_error_that_tells_of_a_status_are_kept() -> None:
+def test_the_causes_of_an_http_status_error_are_kept() -> None:
     cause = OSError("inner")
     error = Redactor.of([]).error(refusal(cause))
     assert error is not None
     assert error.__cause__ is cause
 
 
-def test_what_is_known_anyway_is_no_secret() -> None:
+def test_a_value_that_is_shown_anyway_is_not_a_secret() -> None:
     redactor = Redactor.of(["search", "secret-1"], shown="my search server")
     redactor.learn("authorization", "Bearer server")
     assert redactor.text("search secret-1 server Bearer server") == "search *** server ***"
@@ -181,7 +181,7 @@ def test_what_is_known_anyway_is_no_secret() -> None:
         ("mcp-session-id", "tulip-1", ["tulip-1"]),
     ],
 )
-def test_what_of_a_header_is_a_secret_is_learned(name: str, value: str, secrets: list[str]) -> None:
+def test_the_secret_parts_of_a_header_are_learned(name: str, value: str, secrets: list[str]) -> None:
     redactor = Redactor.of(["configured"])
     redactor.learn(name, value)
     for secret in (*secrets, "configured"):
@@ -189,11 +189,11 @@ def test_what_of_a_header_is_a_secret_is_learned(name: str, value: str, secrets:
     assert redactor.text("Bearer Basic") == "Bearer Basic"
 
 
-def test_of_the_headers_that_were_learned_the_newest_are_remembered() -> None:
+def test_only_the_newest_learned_headers_are_remembered() -> None:
     redactor = Redactor.of(["configured"])
     redactor.learn("authorization", "Bearer first-1")
     redactor.learn("cookie", "each=always-1")
-    for number in range(1000, 1000 + LEARNED):
+    for number in range(1000, 1000 + MAX_LEARNED):
         redactor.learn("authorization", f"Bearer token-{number}")
         redactor.learn("cookie", "each=always-1")
     assert redactor.text("first-1 token-1000 token-1001 always-1 configured") == "first-1 token-1000 *** *** ***"

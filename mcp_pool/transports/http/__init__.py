@@ -1,18 +1,18 @@
 """Servers behind a URL.
 
-* `streamable`: streamable HTTP, in both protocols
+* `streamable`: streamable HTTP, on both protocols
 * `sse`: the older HTTP with SSE
 * `notifications`: messages that nobody waits for
-* `post_refusals`: what a refused POST ends over SSE
-* `session_probe`: one ping that settles suspicions against a session
+* `post_rejections`: what a rejected POST means over SSE
+* `session_probe`: the ping that decides whether a suspect session is lost
 * `redirects`: redirects within the origin
-* `exchange`: one request, and what became of it
-* `session`: what answers and refusals tell about a session
-* `inbox`: messages of the server, and answers found in the bodies of POSTs
-* `answers`: the answer in a body of any status
-* `handshake_errors`: what it means when the handshake fails
+* `exchange`: one request and its response
+* `session`: what answers and rejections say about a session
+* `inbox`: messages from the server, including answers found in responses to POSTs
+* `answers`: JSON-RPC messages in response bodies, whatever the status
+* `handshake_errors`: what a failed handshake means
 * `client`: one HTTP client per server
 * `authorization`: authorization of one request
-* `responses`: bodies, read whole or watched while they stream
-* `tls`: TLS contexts, one for each trust configuration
+* `responses`: response bodies, read whole or watched as they stream
+* `tls`: one TLS context per trust configuration
 """

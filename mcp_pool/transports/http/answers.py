@@ -1,4 +1,4 @@
-"""JSON-RPC messages in the bodies of HTTP responses, whatever their status."""
+"""JSON-RPC messages in the bodies of HTTP responses, whatever the status."""
 
 from __future__ import annotations
 
@@ -24,95 +24,95 @@ from mcp_pool.transports.http.responses import EVENT_STREAM, EventReader, TooLon
 
 JSON: Final = "application/json"
 """The content type of a single message."""
-PAGE_TIMEOUT: Final = 1.0
-"""Seconds for the body of a response that has failed by its status, where it is neither JSON nor a stream of events."""
+OTHER_BODY_TIMEOUT: Final = 1.0
+"""Seconds to read the body of an error response that is neither JSON nor an event stream."""
 
 
 @final
 @attrs.frozen
-class Said:
-    """What the body of a response says to a request."""
+class ParsedBody:
+    """The answer to a request that was found in the body of a response."""
 
     answer: JSONRPCResponse | JSONRPCError | None = None
-    """The answer that bears the id of the request, if there is one."""
+    """The answer with the id of the request, if any."""
     error: JSONRPCError | None = None
-    """Otherwise a JSON-RPC error that bears no id, or another one, with the id of the request in its place: what comes
-    back on a request can only be about that request."""
+    """Without an answer: a JSON-RPC error with no id or another id, which is replaced by the id of the request, as a
+    response can only be about its own request."""
     is_certain: bool = True
-    """Whether it is certain that `answer` is all there is: not so where the body could not be read, or where it names
-    the request without being a JSON-RPC message."""
+    """Whether a missing answer is certain. False if the body could not be read, or contains the id of the request in
+    something other than a JSON-RPC message."""
 
 
-class _Named(BaseModel):
-    """A JSON object that bears an id, whatever else it is."""
+class _WithId(BaseModel):
+    """Any JSON object with an id."""
 
     id: RequestId
 
 
 class _ErrorWithoutId(BaseModel):
-    """A JSON-RPC error that bears no id."""
+    """A JSON-RPC error without an id."""
 
     jsonrpc: Literal["2.0"]
     id: None = None
     error: ErrorData
 
 
-async def hear_out(response: httpx2.Response, limit: int, request_id: RequestId) -> Said:
-    """Read the body of a response and return what it says to a request. Never fails, except by cancellation.
+async def read_answer(response: httpx2.Response, limit: int, request_id: RequestId) -> ParsedBody:
+    """Read the body of a response, close the response, and return the answer in it. Raises nothing but a cancellation.
 
     Args:
-        response: Is closed.
+        response: The response.
         limit: The longest body in bytes.
         request_id: The id of the request.
     """
     kind = content_type(response)
     if is_unread(response):
-        return Said(is_certain=False)
+        return ParsedBody(is_certain=False)
     try:
-        # An answer is worth as long a wait as the caller has; a web page is not.
-        with anyio.fail_after(math.inf if kind in (JSON, EVENT_STREAM) else PAGE_TIMEOUT):
+        # An answer may take as long as the call; a web page may not.
+        with anyio.fail_after(math.inf if kind in (JSON, EVENT_STREAM) else OTHER_BODY_TIMEOUT):
             body = await read_whole(response, limit)
-    except Exception:  # noqa: BLE001  # whatever breaks the body, it leaves open what was in it
-        return Said(is_certain=False)
-    return said_in(body, kind, request_id, limit)
+    except Exception:  # noqa: BLE001  # whatever the error, the body may have held the answer
+        return ParsedBody(is_certain=False)
+    return parse_body(body, kind, request_id, limit)
 
 
-def said_in(body: bytes, kind: str, request_id: RequestId, limit: int) -> Said:
-    """Return what a body says to a request, whatever its content type claims.
+def parse_body(body: bytes, kind: str, request_id: RequestId, limit: int) -> ParsedBody:
+    """Return the answer to a request in a body of any content type.
 
     Args:
         body: The whole body.
-        kind: Its content type.
+        kind: The content type.
         request_id: The id of the request.
         limit: The longest event in bytes.
     """
     error: JSONRPCError | None = None
     is_certain = True
     try:
-        for data in _pieces(body, kind, limit):
-            message = parsed(data) or parsed_error_without_id(data)
-            if isinstance(message, JSONRPCResponse | JSONRPCError) and bears(message.id, request_id):
-                return Said(message)
+        for data in _messages_in(body, kind, limit):
+            message = parse_message(data) or parse_error_without_id(data)
+            if isinstance(message, JSONRPCResponse | JSONRPCError) and is_same_id(message.id, request_id):
+                return ParsedBody(message)
             if isinstance(message, JSONRPCError):
                 error = error or message.model_copy(update={"id": request_id})
-            is_certain = is_certain and (message is not None or not _names(data, request_id))
+            is_certain = is_certain and (message is not None or not _carries_id(data, request_id))
     except TooLong:
         is_certain = False
-    return Said(error=error, is_certain=is_certain)
+    return ParsedBody(error=error, is_certain=is_certain)
 
 
-def parsed(data: bytes) -> JSONRPCMessage | None:
-    """Return the JSON-RPC message that some bytes are; None when they are none."""
+def parse_message(data: bytes) -> JSONRPCMessage | None:
+    """Return data as a JSON-RPC message; None if it is not one."""
     try:
         return jsonrpc_message_adapter.validate_json(data, by_name=False)
     except ValueError:
         return None
 
 
-def parsed_error_without_id(data: bytes) -> JSONRPCError | None:
-    """Return the JSON-RPC error that some bytes are but for the id, which is missing; None when they are none.
+def parse_error_without_id(data: bytes) -> JSONRPCError | None:
+    """Return data as a JSON-RPC error whose id is null or missing; None if it is not one.
 
-    JSON-RPC 2.0 asks for null where the id could not be read. Servers that send JavaScript's `undefined` leave it out.
+    JSON-RPC 2.0 requires null if the server could not read the id. Servers that set JavaScript's `undefined` omit it.
     """
     try:
         error = _ErrorWithoutId.model_validate_json(data).error
@@ -121,19 +121,18 @@ def parsed_error_without_id(data: bytes) -> JSONRPCError | None:
     return JSONRPCError(jsonrpc="2.0", id=None, error=error)
 
 
-def bears(named: RequestId | None, request_id: RequestId) -> bool:
-    """Tell whether the id of an answer is that of a request, as the SDK compares them."""
-    return named is not None and coerce_request_id(named) == coerce_request_id(request_id)
+def is_same_id(answer_id: RequestId | None, request_id: RequestId) -> bool:
+    """Return whether an answer has the id of a request, comparing as the SDK does."""
+    return answer_id is not None and coerce_request_id(answer_id) == coerce_request_id(request_id)
 
 
-def _pieces(body: bytes, kind: str, limit: int) -> Iterator[bytes]:
+def _messages_in(body: bytes, kind: str, limit: int) -> Iterator[bytes]:
     return EventReader(limit).feed(body + b"\n\n") if kind == EVENT_STREAM else iter((body,))
 
 
-def _names(data: bytes, request_id: RequestId) -> bool:
-    """Tell whether some bytes are a JSON object with the id of a request, though no JSON-RPC message."""
+def _carries_id(data: bytes, request_id: RequestId) -> bool:
+    """Return whether data is a JSON object with the id of a request."""
     try:
-        named = _Named.model_validate_json(data).id
+        return is_same_id(_WithId.model_validate_json(data).id, request_id)
     except ValueError:
         return False
-    return bears(named, request_id)

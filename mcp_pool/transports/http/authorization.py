@@ -1,4 +1,4 @@
-"""Authorization of one request, in which it neither waits for another one's answer nor lets another one wait."""
+"""Authorization of one request, so that concurrent requests do not wait for each other's responses."""
 
 from __future__ import annotations
 
@@ -9,80 +9,79 @@ from typing import Final, TypeAlias, final
 
 import httpx2
 
-ROUNDS: Final = 3
-"""How often a request is sent: with the token at hand, with one that another request has got meanwhile, and with one of
-its own."""
+MAX_ATTEMPTS: Final = 3
+"""How many times a request is sent: with the current token, with one that another request has obtained meanwhile, and
+with one of its own."""
 
 SDK_PROVIDERS: Final = "mcp.client.auth."
-"""Where the SDK's providers are defined; they are not imported for those who use none."""
+"""The package of the SDK's providers, compared by name so that it is not imported unless a program uses it."""
 
 Flow: TypeAlias = AsyncGenerator[httpx2.Request, httpx2.Response]
 
 
 @final
 class Authorization(httpx2.Auth):
-    """The authorization of one request by somebody else's `httpx2.Auth`.
+    """Authorizes one request with the `httpx2.Auth` of a spec or of a borrowed client.
 
     Args:
-        auth: Authorizes.
+        auth: The `httpx2.Auth`.
     """
 
     def __init__(self, auth: httpx2.Auth) -> None:
         self._auth = auth
         self.released: bool = False
-        """Whether the request was handed over to be sent."""
+        """Whether the flow has released the request to be sent."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> Flow:
         """See `httpx2.Auth`."""
-        steps = self._briefly(request) if _holds_a_lock(self._auth) else self._auth.async_auth_flow(request)
+        steps = self._without_lock(request) if _is_sdk_provider(self._auth) else self._auth.async_auth_flow(request)
         async with aclosing(steps):
             outgoing: httpx2.Request | None = await anext(steps)
             while outgoing is not None:
                 if (outgoing.method, outgoing.url) == (request.method, request.url):
-                    # A copy, too, tells on its way what becomes of the request.
+                    # The flow may send a copy: it must be traced as well.
                     outgoing.extensions = {**request.extensions, **outgoing.extensions}
                     self.released = True
                 outgoing = await _step(steps, (yield outgoing))
 
-    async def _briefly(self, request: httpx2.Request) -> Flow:
-        """Send the request behind the flow's back.
+    async def _without_lock(self, request: httpx2.Request) -> Flow:
+        """Send the request outside of the flow.
 
-        The SDK's providers hold their lock until the answer has come, so that one slow call would delay all others. The
-        flow is left when it has a token, and entered again with an answer that refuses the token.
+        The SDK's providers hold a lock until the response arrives, so one slow call would delay all others. The flow is
+        closed as soon as it has a token, and started again with the response if that rejects the token.
         """
-        refusal: httpx2.Response | None = None
-        for _ in range(ROUNDS):
+        rejection: httpx2.Response | None = None
+        for _ in range(MAX_ATTEMPTS):
             used, is_last = request.headers.get("authorization"), False
             async with aclosing(self._auth.async_auth_flow(request)) as flow:
                 outgoing: httpx2.Request | None = await anext(flow)
                 while outgoing is not None:
                     if outgoing is not request:
                         answer = yield outgoing
-                    elif refusal is not None and used == request.headers.get("authorization"):
-                        answer, refusal, is_last = refusal, None, True
+                    elif rejection is not None and used == request.headers.get("authorization"):
+                        answer, rejection, is_last = rejection, None, True
                     else:
                         break
                     outgoing = await _step(flow, answer)
-            refusal = yield request
-            if is_last or not _asks_for_a_token(refusal):
+            rejection = yield request
+            if is_last or not _rejects_token(rejection):
                 return
 
 
-def _holds_a_lock(auth: httpx2.Auth) -> bool:
-    """Tell whether it is one of the SDK's providers, whose module is not imported for those who use none."""
+def _is_sdk_provider(auth: httpx2.Auth) -> bool:
+    """Return whether this is one of the SDK's providers, or derived from one."""
     return any(kind.__module__.startswith(SDK_PROVIDERS) for kind in type(auth).__mro__)
 
 
-def _asks_for_a_token(answer: httpx2.Response) -> bool:
-    """Tell whether a server refused a token: then it did not run what was asked."""
-    wider = answer.status_code == HTTPStatus.FORBIDDEN and "insufficient_scope" in answer.headers.get(
-        "www-authenticate", ""
-    )
-    return wider or answer.status_code == HTTPStatus.UNAUTHORIZED
+def _rejects_token(answer: httpx2.Response) -> bool:
+    """Return whether a server rejected the token: then it did not run the request."""
+    if answer.status_code == HTTPStatus.FORBIDDEN:
+        return "insufficient_scope" in answer.headers.get("www-authenticate", "")
+    return answer.status_code == HTTPStatus.UNAUTHORIZED
 
 
 async def _step(flow: Flow, answer: httpx2.Response) -> httpx2.Request | None:
-    """Give a flow an answer, and return its next request; None at its end."""
+    """Send a response into a flow, and return its next request; None at its end."""
     try:
         return await flow.asend(answer)
     except StopAsyncIteration:

@@ -1,7 +1,8 @@
-"""One HTTP client per server, with connections, cookies, headers and credentials of its own.
+"""One HTTP client per server, with its own connections, cookies, headers and credentials.
 
-The SDK's transports let an exception of one request end all of them. So the wire, which knows what each request is for,
-stands in `send`: there it catches what a transport below could not, authorization flows, event hooks and decoding.
+In the SDK's transports, an exception in one request ends all requests. So `send` goes through the wire, which knows
+what each request is for and catches the exception. An HTTP transport would be too low a level for that: exceptions also
+come from authorization flows, event hooks and decoding.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from mcp_pool._shared.guard import contained
 from mcp_pool.transports.channel import Channel
 from mcp_pool.transports.http.authorization import Authorization
 from mcp_pool.transports.http.responses import rebuilt, unread
-from mcp_pool.transports.http.tls import trusting, trusting_nobody
+from mcp_pool.transports.http.tls import default_context, plaintext_context
 from mcp_pool.transports.tracked_streams import Outgoing
 
-REACH_TIMEOUT: Final = 10.0
-"""Seconds to reach a host. An answer has no time-out here: the pool bounds the call that waits for it."""
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds to connect to a host. Waiting for a response has no timeout here: the call itself has a deadline."""
 IDLE_EXPIRY: Final = 3.0
-"""Seconds after which an idle connection is dropped: well under the 5 s at which common servers drop theirs, because
-a request that meets a connection being closed is lost."""
-IDLE_CONNECTIONS: Final = 20
-"""Idle connections that are kept for the next calls."""
+"""Seconds after which an idle connection is closed. Common servers close theirs after 5 s, and a request that is sent
+on a connection that is being closed is lost."""
+MAX_IDLE_CONNECTIONS: Final = 20
+"""How many idle connections are kept for later calls."""
 CREDENTIALS: Final = ("authorization", "proxy-authorization", "cookie", "mcp-session-id")
 """Headers whose values must not be shown, wherever they come from."""
 
 current_message: Final[ContextVar[Outgoing | None]] = ContextVar("mcp_pool_current_message", default=None)
-"""The message that is being sent, with the record of its call. The SDK's transports send in the writer's context."""
+"""The message that is being sent, with the record of its call. The SDK's transports send in the sender's context."""
 
 Forward: TypeAlias = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 """Sends a request over the network, with authorization."""
@@ -45,19 +46,19 @@ class Wire(Protocol):
 
     @property
     def channel(self) -> Channel:
-        """What is known of the wire."""
+        """The channel of this connection."""
         ...
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Forward a request, in the place of the client's own `send`."""
+        """Send a request, in place of the client's own `send`."""
         ...
 
 
 class Stream(Protocol):
-    """Where the SDK's transport takes messages."""
+    """The stream from which the SDK's transport receives messages."""
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Hand over a message, in the writer's context."""
+        """Send a message, in the sender's context."""
         ...
 
     async def aclose(self) -> None:
@@ -67,22 +68,22 @@ class Stream(Protocol):
 
 @final
 class Outbox:
-    """Hands messages to the SDK's transport in a context that tells which message a request carries."""
+    """Passes messages to the SDK's transport, with `current_message` set in the context."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     async def send(self, item: Outgoing, /) -> None:
-        """Hand over a message, with what belongs to it."""
+        """Pass on a message."""
         record = item.record
         if record is not None:
-            record.sent += 1
+            record.requests_sent += 1
         token = current_message.set(item)
         try:
             await self._stream.send(item.message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             if record is not None:
-                record.sent -= 1  # the SDK's transport has gone: nobody took it
+                record.requests_sent -= 1  # the SDK's transport has ended, and did not receive it
             raise
         finally:
             current_message.reset(token)
@@ -93,38 +94,38 @@ class Outbox:
 
 
 @final
-class _Own(httpx2.AsyncBaseTransport):
-    """The clients of one server's own, in the place of a transport, so that they are closed with the client.
+class _OwnClients(httpx2.AsyncBaseTransport):
+    """The pool's own clients for one server, disguised as a transport so that they are closed with `ServerHttpClient`.
 
-    There are two of them only where a server redirects from http to https: no TLS context is made before.
+    Each is created when first needed: a server that is only reached over http costs no TLS context.
     """
 
     def __init__(self) -> None:
         self._clients: dict[bool, httpx2.AsyncClient] = {}
 
     def client(self, *, secure: bool) -> httpx2.AsyncClient:
-        """Return the client whose requests may go over TLS, or the one for all others."""
+        """Return the client for requests that may use TLS, or the one for all others."""
         if secure not in self._clients:
-            # No limit of connections: calls and streams that last must not starve each other.
+            # No limit on connections: long calls and streams must not starve each other.
             limits = httpx2.Limits(
-                max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
+                max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
             )
-            verify = trusting() if secure else trusting_nobody()
+            verify = default_context() if secure else plaintext_context()
             self._clients[secure] = httpx2.AsyncClient(verify=verify, limits=limits)
         return self._clients[secure]
 
     async def aclose(self) -> None:
-        """Close them."""
+        """Close the clients."""
         for client in self._clients.values():
             await client.aclose()
 
 
 @final
 class _BorrowedBody(httpx2.AsyncByteStream):
-    """The body of a borrowed client's response. It is read long after it was sent, and is as much user code.
+    """The response body from a borrowed client. Reading it runs user code, which may end with a cancellation.
 
     Args:
-        body: What the client's transport returned.
+        body: The body from the client's transport.
     """
 
     def __init__(self, body: httpx2.AsyncByteStream) -> None:
@@ -139,20 +140,20 @@ class _BorrowedBody(httpx2.AsyncByteStream):
         return await contained(anext, self._chunks)
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the body."""
         await contained(self._body.aclose)
 
 
 @final
 class ServerHttpClient(httpx2.AsyncClient):
-    """The client of one connection to one server.
+    """The HTTP client for one connection to one server.
 
     Args:
-        url: The server's. Its user and password, if it has any, authorize where nothing else does.
-        wire: What `send` goes through.
+        url: The server's URL. Its user and password, if any, are used when there is no other authorization.
+        wire: Sends the requests.
         headers: Sent with each request.
         auth: Authorizes each request.
-        borrowed_client: A client of the user's that requests are delegated to, and that is never closed; or None.
+        borrowed_client: The user's client, which sends the requests and is never closed; None: the pool's own.
     """
 
     def __init__(
@@ -164,20 +165,21 @@ class ServerHttpClient(httpx2.AsyncClient):
         auth: httpx2.Auth | None,
         borrowed_client: httpx2.AsyncClient | None,
     ) -> None:
-        self._own = _Own()
-        super().__init__(transport=self._own)
+        self._own_clients = _OwnClients()
+        super().__init__(transport=self._own_clients)
         if borrowed_client is not None:
             self.max_redirects: int = borrowed_client.max_redirects
             auth = borrowed_client.auth if auth is None else auth
         self._wire = wire
         self._given_headers = headers
         self._given_auth = _basic(httpx2.URL(url)) if auth is None else auth
-        self._lender = borrowed_client
+        self._borrowed_client = borrowed_client
 
     def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
-        """Make a request as the client that will send it, with the headers of this server on top.
+        """Build a request with the client that will send it, and add the headers of this server.
 
-        The SDK gives the message as an object to be encoded anew, and what cannot be encoded would end its transport.
+        The SDK passes the message as an object to encode again. An encoding error there would end its transport, so the
+        message that is already encoded replaces it.
         """
         if "json" in options and (outgoing := current_message.get()) is not None:
             del options["json"]
@@ -185,22 +187,22 @@ class ServerHttpClient(httpx2.AsyncClient):
             options["headers"] = {"content-type": "application/json", **(options.get("headers") or {})}
         headers = httpx2.Headers(self._given_headers)
         headers.update(options.pop("headers", None))
-        target = httpx2.URL(url).copy_with(userinfo=b"")  # which would stand in the log of httpx2
+        target = httpx2.URL(url).copy_with(userinfo=b"")  # httpx2 logs the URL
         request = self._client_for(target).build_request(method, target, headers=headers, **options)
-        timeout = httpx2.Timeout(None, connect=REACH_TIMEOUT)
+        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
         request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
         return request
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request the way the wire does."""
+        """Send a request through the wire."""
         return await self._wire.send(request, partial(self._forward, **options))
 
     def _client_for(self, url: httpx2.URL) -> httpx2.AsyncClient:
-        if self._lender is not None:
-            return self._lender
-        # The flow of an authorization may lead to other servers.
+        if self._borrowed_client is not None:
+            return self._borrowed_client
+        # An authorization flow may send requests to other servers.
         stays = self._given_auth is None or isinstance(self._given_auth, httpx2.BasicAuth | httpx2.DigestAuth)
-        return self._own.client(secure=url.scheme == "https" or not stays)
+        return self._own_clients.client(secure=url.scheme == "https" or not stays)
 
     async def _forward(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         client, authorization = self._client_for(request.url), None
@@ -210,21 +212,21 @@ class ServerHttpClient(httpx2.AsyncClient):
         try:
             response = await client.send(request, **options)
         except httpx2.LocalProtocolError:
-            pass  # its text shows the header that is wrong
+            pass  # replaced below: its text shows the invalid header
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             raise
         except BaseException as error:
             if authorization is None or authorization.released:
-                if self._lender is not None:
-                    # Its transport may tell nothing of what it sends, so that only a failure to connect proves
-                    # anything: a request that was cancelled may have run as well.
+                if self._borrowed_client is not None:
+                    # Its transport may not trace what it sends, so only a failure to connect proves that the server
+                    # did not run the request. A cancelled request may have run.
                     await trace("borrowed_client.send_request_headers.started", {})
-                if isinstance(error, httpx2.HTTPStatusError) and (refusal := _refusal(error, request)) is not None:
-                    return refusal
+                if isinstance(error, httpx2.HTTPStatusError) and (returned := _response_of(error, request)) is not None:
+                    return returned
             raise
         else:
             self._keep_secret(response.request.headers)
-            if self._lender is not None:
+            if self._borrowed_client is not None:
                 response.stream = _BorrowedBody(cast("httpx2.AsyncByteStream", response.stream))
             return response
         finally:
@@ -232,23 +234,23 @@ class ServerHttpClient(httpx2.AsyncClient):
         raise httpx2.LocalProtocolError("The request is not valid HTTP: see headers and auth", request=request)
 
     def _keep_secret(self, headers: httpx2.Headers) -> None:
-        """Mask the credentials that a request was sent with, whether a flow, a hook or a borrowed client gave them."""
+        """Mask the credentials that a request was sent with, wherever they come from."""
         for name in CREDENTIALS:
             if name in headers:
                 self._wire.channel.learn_secret(name, headers[name])
 
 
-def _refusal(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.Response | None:
-    """Return the server's response where a hook or a flow has only raised for its status: the wire knows what it means.
+def _response_of(error: httpx2.HTTPStatusError, request: httpx2.Request) -> httpx2.Response | None:
+    """Return the server's response if a hook or a flow raised an error for its status.
 
     Args:
-        error: What was raised. It may tell of another server, whose status means nothing here.
-        request: What was sent.
+        error: The error. It may be about a response from another server; then the result is None.
+        request: The request that was sent.
     """
     response = error.response
-    with suppress(RuntimeError):  # made by hand, for no request
-        asked = response.request
-        if response.is_success or (asked.method, asked.url) != (request.method, request.url):
+    with suppress(RuntimeError):  # user code made the response, without a request
+        answered = response.request
+        if response.is_success or (answered.method, answered.url) != (request.method, request.url):
             return None
         try:
             return rebuilt(response, response.content)
@@ -262,4 +264,4 @@ def _basic(url: httpx2.URL) -> httpx2.Auth | None:
 
 
 async def _ignore(_event: str, _info: object) -> None:
-    """Stand in for a `trace` where nobody has asked for one."""
+    """Ignore trace events: the default."""

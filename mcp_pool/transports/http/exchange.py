@@ -1,7 +1,7 @@
-"""One request of the protocol over HTTP, and what became of it.
+"""One JSON-RPC request over HTTP, and its response.
 
-A failure becomes an error response for this one request, so that the SDK goes on with all others; the true cause is
-noted on the record of the call, or on the wire when the request is no call's.
+A failure becomes an error response to this one request, so that the SDK continues with all others. The actual cause is
+recorded on the call or, if the request belongs to no call, on the channel.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from mcp_pool._shared.exceptions import cause_of, chain, plain
 from mcp_pool._shared.guard import contained, printable
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
-from mcp_pool.transports.http.answers import JSON, Said, bears, hear_out, parsed, parsed_error_without_id
+from mcp_pool.transports.http.answers import (
+    JSON,
+    ParsedBody,
+    is_same_id,
+    parse_error_without_id,
+    parse_message,
+    read_answer,
+)
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, is_trouble, refused
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_outage
 from mcp_pool.transports.http.responses import (
     EVENT_STREAM,
-    Patience,
+    CancellableWait,
     TooLong,
     WatchedStream,
     content_type,
@@ -35,7 +42,7 @@ from mcp_pool.transports.http.session import SESSION_LOST, session_lost
 
 
 def unreachable(url: httpx2.URL, error: Exception) -> DisconnectCause:
-    """Return the loss of a server that no connection can be made to. Calls that have one may go on."""
+    """Return the disconnect cause for a server that cannot be connected to. Calls in flight may still be answered."""
     advice = "Check that it is running and listening there, and that its host name and certificate are correct."
     return DisconnectCause(
         f"could not be reached at {origin(url)}", cause=error, advice=advice, draining=True, unreachable=True
@@ -43,19 +50,27 @@ def unreachable(url: httpx2.URL, error: Exception) -> DisconnectCause:
 
 
 def was_unreachable(url: httpx2.URL, error: Exception) -> bool:
-    """Tell whether an error means that no connection could be made to a server, and not to another on the way."""
+    """Return whether an error means that this server could not be connected to, as opposed to another one."""
     if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return False
     try:
         return origin(error.request.url) == origin(url)
-    except RuntimeError:  # it was not raised for a request: an event hook may raise anything
+    except RuntimeError:  # it has no request: an event hook may raise anything
         return False
 
 
-async def forwarded(request: httpx2.Request, forward: Forward) -> httpx2.Response:
-    """Forward a request. What it raises is one plain error, and so is each of its causes.
+def error_status(response: httpx2.Response) -> Failure:
+    """Return the failure for an error status, or for a redirect that is not followed."""
+    what = f"answered with HTTP status {response.status_code}"
+    if response.next_request is not None:
+        what = f"redirects to {origin(response.next_request.url)}, which is not followed"
+    return Failure(what, status=response.status_code)
 
-    A cancellation that comes together with errors, as it may from an authorization flow on trio, is the cancellation.
+
+async def forward_request(request: httpx2.Request, forward: Forward) -> httpx2.Response:
+    """Forward a request. An exception group is replaced by one of its exceptions, in the chain of causes as well.
+
+    On trio, an authorization flow may raise a cancellation together with errors: then the cancellation is raised.
     """
     try:
         return await contained(forward, request)
@@ -66,13 +81,13 @@ async def forwarded(request: httpx2.Request, forward: Forward) -> httpx2.Respons
         if cancelled is None or not isinstance(rest, ExceptionGroup):
             raise
         first = plain(cancelled)
-    raise scrubbed(first)
+    raise with_plain_causes(first)
 
 
-def scrubbed(error: BaseException) -> BaseException:
-    """Return an error after putting one error in the place of each group among its causes.
+def with_plain_causes(error: BaseException) -> BaseException:
+    """Replace each exception group among the causes of an error by one of its exceptions, and return the error.
 
-    On trio, a failed attempt to connect has such a cause.
+    On trio, the cause of a failed connection attempt is a group.
     """
     for link in chain(error):
         below = cause_of(link)
@@ -83,138 +98,147 @@ def scrubbed(error: BaseException) -> BaseException:
 
 @final
 @attrs.define(eq=False)
+class SendTrace:
+    """Learns from the trace events of a request whether the server may have received it."""
+
+    is_sent: bool = attrs.field(default=False, init=False)
+    """Whether sending has started."""
+
+    def attach(self, request: httpx2.Request) -> None:
+        """Trace a request."""
+        request.extensions = {**request.extensions, "trace": self._note}
+
+    async def _note(self, event: str, _info: object) -> None:
+        self.is_sent = self.is_sent or event.endswith("send_request_headers.started")
+
+
+@final
+@attrs.define(eq=False)
 class Exchange:
     """One request and its response."""
 
     request: httpx2.Request
-    """What is sent."""
-    asked: JSONRPCRequest
+    """The HTTP request."""
+    message: JSONRPCRequest
     """The message in it."""
     channel: Channel
-    """The wire."""
+    """The channel of the connection."""
     record: CallRecord | None
-    """The call that it is for, if any."""
+    """The call that the request belongs to, if any."""
     max_message_size: int
     """The longest message in bytes that the server may send."""
-    patience: Patience = attrs.field(factory=Patience, init=False)
-    """How long to wait: no longer than the call."""
+    wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
+    """Runs what waits for the server, and is cancelled when the call ends."""
     on_answer: Callable[[int, JSONRPCResponse | JSONRPCError], None] | None = attrs.field(default=None, init=False)
-    """Called with the HTTP status and the answer, when the server has answered."""
-    _handed_over: bool = attrs.field(default=False, init=False)
+    """Called with the HTTP status and the answer when the server has answered."""
+    _trace: SendTrace = attrs.field(factory=SendTrace, init=False)
     _is_answered: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.request.extensions = {**self.request.extensions, "trace": self._trace}
+        self._trace.attach(self.request)
         self.channel.failure = None
         if self.record is not None:
             self.record.failure = None
-            # Once a call is over nobody reads its answer, and a server that owes one would keep the connection for it.
-            self.patience.is_over = self.record.done
-            self.record.on_done = self.patience.end
+            # Nobody reads the answer to a call that has ended; waiting for it would keep the connection busy.
+            self.wait.is_cancelled = self.record.done
+            self.record.on_done = self.wait.cancel
 
-    async def _trace(self, event: str, _info: object) -> None:
-        """Note, as an extension of the request, that a server begins to get it."""
-        self._handed_over = self._handed_over or event.endswith("send_request_headers.started")
-
-    async def sent(self, forward: Forward) -> httpx2.Response:
+    async def send(self, forward: Forward) -> httpx2.Response:
         """Send the request, and return the response."""
-        response = await forwarded(self.request, forward)
-        self._handed_over = True  # the transport of a client of the user's may tell nothing of what it sends
+        response = await forward_request(self.request, forward)
+        self._trace.is_sent = True  # the transport of a borrowed client may not trace what it sends
         return response
 
     def fail(self, failure: Failure) -> httpx2.Response:
-        """Note why there is no answer, and return a response for the SDK."""
-        if self.record is not None:
-            self.record.failure = failure
-        else:
-            self.channel.failure = failure
-            outage = failure.status is None or failure.status in AUTH_STATUSES or is_trouble(failure.status)
-            if outage and not self.channel.is_settled:
-                # Or the SDK would take it for the answer of a legacy server, and begin the legacy handshake.
-                self.channel.mark_lost(refused(failure))
-        words = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
-        headers = {"content-type": JSON}
-        return httpx2.Response(503, headers=headers, content=words.model_dump_json(), request=self.request)
+        """Record why there is no answer, and return an error response for the SDK."""
+        self.channel.note_failure(self.record, failure)
+        outage = failure.status is None or failure.status in AUTH_STATUSES or is_outage(failure.status)
+        if self.record is None and outage and not self.channel.is_settled:
+            # Otherwise the SDK would take this for the response of a legacy server, and try the legacy handshake.
+            self.channel.mark_lost(handshake_failed(failure))
+        error = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
+        return self._response(503, error.model_dump_json())
 
-    def reject(self) -> None:
-        """Note that the server provably did not run it."""
+    def mark_not_run(self) -> None:
+        """Record that the server certainly did not run the request."""
         if self.record is not None:
-            self.record.sent -= 1
+            self.record.requests_sent -= 1
 
     def lose_session(self) -> httpx2.Response:
-        """Note that the server refused it unread, as it does not know the session; return a response for the SDK."""
-        self.reject()
+        """Mark the session as lost and the request as not run, and return an error response for the SDK."""
+        self.mark_not_run()
         if self.record is not None:
-            self.record.is_rejected = True
+            self.record.session_rejected = True
         self.channel.mark_lost(session_lost(HTTPStatus.NOT_FOUND))
         return self.fail(Failure(SESSION_LOST))
 
-    def broke(self, error: Exception) -> httpx2.Response:
-        """Note an error on the way, and return a response for the SDK."""
-        if not self._handed_over:
-            self.reject()
+    def transport_failed(self, error: Exception) -> httpx2.Response:
+        """Handle an exception from sending or receiving, and return an error response for the SDK."""
+        if not self._trace.is_sent:
+            self.mark_not_run()
         if was_unreachable(self.request.url, error):
             self.channel.mark_lost(unreachable(self.request.url, error))
             return self.fail(Failure("could not be reached", cause=error))
-        if self._handed_over:
-            self._doubt(error)
+        if self._trace.is_sent:
+            self._suspect(error)
         return self.fail(self._failure(error, "an answer"))
 
-    async def look(self, response: httpx2.Response) -> httpx2.Response:
-        """Return what the SDK is to see of a response of success or a redirect, and note what it would not tell."""
+    async def success_response(self, response: httpx2.Response) -> httpx2.Response:
+        """Turn a successful response, or a redirect, into the response for the SDK, and record why it fails if so."""
         status, kind = response.status_code, content_type(response)
         self.channel.note_activity()
         if response.is_success and status != HTTPStatus.ACCEPTED and kind == EVENT_STREAM:
-            return self.watched(response)
+            return self.event_stream_response(response)
         if response.next_request is not None:
-            # The SDK follows it when it stays within the origin; otherwise the call ends here.
-            where = origin(response.next_request.url)
-            self.fail(Failure(f"redirects to {where}, which is not followed", status=status))
-            await self.hear_out(response)
+            self.fail(error_status(response))  # cleared if the SDK follows the redirect, which is a new exchange
+            await self.read_answer(response)
             return rebuilt(response, b"")
         body = await read_whole(response, self.max_message_size)
         answer = None
-        if status != HTTPStatus.ACCEPTED and kind.startswith(JSON):  # as the SDK sees it
-            answer = parsed(body) or parsed_error_without_id(body)
+        if status != HTTPStatus.ACCEPTED and kind.startswith(JSON):  # the SDK's own conditions
+            answer = parse_message(body) or parse_error_without_id(body)
         if isinstance(answer, JSONRPCError) and answer.id is None:
-            # The server could not read the id, and the SDK would take the error for nobody's.
-            answer = answer.model_copy(update={"id": self.asked.id})
+            # The server could not read the id; without one, the SDK would not assign the error to the request.
+            answer = answer.model_copy(update={"id": self.message.id})
             body = answer.model_dump_json(exclude_unset=True).encode()
-        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not bears(answer.id, self.asked.id):
-            words = f"answered with HTTP status {status} and {len(body)} bytes of {kind or 'no type'}"
-            return self.fail(Failure(f"{words} that do not answer the request", malformed=True))
+        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not is_same_id(answer.id, self.message.id):
+            content = f"{len(body)} bytes of {kind or 'no content type'}"
+            what = f"answered with HTTP status {status} and {content}, which do not answer the request"
+            return self.fail(Failure(what, malformed=True))
         self._note_answer(status, answer)
         return rebuilt(response, body)
 
-    async def hear_out(self, response: httpx2.Response) -> Said:
-        """Read the body of a response that has failed by its status, and return what it says."""
-        return await hear_out(response, self.max_message_size, self.asked.id)
+    async def read_answer(self, response: httpx2.Response) -> ParsedBody:
+        """Read the body of a response with an error status, and return the answer in it."""
+        return await read_answer(response, self.max_message_size, self.message.id)
 
-    def refused(self, response: httpx2.Response, said: Said) -> httpx2.Response:
-        """Return what the SDK is to see of a response with an error status: what the server says, if it says anything.
+    def error_response(self, response: httpx2.Response, body: ParsedBody) -> httpx2.Response:
+        """Turn a response with an error status into the response for the SDK: the server's own message if it has one.
 
         Args:
             response: The response.
-            said: What its body says.
+            body: Its body.
         """
         status = response.status_code
-        if said.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        told_off = self.record is None and not self.channel.is_settled and status in AUTH_STATUSES
-        message = said.answer or said.error
-        if message is None or told_off:
-            return self.fail(Failure(f"answered with HTTP status {status}", status=status))
-        if said.answer is not None:
-            self._note_answer(status, said.answer)
-        content = message.model_copy(update={"id": self.asked.id}).model_dump_json(by_alias=True, exclude_unset=True)
-        # Of a response with an error status, the SDK takes no result.
-        seen = status if isinstance(message, JSONRPCError) else HTTPStatus.OK
-        return httpx2.Response(seen, headers={"content-type": JSON}, content=content, request=self.request)
+        is_unauthorized = self.record is None and not self.channel.is_settled and status in AUTH_STATUSES
+        message = body.answer or body.error
+        if message is None or is_unauthorized:
+            return self.fail(error_status(response))
+        if body.answer is not None:
+            self._note_answer(status, body.answer)
+        content = message.model_copy(update={"id": self.message.id}).model_dump_json(by_alias=True, exclude_unset=True)
+        # The SDK ignores a result in a response with an error status.
+        return self._response(status if isinstance(message, JSONRPCError) else HTTPStatus.OK, content)
 
-    def watched(self, response: httpx2.Response) -> httpx2.Response:
-        """Return a response whose stream of events is looked at."""
-        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.patience)
+    def event_stream_response(self, response: httpx2.Response) -> httpx2.Response:
+        """Return a copy of a response with a watched event stream."""
+        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.wait)
         return rebuilt(response, stream)
+
+    def _response(self, status: int, content: str) -> httpx2.Response:
+        return httpx2.Response(status, headers={"content-type": JSON}, content=content, request=self.request)
 
     def _note_answer(self, status: int, answer: JSONRPCResponse | JSONRPCError) -> None:
         if self.on_answer is not None:
@@ -224,7 +248,7 @@ class Exchange:
         if self._is_answered:
             return
         self.channel.note_activity()
-        message = parsed(data)
+        message = parse_message(data)
         if message is None:
             self.fail(Failure("sent an event that is not a JSON-RPC message", malformed=True))
         self._is_answered = message is None or isinstance(message, JSONRPCResponse | JSONRPCError)
@@ -235,18 +259,18 @@ class Exchange:
         if error is None:
             self.fail(Failure("ended its event stream without an answer"))
             return
-        self._doubt(error)
+        self._suspect(error)
         self.fail(self._failure(error, "an event"))
 
-    def _doubt(self, error: Exception) -> None:
+    def _suspect(self, error: Exception) -> None:
         if self.record is not None and self.record.is_call and isinstance(error, httpx2.TransportError):
             self.channel.suspect()
 
-    def _failure(self, error: Exception, what: str) -> Failure:
+    def _failure(self, error: Exception, received: str) -> Failure:
         if isinstance(error, TooLong):
-            words = f"sent {what} longer than max_message_size={self.max_message_size} bytes"
-            return Failure(words, malformed=True)
+            what = f"sent {received} longer than max_message_size={self.max_message_size} bytes"
+            return Failure(what, malformed=True)
         if isinstance(error, httpx2.DecodingError):
-            return Failure(f"sent {what} that cannot be decoded", malformed=True, cause=error)
-        words = "broke off with" if self._handed_over else "could not be sent the request:"
-        return Failure(f"{words} {type(error).__name__}", cause=error)
+            return Failure(f"sent {received} that cannot be decoded", malformed=True, cause=error)
+        what = "did not complete the request" if self._trace.is_sent else "could not be sent the request"
+        return Failure(f"{what} ({type(error).__name__})", cause=error)

@@ -1,4 +1,4 @@
-"""What it means when a server behind a URL does not shake hands."""
+"""What it means when the handshake with a server behind a URL fails."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from mcp_pool.errors import HttpStatusError
 from mcp_pool.transports.channel import DisconnectCause, Failure
 
 AUTH_STATUSES: Final = frozenset({401, 403})
-"""What a server answers until somebody corrects the credentials."""
+"""The server rejects the credentials, and will until somebody corrects them."""
 OUTAGE_STATUSES: Final = frozenset({407, 408, 425, 429})
-"""With all from 500 on: in the handshake they tell of trouble, and not of the protocol that a server speaks."""
+"""Together with 5xx: in the handshake they indicate an outage, and say nothing about the server's protocol."""
 
 
-def refused(failure: Failure) -> DisconnectCause:
-    """Return the loss of a server that would not shake hands."""
-    cause = failure.cause if failure.status is None else HttpStatusError(f"It {failure.what}.", status=failure.status)
+def handshake_failed(failure: Failure) -> DisconnectCause:
+    """Return the disconnect cause for a handshake that failed."""
+    cause = failure.cause
+    if failure.status is not None:
+        cause = HttpStatusError(f"The server {failure.what}.", status=failure.status)
     if failure.status in AUTH_STATUSES:
         advice = "Correct headers or auth: disconnect the server and connect it with a new spec."
-    elif is_trouble(failure.status):
+    elif is_outage(failure.status):
         advice = "Check the server's log."
     elif failure.status is None and not failure.malformed:
         advice = "See the cause."
@@ -28,6 +30,6 @@ def refused(failure: Failure) -> DisconnectCause:
     return DisconnectCause(failure.what, cause=cause, advice=advice)
 
 
-def is_trouble(status: int | None) -> bool:
-    """Tell whether a status speaks of trouble at the server, and not of the request."""
+def is_outage(status: int | None) -> bool:
+    """Return whether a status indicates a problem of the server or of the network, not of the request."""
     return status is not None and (status in OUTAGE_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -1,4 +1,4 @@
-"""What a server says over SSE: on its stream of events, and in what it responds to a post."""
+"""The messages from a server over SSE: from its event stream, and from its responses to POSTs."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from mcp_pool.transports.tracked_streams import Source
 @final
 @attrs.define(eq=False)
 class Inbox:
-    """The stream of messages for the SDK."""
+    """The stream of messages that the SDK reads."""
 
     _source: Source
-    """The messages on the stream of events."""
+    """The messages on the event stream."""
     _channel: Channel
-    """Learns that the server has said something."""
+    """Records activity and answers."""
     _on_answer: Callable[[RequestId], None]
-    """Called with the id of each request that was answered on the stream."""
+    """Called with the id of each request that is answered on the event stream."""
     _delivered: deque[SessionMessage] = attrs.field(factory=deque[SessionMessage], init=False, repr=False)
-    """Answers that came otherwise and have not been taken."""
+    """Answers from responses to POSTs that the SDK has not received yet."""
     _waiting: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False, repr=False)
-    """Holds the wait for the next message on the stream."""
+    """The scope of the wait for the next message on the event stream."""
 
     def deliver(self, answer: JSONRPCResponse | JSONRPCError) -> None:
-        """Put in an answer that did not come on the stream."""
-        self._channel.note_answer(answer)  # at once: a loss must not take an answer that has arrived from its call
+        """Pass on an answer that did not come on the event stream."""
+        self._channel.note_answer(answer)  # at once, so that a loss does not cancel a call that has been answered
         self._delivered.append(SessionMessage(answer))
         self._waiting.cancel()
 
     async def receive(self) -> SessionMessage | Exception:
-        """Return the next message; raise `anyio.EndOfStream` when there will be none."""
+        """Return the next message; raise `anyio.EndOfStream` at the end of the stream."""
         item: SessionMessage | Exception | None = None
         while item is None:
             if self._delivered:

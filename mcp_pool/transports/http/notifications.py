@@ -1,4 +1,4 @@
-"""Messages that nobody waits for, posted behind the back of those that somebody does."""
+"""Notifications and answers to the server, posted in the background so that calls do not wait behind them."""
 
 from __future__ import annotations
 
@@ -14,108 +14,108 @@ from mcp_types import JSONRPCError, JSONRPCResponse
 
 from mcp_pool._shared.log import log
 from mcp_pool._shared.log_throttle import LogThrottle
-from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Channel, DisconnectCause
+from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Channel, too_many_server_requests
 from mcp_pool.transports.http.client import Forward, current_message
-from mcp_pool.transports.http.exchange import forwarded
+from mcp_pool.transports.http.exchange import forward_request
 from mcp_pool.transports.http.responses import read_whole
 
-NOTICE_TIMEOUT: Final = 5.0
-"""Seconds for a server to take a notice."""
-WORDS_LIMIT: Final = 65536
-"""How much is read of what a server says to a notice, in bytes."""
-NOTICE_LIMIT: Final = 32
-"""Notifications being posted at once, and as many answers to the server's own requests. A notification on top of them
-is dropped: a server that takes none cannot be told. An answer waits for its turn: the server is waiting for it."""
+NOTIFICATION_TIMEOUT: Final = 5.0
+"""Seconds for a server to accept a notification or an answer."""
+MAX_RESPONSE_SIZE: Final = 65536
+"""The longest response to a notification that is read, in bytes."""
+MAX_NOTIFICATIONS: Final = 32
+"""How many notifications, and how many answers to the server's own requests, are posted at once. Further notifications
+are dropped; further answers wait, because the server waits for them."""
 
 
 @final
 @attrs.define(eq=False)
 class Notifications:
-    """Posts notices and answers of one connection. The SDK would post them singly, and all calls behind the slowest."""
+    """Posts the notifications and answers of one connection. The SDK would post one at a time, and make calls wait."""
 
     server_id: str
     """For the log."""
     channel: Channel
-    """The wire."""
+    """The channel of the connection."""
     _background: TaskGroup = attrs.field(init=False)
-    """Where those are posted that nothing has to wait for."""
-    _under_way: int = attrs.field(default=0, init=False)
-    """Notifications that are being posted."""
+    """The tasks that post."""
+    _notifications: int = attrs.field(default=0, init=False)
+    """How many notifications are being posted."""
     _answers: int = attrs.field(default=0, init=False)
-    """Answers that are being posted or wait for their turn."""
-    _turns: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(NOTICE_LIMIT), init=False, repr=False)
+    """How many answers are being posted or wait for their turn."""
+    _answer_slots: anyio.Semaphore = attrs.field(
+        factory=lambda: anyio.Semaphore(MAX_NOTIFICATIONS), init=False, repr=False
+    )
     """One for each answer that may be posted at once."""
-    _dropping: LogThrottle = attrs.field(
+    _dropped: LogThrottle = attrs.field(
         factory=lambda: LogThrottle(
-            "Server {!r}: {} notifications were not sent because earlier ones are still waiting"
+            "Server {!r}: notifications dropped because earlier ones have not been accepted yet: {}"
         ),
         init=False,
     )
-    _untaken: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r} did not accept {} notifications and answers in time"), init=False
+    _not_accepted: LogThrottle = attrs.field(
+        factory=lambda: LogThrottle("Server {!r}: notifications and answers not accepted in time: {}"), init=False
     )
 
     @asynccontextmanager
     async def posting(self) -> AsyncGenerator[None]:
-        """Hold the tasks that post in the background; they end with the block."""
+        """Run the background tasks; they end with the block."""
         try:
             async with anyio.create_task_group() as self._background:
                 yield
                 self._background.cancel_scope.cancel()
         finally:
-            for throttle in (self._dropping, self._untaken):
+            for throttle in (self._dropped, self._not_accepted):
                 throttle.flush(self.server_id)
 
     async def post(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Post a notice and wait until it is taken, or the time is up; return a response for the SDK."""
+        """Post a message, wait until it is accepted or the time is up, and return a response for the SDK."""
         try:
-            with anyio.move_on_after(NOTICE_TIMEOUT) as scope:
-                response = await forwarded(request, forward)
-                await read_whole(response, WORDS_LIMIT)  # unread, it would cost a connection
+            with anyio.move_on_after(NOTIFICATION_TIMEOUT) as scope:
+                response = await forward_request(request, forward)
+                await read_whole(response, MAX_RESPONSE_SIZE)  # or the connection could not be used again
                 if response.is_error:
-                    self.tell(f"answered a notification with HTTP status {response.status_code}")
+                    self.note(f"answered a notification with HTTP status {response.status_code}")
             if scope.cancelled_caught:
-                self._untaken.count(self.server_id)
+                self._not_accepted.count(self.server_id)
         except Exception as error:  # noqa: BLE001  # nobody waits for it
-            self.tell(f"could not be sent a notification: {type(error).__name__}")
+            self.note(f"could not be sent a notification ({type(error).__name__})")
             self.channel.suspect()
         return httpx2.Response(202, request=request)
 
-    def post_behind(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Post a notice or an answer in the background, and return a response for the SDK at once."""
+    def post_in_background(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
+        """Post a notification or an answer in the background, and return a response for the SDK at once."""
         outgoing = current_message.get()
         is_answer = outgoing is not None and isinstance(outgoing.message.message, JSONRPCResponse | JSONRPCError)
         if is_answer and self._answers >= MAX_OPEN_SERVER_REQUESTS:
-            # It would go on asking, and the answers would use up all memory.
-            what = f"has {self._answers} open requests and does not take the answers"
-            self.channel.mark_lost(DisconnectCause(what, advice="This is a fault of the server."))
+            self.channel.mark_lost(too_many_server_requests(self._answers))
         elif is_answer:
             self._answers += 1
             self._background.start_soon(self._answer, request, forward)
-        elif self._under_way >= NOTICE_LIMIT:
-            self._dropping.count(self.server_id)
+        elif self._notifications >= MAX_NOTIFICATIONS:
+            self._dropped.count(self.server_id)
         else:
-            self._under_way += 1
+            self._notifications += 1
             self._background.start_soon(self._post_counted, request, forward)
         return httpx2.Response(202, request=request)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run something in the background; it ends with the block."""
+        """Start a task that ends with the block."""
         self._background.start_soon(work)
 
-    def tell(self, what: str) -> None:
-        """Write down a trouble that harms nobody."""
+    def note(self, what: str) -> None:
+        """Log a harmless problem, as a phrase that follows the server's name."""
         log("DEBUG", self.server_id, "Server {!r} {}", self.server_id, what)
 
     async def _post_counted(self, request: httpx2.Request, forward: Forward) -> None:
         try:
             await self.post(request, forward)
         finally:
-            self._under_way -= 1
+            self._notifications -= 1
 
     async def _answer(self, request: httpx2.Request, forward: Forward) -> None:
         try:
-            async with self._turns:
+            async with self._answer_slots:
                 await self.post(request, forward)
         finally:
             self._answers -= 1

@@ -1,4 +1,4 @@
-"""Redirects that stay within the origin of a server: followed as the SDK follows them."""
+"""Redirects within the server's origin, followed as the SDK does."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import httpx2
 
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.exchange import forwarded
+from mcp_pool.transports.http.exchange import forward_request
 
-REDIRECTS: Final = 5
-"""How many redirects in a row are followed, within the origin."""
+MAX_REDIRECTS: Final = 5
+"""Maximum number of redirects in a row, within the origin."""
 
 
-async def sent_within_origin(request: httpx2.Request, forward: Forward) -> httpx2.Response:
-    """Send a request and those that it is redirected to, and return the last response, whose body is to be read."""
-    response = await forwarded(request, forward)
-    for _ in range(REDIRECTS):
-        following = follower(request, response)
+async def send_within_origin(request: httpx2.Request, forward: Forward) -> httpx2.Response:
+    """Send a request, follow its redirects within the origin, and return the last response with its body unread."""
+    response = await forward_request(request, forward)
+    for _ in range(MAX_REDIRECTS):
+        following = redirected_request(request, response)
         if following is None:
             break
         await response.aclose()
-        response = await forwarded(following, forward)
+        response = await forward_request(following, forward)
     return response
 
 
-def follower(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request | None:
-    """Return the request that a redirect leads to, if it stays within the origin and says the same, as the SDK does."""
+def redirected_request(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request | None:
+    """Return the request to follow a redirect with; None if it changes the origin or the method, as in the SDK."""
     following = response.next_request
     if following is None or following.method != request.method or following.url.userinfo:
         return None

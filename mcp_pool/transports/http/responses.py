@@ -1,4 +1,4 @@
-"""Bodies of HTTP responses: read whole up to a limit, or looked at while they stream."""
+"""Bodies of HTTP responses: read whole up to a limit, or watched as they stream."""
 
 from __future__ import annotations
 
@@ -13,59 +13,57 @@ import httpx2
 _T = TypeVar("_T")
 
 EVENT_STREAM: Final = "text/event-stream"
-"""The content type of a stream of events."""
-_OF_THE_WIRE: Final = ("content-encoding", "content-length", "transfer-encoding")
-"""Headers that no longer hold once a body has been decoded."""
-
-
+"""The content type of an event stream."""
+_ENCODING_HEADERS: Final = ("content-encoding", "content-length", "transfer-encoding")
+"""Headers that do not apply to a decoded body."""
 _UNREAD: Final = "mcp_pool_unread"
-"""The extension of a response whose body is lost."""
+"""Marks, as an extension, a response whose body was closed unread."""
 
 
 @final
 class TooLong(Exception):
-    """A body, or one event of a stream, grew longer than the limit."""
+    """A body, or one event of a stream, exceeds the limit."""
 
 
 @final
-class GivenUp(Exception):
-    """Nobody waits for this any more."""
+class WaitCancelled(Exception):
+    """The wait was cancelled, because its call has ended."""
 
 
 @final
 @attrs.define(eq=False)
-class Patience:
-    """The waiting for one answer. It can be given up from another task."""
+class CancellableWait:
+    """Waits for the answer to one call, until it is cancelled from another task."""
 
-    is_over: bool = False
-    """Whether it has been given up."""
+    is_cancelled: bool = False
+    """Whether it has been cancelled."""
     _scope: anyio.CancelScope | None = attrs.field(default=None, init=False, repr=False)
 
-    def end(self) -> None:
-        """Give up: whoever waits stops, and nobody begins."""
-        self.is_over = True
+    def cancel(self) -> None:
+        """Cancel the current wait, and refuse later ones."""
+        self.is_cancelled = True
         if self._scope is not None:
             self._scope.cancel()
 
-    async def wait(self, wait: Callable[[], Awaitable[_T]]) -> _T:
-        """Wait for something.
+    async def run(self, wait: Callable[[], Awaitable[_T]]) -> _T:
+        """Call an async function and return its result.
 
         Raises:
-            GivenUp: It has been given up.
+            WaitCancelled: The wait was cancelled, now or before.
         """
-        if not self.is_over:
+        if not self.is_cancelled:
             self._scope = anyio.CancelScope()
             try:
                 with self._scope:
                     return await wait()
             finally:
                 self._scope = None
-        raise GivenUp
+        raise WaitCancelled
 
 
 @final
 class EventReader:
-    """Takes a stream apart into events as far as is needed to see what they hold, and how long they grow.
+    """Parses an event stream just enough to see the data of each message and the size of each event.
 
     Args:
         limit: The longest event in bytes.
@@ -74,21 +72,21 @@ class EventReader:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._line: list[bytes] = []
-        """The pieces of the line that has not ended."""
+        """The pieces of the current, incomplete line."""
         self._held = 0
-        """Bytes of the event that has not ended."""
+        """Bytes of the current, incomplete event."""
         self._name = b""
         self._data: list[bytes] = []
         self._ended_in_return = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Take what arrived, and yield the data of each message that it completes.
+        """Process a chunk, and yield the data of each message that it completes.
 
         Raises:
             TooLong: An event is longer than the limit.
         """
         if self._ended_in_return:
-            chunk = b"\r" + chunk  # perhaps the first half of a line's end
+            chunk = b"\r" + chunk  # it may be the first half of a CRLF
         self._ended_in_return = chunk.endswith(b"\r")
         text = chunk[:-1] if self._ended_in_return else chunk
         *lines, rest = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -113,7 +111,7 @@ class EventReader:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if not name:
-            self._held -= len(line)  # a comment: a stream that is kept alive by them may go on for ever
+            self._held -= len(line)  # a comment: keep-alive comments must not add up to a long event
         elif name == b"event":
             self._name = value
         elif name == b"data":
@@ -128,14 +126,14 @@ class EventReader:
 
 @final
 class WatchedStream(httpx2.AsyncByteStream):
-    """A decoded event stream that tells what passes and how it ended, and refuses an event longer than the limit.
+    """A decoded event stream that reports its messages and its end, and fails on an event longer than the limit.
 
     Args:
-        response: Whose body it is.
+        response: The response to read from.
         limit: The longest event in bytes.
         on_end: Called once, with the error that broke the stream, or None when the server ended it.
         on_message: Called with the data of each message, before it is passed on.
-        patience: How long to wait for more.
+        wait: Runs each read, so that reading can be cancelled.
     """
 
     def __init__(
@@ -144,18 +142,18 @@ class WatchedStream(httpx2.AsyncByteStream):
         limit: int,
         on_end: Callable[[Exception | None], None],
         on_message: Callable[[bytes], None] | None = None,
-        patience: Patience | None = None,
+        wait: CancellableWait | None = None,
     ) -> None:
         self._response = response
         self._events = EventReader(limit)
         self._on_end = on_end
         self._on_message = on_message
-        self._patience = patience or Patience()
+        self._wait = wait or CancellableWait()
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         try:
             async with aclosing(self._response.aiter_bytes()) as chunks:
-                while (chunk := await self._patience.wait(lambda: anext(chunks, None))) is not None:
+                while (chunk := await self._wait.run(lambda: anext(chunks, None))) is not None:
                     for message in self._events.feed(chunk):
                         if self._on_message is not None:
                             self._on_message(message)
@@ -171,11 +169,11 @@ class WatchedStream(httpx2.AsyncByteStream):
 
 
 async def read_whole(response: httpx2.Response, limit: int) -> bytes:
-    """Return the decoded body of a response, and close it.
+    """Return the decoded body of a response, and close the response.
 
     Raises:
-        TooLong: It is longer than `limit` bytes.
-        httpx2.RequestError: It broke off or does not decode.
+        TooLong: The body is longer than `limit` bytes.
+        httpx2.RequestError: The body is incomplete, or cannot be decoded.
     """
     pieces: list[bytes] = []
     held = 0
@@ -192,13 +190,13 @@ async def read_whole(response: httpx2.Response, limit: int) -> bytes:
 
 
 def content_type(response: httpx2.Response) -> str:
-    """Return the content type of a response in lower case, without its parameters; empty when there is none."""
+    """Return the content type of a response in lower case, without parameters; empty if it has none."""
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def rebuilt(response: httpx2.Response, body: bytes | httpx2.AsyncByteStream) -> httpx2.Response:
-    """Return a response like this one, with a body that has been decoded."""
-    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_WIRE]
+    """Return a copy of a response with another body, which is already decoded."""
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _ENCODING_HEADERS]
     content, stream = (body, None) if isinstance(body, bytes) else (None, body)
     again = httpx2.Response(
         response.status_code, headers=headers, content=content, stream=stream, request=response.request
@@ -208,17 +206,17 @@ def rebuilt(response: httpx2.Response, body: bytes | httpx2.AsyncByteStream) -> 
 
 
 def unread(response: httpx2.Response) -> httpx2.Response:
-    """Return a response like this one, whose body was closed before anybody read it."""
+    """Return a copy of a response whose body was closed before anybody read it, marked as such."""
     again = rebuilt(response, b"")
     again.extensions = {_UNREAD: True}
     return again
 
 
 def is_unread(response: httpx2.Response) -> bool:
-    """Tell whether nobody can know what was in the body of a response."""
+    """Return whether the body of a response was closed unread, so that its contents are unknown."""
     return _UNREAD in response.extensions
 
 
 def watch(response: httpx2.Response, limit: int, on_end: Callable[[Exception | None], None]) -> httpx2.Response:
-    """Return a response whose stream of events is looked at; arguments as for `WatchedStream`."""
+    """Return a copy of a successful response with a watched event stream; arguments as for `WatchedStream`."""
     return rebuilt(response, WatchedStream(response, limit, on_end)) if response.is_success else response

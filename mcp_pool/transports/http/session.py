@@ -1,9 +1,9 @@
-"""What answers and refusals tell about a session over HTTP. Decisions only: no I/O, no clock.
+"""What answers and rejections say about a session over HTTP. Decisions only: no I/O, no clock.
 
-A server says by 404 that it does not know a session (MCP specification, Streamable HTTP, Session Management). Some say
-it by another status, or by a JSON-RPC error that looks like the answer of a tool. From those alone nothing follows: the
-call may have run, and the session may be in order. So they only raise a suspicion, which one `ping` settles: a server
-that refuses a ping in the very same way refuses everything.
+A server answers 404 if it does not know a session (MCP specification, Streamable HTTP, Session Management). Some use
+another status, or a JSON-RPC error that looks like the answer of a tool. These prove nothing: the call may have run,
+and the session may be fine. So they only raise a suspicion, which one `ping` confirms or clears: a server that rejects
+a ping in exactly the same way rejects everything.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ from mcp_pool.errors import HttpStatusError
 from mcp_pool.transports.channel import DisconnectCause
 
 PING_METHOD: Final = "ping"
-"""The method of a request that asks for nothing but an answer."""
+"""The method of a ping."""
 SESSION_LOST: Final = "no longer knows the session"
-"""What happened, where a server says so itself."""
+"""What happened if the server itself says that the session is lost."""
 
 
 class Finding(Enum):
-    """What follows from how a server took a request of a session."""
+    """What the response to a request says about its session."""
 
     NOTHING = "nothing"
-    """The session is in order as far as this request tells."""
+    """No sign that the session is lost."""
     SUSPECT = "suspect"
-    """The session may be lost: one `ping` is to tell."""
+    """The session may be lost: a `ping` must decide."""
     LOST = "lost"
     """The session is lost, and the request has not run."""
 
 
 @final
 @attrs.frozen
-class Refusal:
-    """How a server refused a request. Two are equal when a client cannot tell them apart."""
+class Rejection:
+    """How a server rejected a request. Rejections that look the same to a client are equal."""
 
     status: int
     """The HTTP status."""
     code: int | None = None
-    """The code of the JSON-RPC error that came with it; None when there was none."""
+    """The code of the JSON-RPC error in the body; None if there was none."""
     message: str = attrs.field(default="", repr=False)
     """The message of that error."""
 
     @classmethod
-    def of(cls, status: int, said: JSONRPCResponse | JSONRPCError | None) -> Refusal:
-        """Return the refusal that a response amounts to.
+    def of(cls, status: int, message: JSONRPCResponse | JSONRPCError | None) -> Rejection:
+        """Make it from a response.
 
         Args:
-            status: Its HTTP status.
-            said: The JSON-RPC message in its body, if there was one.
+            status: The HTTP status.
+            message: The JSON-RPC message in the body, if any.
         """
-        if not isinstance(said, JSONRPCError):
+        if not isinstance(message, JSONRPCError):
             return cls(status)
-        return cls(status, said.error.code, said.error.message)
+        return cls(status, message.error.code, message.error.message)
 
-    def is_confirmed_by(self, ping: Refusal) -> bool:
-        """Tell whether a ping was refused in the very same way.
+    def is_confirmed_by(self, ping: Rejection) -> bool:
+        """Return whether a ping was rejected in exactly the same way.
 
-        A server without `ping` says "method not found" to it, as it does to any other method that it does not have.
+        "Method not found" confirms nothing: a server without `ping` answers so to any method that it does not have.
         """
         return ping == self and ping.code != METHOD_NOT_FOUND
 
@@ -70,19 +70,19 @@ class Refusal:
 @final
 @attrs.define(eq=False)
 class SessionEvidence:
-    """What the requests of one session have told about it so far."""
+    """What the responses in one session have shown so far."""
 
-    _latest: Refusal | None = attrs.field(default=None, init=False)
-    """The error that answered the latest call; None when it was answered otherwise."""
+    _latest: Rejection | None = attrs.field(default=None, init=False)
+    """The error that answered the latest call; None if the answer was a result, or the second of two equal errors."""
     _ping_answered: bool = attrs.field(default=False, init=False)
     """Whether a ping was ever answered."""
 
-    def note_answer(self, error: Refusal | None, *, is_ping: bool) -> Finding:
-        """Note an answer that bears the id of its request, and return what follows from it.
+    def note_answer(self, error: Rejection | None, *, is_ping: bool) -> Finding:
+        """Record an answer with the id of its request, and return what follows from it.
 
         Args:
-            error: The error that it is, if it is one.
-            is_ping: Whether the request was a `ping`, and no call.
+            error: The error, if the answer is one.
+            is_ping: Whether the request was a `ping` instead of a call.
         """
         if is_ping:
             self._ping_answered = True
@@ -91,40 +91,44 @@ class SessionEvidence:
         self._latest = None if is_repeated else error
         return Finding.SUSPECT if is_repeated else Finding.NOTHING
 
-    def note_refusal(self, refusal: Refusal, *, is_ping: bool, is_certain: bool) -> Finding:
-        """Note a response with an error status and without an answer that bears the id, and return what follows.
+    def note_rejection(self, rejection: Rejection, *, is_ping: bool, is_certain: bool) -> Finding:
+        """Record an error status without an answer in the body, and return what follows from it.
 
         Args:
-            refusal: What the response says.
-            is_ping: Whether the request was a `ping`, and no call.
-            is_certain: Whether the body shows that the answer is not in it.
+            rejection: The response.
+            is_ping: Whether the request was a `ping` instead of a call.
+            is_certain: Whether it is certain that the body contains no answer.
         """
-        if refusal.status == HTTPStatus.NOT_FOUND:
+        if rejection.status == HTTPStatus.NOT_FOUND:
             return Finding.LOST if is_certain else Finding.SUSPECT
-        if not is_suspicious(refusal.status):
+        if not is_suspicious(rejection.status):
             return Finding.NOTHING
-        # Otherwise a gateway that lets no ping through would cost its server one session after the other.
-        is_telling = not is_ping or refusal.code is not None or self._ping_answered
-        return Finding.SUSPECT if is_telling else Finding.NOTHING
+        # A gateway that blocks every ping with an error page must not cost the server one session after another.
+        is_evidence = not is_ping or rejection.code is not None or self._ping_answered
+        return Finding.SUSPECT if is_evidence else Finding.NOTHING
 
 
 def is_suspicious(status: int) -> bool:
-    """Tell whether a status may be about the session: 4xx, but not 429, which is about the load."""
-    is_of_request = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    return is_of_request and status != HTTPStatus.TOO_MANY_REQUESTS
+    """Return whether a status may be about the session: 4xx except 429, which is about load."""
+    is_client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return is_client_error and status != HTTPStatus.TOO_MANY_REQUESTS
 
 
 def session_lost(status: int) -> DisconnectCause:
-    """Return the loss of a session that its server says it does not know."""
-    # Draining: calls that were refused likewise are to learn it themselves, as they may be sent again.
-    cause = HttpStatusError(f"It answered with HTTP status {status}.", status=status)
-    advice = "It may have been restarted."
-    return DisconnectCause(SESSION_LOST, cause=cause, advice=advice, draining=True, unreachable=True)
+    """Return the disconnect cause for a session that the server says it does not know."""
+    # Unreachable: there is no session left to end.
+    return attrs.evolve(_session_cause(SESSION_LOST, status), unreachable=True)
 
 
-def session_given_up(status: int) -> DisconnectCause:
-    """Return the loss of a session whose server refuses a ping in the same way as a call."""
-    # Not unreachable: it is told that the session has ended, in case that it knows it still.
-    what = "appears to have lost the session: it refused a ping exactly as it refused the request before"
-    cause = HttpStatusError(f"It answered with HTTP status {status}.", status=status)
+def session_presumed_lost(status: int) -> DisconnectCause:
+    """Return the disconnect cause for a server that rejects a ping in the same way as a call."""
+    # Not unreachable: the session is ended, in case the server still knows it.
+    return _session_cause(
+        "appears to have lost the session: it rejected a ping exactly like the request before", status
+    )
+
+
+def _session_cause(what: str, status: int) -> DisconnectCause:
+    # Draining: other calls that were rejected must find out themselves, because then they may be sent again.
+    cause = HttpStatusError(f"The server answered with HTTP status {status}.", status=status)
     return DisconnectCause(what, cause=cause, advice="It may have been restarted.", draining=True)

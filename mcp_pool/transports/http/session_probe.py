@@ -1,4 +1,4 @@
-"""Asks a server by one `ping` whether it refuses everything that comes in a session, and ends the session if so."""
+"""Sends one `ping` to find out whether a server rejects everything in a session, and ends the session if it does."""
 
 from __future__ import annotations
 
@@ -13,72 +13,72 @@ import httpx2
 from mcp_types import JSONRPCResponse
 
 from mcp_pool.transports.channel import Channel
-from mcp_pool.transports.http.answers import JSON, Said, hear_out
+from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.responses import EVENT_STREAM
-from mcp_pool.transports.http.session import PING_METHOD, Refusal, session_given_up, session_lost
-from mcp_pool.transports.renewals import Renewals
+from mcp_pool.transports.http.session import PING_METHOD, Rejection, session_lost, session_presumed_lost
+from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 PROBE_TIMEOUT: Final = 5.0
-"""Seconds for a server to answer a ping; one that takes longer has not refused it."""
-PROBE_PATIENCE: Final = 1.0
-"""Seconds for which a call that was refused waits for the ping: who calls again at once is to meet the new session."""
-PING: Final = "mcp_pool-ping"
-"""The id of the ping."""
-ANSWER_LIMIT: Final = 65536
-"""How much is read of what a server says to a ping, in bytes."""
+"""Seconds for a server to answer a ping. One that takes longer has not rejected it."""
+PROBE_WAIT: Final = 1.0
+"""Seconds that a rejected call waits for the ping, so that a caller who retries at once gets the new session."""
+PING_ID: Final = "mcp_pool-ping"
+"""The request id of the ping."""
+MAX_ANSWER_SIZE: Final = 65536
+"""The longest response to a ping that is read, in bytes."""
 
 
 @final
 @attrs.frozen
 class _Suspicion:
-    """A refusal that makes it doubtful whether a server knows the session."""
+    """A rejection after which the session may be lost."""
 
-    refusal: Refusal
+    rejection: Rejection
     request: httpx2.Request
-    """What was refused."""
+    """The rejected request."""
     forward: Forward
 
 
 @final
 @attrs.define(eq=False)
 class SessionProbe:
-    """Settles suspicions against one session, by one ping for all that were raised before it was sent."""
+    """Checks one session after suspicious rejections. One ping covers all rejections that preceded it."""
 
     channel: Channel
-    """The wire."""
-    renewals: Renewals
-    """How often a session may be given up on such evidence."""
+    """The channel of the connection."""
+    renewal_limit: SessionRenewalLimit
+    """How often the session may be replaced on the evidence of a ping."""
     start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
-    """Runs something in the background, until the connection is closed."""
+    """Starts a task that ends with the connection."""
     send: Callable[[httpx2.Request, Forward], Awaitable[httpx2.Response]]
     """Sends a request."""
-    tell: Callable[[str], None]
-    """Writes something to the log: the end of a sentence that begins with the server."""
+    note: Callable[[str], None]
+    """Logs a phrase that follows the server's name."""
     _suspicion: _Suspicion | None = attrs.field(default=None, init=False, repr=False)
-    """The latest one that no ping has followed."""
+    """The latest suspicion, until a ping is sent for it."""
     _settled: anyio.Event | None = attrs.field(default=None, init=False, repr=False)
-    """Set when none is left; None while no ping is under way."""
+    """Set when no suspicion is left; None while no ping is in flight."""
 
-    def suspect(self, refusal: Refusal, request: httpx2.Request, forward: Forward) -> None:
-        """Have one ping follow a refusal. Synchronous: the refused call need not stay for it.
+    def suspect(self, rejection: Rejection, request: httpx2.Request, forward: Forward) -> None:
+        """Start a ping after a rejection. Synchronous: the rejected call does not have to wait for it.
 
         Args:
-            refusal: How the server refused a request.
+            rejection: How the server rejected a request.
             request: The request.
-            forward: What it was sent by.
+            forward: Sends a request in the same way.
         """
         if not self.channel.is_settled or self.channel.disconnect_cause is not None:
-            return  # the handshake fails by itself, and a lost session needs no proof
-        self._suspicion = _Suspicion(refusal, request, forward)
+            return  # a rejected handshake has failed anyway, and a session that is known to be lost needs no proof
+        self._suspicion = _Suspicion(rejection, request, forward)
         if self._settled is None:
             self._settled = anyio.Event()
             self.start(partial(self._settle, self._settled))
 
     async def settled(self) -> None:
-        """Wait for a moment until the pings under way have been answered."""
+        """Wait for up to `PROBE_WAIT` until no suspicion is left."""
         if self._settled is not None:
-            with anyio.move_on_after(PROBE_PATIENCE):
+            with anyio.move_on_after(PROBE_WAIT):
                 await self._settled.wait()
 
     async def _settle(self, settled: anyio.Event) -> None:
@@ -86,46 +86,46 @@ class SessionProbe:
             while (suspicion := self._suspicion) is not None and self.channel.disconnect_cause is None:
                 self._suspicion = None
                 if (ping := await self._ping(suspicion)) is not None:
-                    self._judge(suspicion.refusal, *ping)
+                    self._judge(suspicion.rejection, *ping)
         finally:
             self._settled = None
             settled.set()
 
-    def _judge(self, refusal: Refusal, status: int, said: Said) -> None:
-        """Draw the conclusion from what followed a refusal.
+    def _judge(self, rejection: Rejection, status: int, body: ParsedBody) -> None:
+        """Decide whether the session is lost.
 
         Args:
-            refusal: How a request was refused.
-            status: The HTTP status that a ping met with.
-            said: What the server said to the ping.
+            rejection: How a request was rejected.
+            status: The HTTP status of the response to the ping.
+            body: The body of that response.
         """
-        if said.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        if isinstance(said.answer, JSONRPCResponse) or self.channel.disconnect_cause is not None:
+        if isinstance(body.answer, JSONRPCResponse) or self.channel.disconnect_cause is not None:
             return
-        if status == HTTPStatus.NOT_FOUND and said.answer is None and said.is_certain:
+        if status == HTTPStatus.NOT_FOUND and body.answer is None and body.is_certain:
             self.channel.mark_lost(session_lost(status))
-        elif not refusal.is_confirmed_by(Refusal.of(status, said.answer or said.error)):
+        elif not rejection.is_confirmed_by(Rejection.of(status, body.answer or body.error)):
             return
-        elif self.renewals.claim(anyio.current_time()):
-            self.channel.mark_lost(session_given_up(status))
+        elif self.renewal_limit.claim(anyio.current_time()):
+            self.channel.mark_lost(session_presumed_lost(status))
         else:
-            self.tell("refuses a ping as it refuses calls, although the session is new")
+            self.note("rejects pings in the same way as calls, although the session is new")
 
-    async def _ping(self, suspicion: _Suspicion) -> tuple[int, Said] | None:
-        """Send a ping and return the HTTP status that it met with, and what was said; None: that is not known."""
+    async def _ping(self, suspicion: _Suspicion) -> tuple[int, ParsedBody] | None:
+        """Send a ping, and return the HTTP status and the body of the response; None if there was none."""
         headers = httpx2.Headers(suspicion.request.headers)
         headers.pop("content-length", None)
         headers["accept"] = f"{JSON}, {EVENT_STREAM}"
-        message = {"jsonrpc": "2.0", "id": PING, "method": PING_METHOD}
+        message = {"jsonrpc": "2.0", "id": PING_ID, "method": PING_METHOD}
         extensions = {"timeout": suspicion.request.extensions.get("timeout", {})}
         url = suspicion.request.url
         request = httpx2.Request("POST", url, headers=headers, json=message, extensions=extensions)
         try:
             with anyio.fail_after(PROBE_TIMEOUT):
                 response = await self.send(request, suspicion.forward)
-                said = await hear_out(response, ANSWER_LIMIT, PING)
-        except Exception as error:  # noqa: BLE001  # a ping that was not refused proves nothing
-            self.tell(f"did not answer a ping that tests its session: {type(error).__name__}")
+                body = await read_answer(response, MAX_ANSWER_SIZE, PING_ID)
+        except Exception as error:  # noqa: BLE001  # a ping without a response proves nothing
+            self.note(f"did not answer a ping that checks its session ({type(error).__name__})")
             return None
-        return response.status_code, said
+        return response.status_code, body

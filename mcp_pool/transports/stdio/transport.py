@@ -117,7 +117,7 @@ class _StdioTransport:
     def __attrs_post_init__(self) -> None:
         self._to_client, self._from_server = anyio.create_memory_object_stream[SessionMessage](INCOMING)
         self._accepted, self._outgoing = anyio.create_memory_object_stream[Outgoing](OUTGOING)
-        self.reader = TrackedReadStream(self._from_server, self.channel, hears=False)
+        self.reader = TrackedReadStream(self._from_server, self.channel, notes_activity=False)
         self.writer = TrackedWriteStream(self._accepted, self.channel)
         self.output = ReadAhead(self.process.output, self.channel.note_activity)
         self.channel.process_id = self.process.process.pid
@@ -169,7 +169,7 @@ class _StdioTransport:
                 if written and not started:
                     started = True
                     if record is not None:
-                        record.sent += 1
+                        record.requests_sent += 1
 
     def _should_drop(self, record: CallRecord | None) -> bool:
         """Tell whether not to start writing a message: nobody would answer it, or its call has ended as not sent."""

@@ -46,7 +46,7 @@ async def windows_transport(
                 if (record := item.record) is not None:
                     if record.done or channel.disconnect_cause is not None:
                         continue  # its caller was told that it was not sent
-                    record.sent += 1
+                    record.requests_sent += 1
                 await write_stream.send(item.message)
 
         with to_client, from_server, accepted, outgoing:

@@ -1,4 +1,4 @@
-"""Authorization over HTTP: static headers, any `httpx2.Auth`, and the SDK's OAuth against a server of its own parts."""
+"""Authorization over HTTP: static headers, any `httpx2.Auth`, and the SDK's OAuth against the SDK's own servers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CALLBACK = "http://127.0.0.1:1/callback"
 
 
 def place(kind: type[Any], server: ServerProcess) -> str:
-    """Where a server is to be found by a kind of specification."""
+    """The URL of a server for a kind of spec."""
     return server.sse_url if kind is SseServer else server.url
 
 
 class Bearer(httpx2.Auth):
-    """Bears a token, or raises when there is none."""
+    """Sends a token, or raises if there is none."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token
@@ -47,7 +47,7 @@ class Bearer(httpx2.Auth):
 
 
 class Copying(Bearer):
-    """Sends a copy of the request, as some signers do."""
+    """Sends a copy of the request, as some signing flows do."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         headers = {**request.headers, "Authorization": f"Bearer {self.token}"}
@@ -66,7 +66,7 @@ WAYS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_each_request_bears_the_credentials(kind: type[Any], tmp_path: Path) -> None:
+async def test_each_request_carries_the_credentials(kind: type[Any], tmp_path: Path) -> None:
     async with raw_server(ledger=tmp_path / "ledger") as server, MCPPool() as pool:
         seen = 0
         for given, expected in WAYS:
@@ -83,7 +83,7 @@ async def test_each_request_bears_the_credentials(kind: type[Any], tmp_path: Pat
 
 @pytest.mark.parametrize("options", PROTOCOLS)
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_handshake_that_is_refused_gives_up_the_server_and_says_so(
+async def test_a_server_that_rejects_the_credentials_in_the_handshake_fails_and_says_why(
     options: tuple[str, ...], status: int
 ) -> None:
     async with raw_server(*options, faults=[fault("status", status, on="handshake")]) as server, MCPPool() as pool:
@@ -101,7 +101,7 @@ async def test_a_handshake_that_is_refused_gives_up_the_server_and_says_so(
 
 @pytest.mark.parametrize("options", PROTOCOLS)
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_call_that_is_refused_fails_alone(options: tuple[str, ...], status: int, tmp_path: Path) -> None:
+async def test_a_call_that_is_unauthorized_fails_alone(options: tuple[str, ...], status: int, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(*options, ledger=ledger) as server, MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, auth=Bearer(TOKEN)))
@@ -119,7 +119,9 @@ async def test_a_call_that_is_refused_fails_alone(options: tuple[str, ...], stat
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_flow_that_fails_fails_that_call_alone(options: tuple[str, ...], tmp_path: Path) -> None:
+async def test_an_authorization_flow_that_fails_fails_its_own_call_only(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
     ledger, auth = tmp_path / "ledger", Bearer(TOKEN)
     async with raw_server(*options, ledger=ledger) as server, MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, auth=auth))
@@ -139,7 +141,7 @@ async def test_a_flow_that_fails_fails_that_call_alone(options: tuple[str, ...],
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_copy_of_the_request_may_have_run_as_well(kind: type[Any], tmp_path: Path) -> None:
+async def test_a_copy_of_the_request_may_have_run_too(kind: type[Any], tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server("--modern", ledger=ledger) as server, MCPPool() as pool:
         await pool.connect("s", kind(place(kind, server), auth=Copying(TOKEN)))
@@ -150,7 +152,9 @@ async def test_a_copy_of_the_request_may_have_run_as_well(kind: type[Any], tmp_p
     assert len(arrived(ledger, tool="echo")) == 1
 
 
-async def test_a_flow_that_leads_to_a_server_that_is_away_says_nothing_about_this_one(tmp_path: Path) -> None:
+async def test_an_authorization_server_that_is_unreachable_does_not_make_this_server_unreachable(
+    tmp_path: Path,
+) -> None:
     class Elsewhere(Bearer):
         async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
             if self.token is None:
@@ -173,7 +177,7 @@ async def test_a_flow_that_leads_to_a_server_that_is_away_says_nothing_about_thi
 
 
 class Person:
-    """Where the SDK's provider keeps what it got, and who opens the page of the authorization server."""
+    """The storage of the SDK's provider, and the browser that opens the authorization page."""
 
     def __init__(self) -> None:
         self.tokens: Any = None
@@ -195,7 +199,7 @@ class Person:
         self.client = client_info
 
     async def visit(self, url: str) -> None:
-        """Open the page, and be sent back at once."""
+        """Open the page, which redirects at once."""
         self.visits += 1
         if not self.willing:
             raise PermissionError("not today")
@@ -203,18 +207,18 @@ class Person:
             self.answer = httpx2.URL((await browser.get(url)).headers["location"]).params
 
     async def come_back(self) -> AuthorizationCodeResult:
-        """Tell with what."""
+        """Return the code and the state of that redirect."""
         return AuthorizationCodeResult(**dict(self.answer))
 
     def provider(self, url: str) -> OAuthClientProvider:
-        """The SDK's provider for a server."""
+        """The SDK's OAuth provider for a server."""
         metadata = OAuthClientMetadata(redirect_uris=[CALLBACK], client_name="tests")
         return OAuthClientProvider(url, metadata, self, self.visit, self.come_back)
 
 
 @asynccontextmanager
 async def guarded(ledger: Path | None = None) -> AsyncIterator[tuple[ServerProcess, Person, OAuthClientProvider]]:
-    """A server behind OAuth, and who may use it."""
+    """A server behind OAuth, and its user."""
     command = [sys.executable, str(SERVERS / "oauth.py"), *common(ledger, None)]
     async with running(ServerProcess(command)) as server:
         person = Person()
@@ -229,7 +233,7 @@ async def beginning_of_hold(server: ServerProcess) -> None:
 
 
 async def echoes(pool: MCPPool, count: int = 10) -> list[Outcome]:
-    """Call a tool many times at once."""
+    """Call a tool many times concurrently."""
     outcomes = [Outcome() for _ in range(count)]
     async with anyio.create_task_group() as group:
         for outcome in outcomes:
@@ -238,7 +242,7 @@ async def echoes(pool: MCPPool, count: int = 10) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_person_authorizes_once_and_many_calls_that_meet_an_expired_token_cause_one_refresh(
+async def test_a_user_authorizes_once_and_concurrent_calls_with_an_expired_token_cause_one_refresh(
     kind: type[Any],
 ) -> None:
     async with guarded() as (server, person, provider), MCPPool() as pool:
@@ -257,7 +261,7 @@ async def test_a_person_authorizes_once_and_many_calls_that_meet_an_expired_toke
         assert pool.server("s").generation == 1
 
 
-async def test_many_calls_whose_token_is_refused_cause_one_new_authorization() -> None:
+async def test_concurrent_calls_whose_token_is_rejected_cause_one_new_authorization() -> None:
     async with guarded() as (server, person, provider), MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, auth=provider))
         for visits, order in enumerate([{"revoke": True}, {"narrow": True}], 2):
@@ -268,7 +272,7 @@ async def test_many_calls_whose_token_is_refused_cause_one_new_authorization() -
         assert pool.server("s").generation == 1
 
 
-async def test_a_refresh_that_fails_fails_the_calls_that_need_it_and_nothing_else() -> None:
+async def test_a_failed_refresh_fails_only_the_calls_that_need_it() -> None:
     async with guarded() as (server, person, provider), MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, auth=provider))
         held = Outcome()
@@ -289,7 +293,7 @@ async def test_a_refresh_that_fails_fails_the_calls_that_need_it_and_nothing_els
         assert (await server.order()).get("echo") is None
 
 
-async def test_a_call_that_waits_for_its_answer_delays_no_other_and_an_authorization_server_that_is_away_few() -> None:
+async def test_a_slow_call_delays_no_other_and_an_unreachable_authorization_server_delays_few() -> None:
     async with guarded() as (server, _, provider), MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, auth=provider))
         held = Outcome()
@@ -303,14 +307,14 @@ async def test_a_call_that_waits_for_its_answer_delays_no_other_and_an_authoriza
                 assert isinstance(outcome.error.cause, httpx2.ConnectError)
                 assert not outcome.error.may_have_run
             provider.context.token_expiry_time = expiry
-            # The SDK's provider would hold its lock until the first call is answered.
+            # The SDK's provider on its own would hold its lock until the first call is answered.
             await pool.call_tool("s__release", {"key": "a"}, timeout=10)
         assert words(held.value) == "a"
         assert pool.server("s").generation == 1
 
 
 @pytest.mark.parametrize(("renewing", "times"), [(True, 3), (False, 2)], ids=["renewing", "stopped"])
-async def test_a_refusal_that_no_token_helps_against_is_handed_out(renewing: bool, times: int, tmp_path: Path) -> None:
+async def test_a_rejection_that_no_new_token_can_fix_is_passed_on(renewing: bool, times: int, tmp_path: Path) -> None:
     class Helpless(OAuthClientProvider):
         tokens = 0
 
@@ -332,7 +336,7 @@ USER: ContextVar[str] = ContextVar("user", default="the service")
 
 
 class PerUser(httpx2.Auth):
-    """Reads a context variable of the caller, as docs/credentials.md shows."""
+    """Reads a context variable of the caller, as in docs/credentials.md."""
 
     requires_request_body = True
 

@@ -1,4 +1,4 @@
-"""The HTTP client of each server: what it shares, what it never shares, and what it is lent."""
+"""The HTTP client of each server: what it shares, what it never shares, and borrowed clients."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_servers_of_one_origin_never_mix(tmp_path: Path) -> None:
 
 
 class Counting(httpx2.AsyncHTTPTransport):
-    """A transport of the user's that tells nothing of what it does."""
+    """A user's transport that does not support trace events."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,11 +137,11 @@ async def test_a_borrowed_client_does_the_work_and_is_never_closed(kind: type[An
 
 
 @pytest.mark.parametrize(("kind", "place"), KINDS)
-async def test_what_a_silent_transport_may_have_sent_is_not_sent_again(
+async def test_a_request_that_an_untraced_transport_may_have_sent_is_not_sent_again(
     kind: type[Any], place: str, tmp_path: Path
 ) -> None:
     ledger, transport = tmp_path / "ledger", Counting()
-    tool = "silent" if kind is SseServer else "echo"  # an answer would come before the error there
+    tool = "silent" if kind is SseServer else "echo"  # over streamable HTTP, the response would come before the error
     async with raw_server(ledger=ledger) as server, httpx2.AsyncClient(transport=transport) as lent, MCPPool() as pool:
         await pool.connect("s", kind(f"{server.origin}/{place}", http_client=lent, restart=RestartPolicy.never()))
         transport.loses = httpx2.ReadError
@@ -149,11 +149,11 @@ async def test_what_a_silent_transport_may_have_sent_is_not_sent_again(
             await pool.call_tool(f"s__{tool}")
         assert caught.value.may_have_run
         assert isinstance(caught.value.cause, httpx2.ReadError)
-        await eventually(lambda: ran(ledger, tool))  # over SSE, the server runs it when it has said that it has it
+        await eventually(lambda: ran(ledger, tool))  # over SSE, the server runs the call after it has accepted the POST
     assert ran(ledger, tool) == 1
 
 
-async def test_a_request_that_is_cancelled_in_a_borrowed_client_may_have_been_sent() -> None:
+async def test_a_request_cancelled_in_a_borrowed_client_may_have_been_sent() -> None:
     told, handled = list[str](), anyio.Event()
 
     async def trace(event: str, _info: object) -> None:
@@ -183,7 +183,7 @@ async def test_a_request_that_is_cancelled_in_a_borrowed_client_may_have_been_se
     assert told == ["borrowed_client.send_request_headers.started"]
 
 
-async def test_what_a_borrowed_client_could_not_connect_for_has_not_run(tmp_path: Path) -> None:
+async def test_a_request_for_which_a_borrowed_client_could_not_connect_has_not_run(tmp_path: Path) -> None:
     ledger, transport = tmp_path / "ledger", Counting()
     policy = RestartPolicy(initial_delay=0.01)
     async with raw_server(ledger=ledger) as server, httpx2.AsyncClient(transport=transport) as lent, MCPPool() as pool:
@@ -210,7 +210,7 @@ async def test_a_borrowed_client_that_is_closed_fails_calls_and_nothing_else() -
         assert await echo(pool, "t") == "hello"
 
 
-async def test_connections_are_kept_for_the_next_call_and_dropped_before_the_server_drops_them(
+async def test_idle_connections_are_reused_and_closed_before_the_server_closes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert http_client.IDLE_EXPIRY < 5  # the keep-alive of uvicorn and of Node

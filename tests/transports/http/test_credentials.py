@@ -1,4 +1,4 @@
-"""Credentials that are in no configuration are not shown either: those of a flow, of a hook and of a client that is lent."""
+"""Credentials that are not in the spec are masked as well: those of an auth flow, an event hook or a borrowed client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.http import raw_server
 from helpers.http_calls import shown
 from helpers.memory import PLACE, OverHttp, OverSse, event
 from mcp_pool import ConnectError, HttpServer, MCPPool, RestartPolicy, SseServer
-from mcp_pool._shared.redaction import LEARNED
+from mcp_pool._shared.redaction import MAX_LEARNED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -24,7 +24,7 @@ NEVER = RestartPolicy.never()
 
 
 class Bearing(httpx2.Auth):
-    """Bears a token; perhaps on a copy of the request."""
+    """Sends a token, possibly on a copy of the request."""
 
     def __init__(self, *, copies: bool = False) -> None:
         self.copies = copies
@@ -56,7 +56,7 @@ WAYS = [
 
 
 def refusing(kind: type[Any]) -> Any:
-    """A server that refuses the handshake, and shows what it knows."""
+    """A server that rejects the handshake and echoes the credentials."""
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         if "id" not in message:
@@ -74,7 +74,7 @@ def refusing(kind: type[Any]) -> Any:
 
 @pytest.mark.parametrize(("own", "lent"), WAYS)
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_a_server_that_gives_credentials_away_does_not_make_the_pool_show_them(
+async def test_credentials_that_a_server_echoes_are_masked(
     kind: type[Any], own: dict[str, Any], lent: dict[str, Any]
 ) -> None:
     async with httpx2.AsyncClient(transport=refusing(kind), **lent) as client, MCPPool() as pool:
@@ -85,13 +85,13 @@ async def test_a_server_that_gives_credentials_away_does_not_make_the_pool_show_
 
 @pytest.mark.parametrize("auth", [Bearing(), Bearing(copies=True)], ids=["in place", "on a copy"])
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_what_a_client_of_its_own_has_sent_is_masked_too(kind: type[Any], auth: httpx2.Auth) -> None:
+async def test_credentials_of_a_borrowed_client_are_masked_too(kind: type[Any], auth: httpx2.Auth) -> None:
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", kind(server.sse_url if kind is SseServer else server.url, auth=auth, restart=NEVER))
         assert connection_of(pool, "s").target.redactor.text(f"so: {SECRET}, Bearer {SECRET}") == "so: ***, ***"
 
 
-async def test_the_session_of_a_server_is_masked() -> None:
+async def test_a_session_id_is_masked() -> None:
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, mode="legacy", restart=NEVER))
         (session,) = (await server.order())["sessions"]
@@ -99,7 +99,7 @@ async def test_the_session_of_a_server_is_masked() -> None:
 
 
 class Counting(httpx2.Auth):
-    """Bears a new token on each request."""
+    """Sends a new token with each request."""
 
     count = 0
 
@@ -120,11 +120,11 @@ async def test_only_the_newest_credentials_are_remembered() -> None:
     auth = Counting()
     async with httpx2.AsyncClient(transport=OverHttp(take)) as client, MCPPool() as pool:
         await pool.connect("s", HttpServer(f"{PLACE}/mcp", http_client=client, mode="legacy", auth=auth))
-        for _ in range(3 * LEARNED):
+        for _ in range(3 * MAX_LEARNED):
             assert words(await pool.call_tool("s__work")) == "done"
         hidden = [
             number
             for number in range(1, auth.count + 1)
             if connection_of(pool, "s").target.redactor.text(auth.token(number)) == "***"
         ]
-        assert hidden == list(range(auth.count - LEARNED + 1, auth.count + 1))
+        assert hidden == list(range(auth.count - MAX_LEARNED + 1, auth.count + 1))

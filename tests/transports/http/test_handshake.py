@@ -1,4 +1,4 @@
-"""The handshake over HTTP: what keeps it from succeeding is said, and the protocol is found by what servers say only."""
+"""The handshake over HTTP: failures are reported, and only the server's responses decide which protocol it speaks."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SOON = RestartPolicy(initial_delay=0.01, multiplier=1.0)
 NOT_NOW = RestartPolicy(initial_delay=1000, max_delay=1000)
 LEGACY = "2025-11-25"
 FIRST = {(): "initialize", ("--modern",): "discover"}
-"""The phase in which each protocol shakes hands."""
+"""The phase of the handshake in each protocol."""
 REQUESTS = {"discover": "server/discover", "initialize": "initialize", "list": "tools/list"}
 
 
 async def failure(pool: MCPPool, spec: HttpServer) -> ConnectError:
-    """Why a server could not be connected, in vain also for who looks for its secrets."""
+    """The error of a failed connection attempt, after a check that it shows no secrets."""
     with anyio.fail_after(BOUND), pytest.raises(ConnectError) as caught:
         await pool.connect("s", spec)
     assert hides_its_secrets(caught.value)
@@ -55,7 +55,7 @@ async def test_a_server_that_refuses_connections_is_named_by_its_origin() -> Non
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("phase", ["first", "list"])
-async def test_a_server_that_is_silent_is_given_up_when_the_time_is_up(protocol: tuple[str, ...], phase: str) -> None:
+async def test_a_silent_server_times_out(protocol: tuple[str, ...], phase: str) -> None:
     phase = FIRST[protocol] if phase == "first" else phase
     async with raw_server(*protocol, faults=[fault("silent", on=REQUESTS[phase])]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server, connect_timeout=2.0))
@@ -66,7 +66,7 @@ async def test_a_server_that_is_silent_is_given_up_when_the_time_is_up(protocol:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("phase", ["first", "list"])
-async def test_a_server_that_refuses_the_credentials_has_failed_until_a_person_corrects_them(
+async def test_a_server_that_rejects_the_credentials_fails_until_they_are_corrected(
     protocol: tuple[str, ...], phase: str
 ) -> None:
     phase = FIRST[protocol] if phase == "first" else phase
@@ -88,46 +88,46 @@ async def test_a_server_that_refuses_the_credentials_has_failed_until_a_person_c
             await pool.disconnect("s")
 
 
-TROUBLES = {
+FAILURES = {
     "500": (fault("status", 500), "HTTP status 500", 500),
     "503": (fault("status", 503), "HTTP status 503", 503),
     "429": (fault("status", 429), "HTTP status 429", 429),
-    "reset": (fault("reset"), "broke off with ReadError", None),
-    "close": (fault("close"), "broke off with RemoteProtocolError", None),
+    "reset": (fault("reset"), "did not complete the request (ReadError)", None),
+    "close": (fault("close"), "did not complete the request (RemoteProtocolError)", None),
     "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
-    "half a body": (fault("half_body"), "broke off with RemoteProtocolError", None),
+    "half a body": (fault("half_body"), "did not complete the request (RemoteProtocolError)", None),
     "a page": (fault("content_type", "text/html"), "bytes of text/html", None),
 }
-"""What servers do in the handshake that says nothing of the protocol they speak."""
-INSTEAD = list(TROUBLES)[:5]
-"""What may befall a question that the server would refuse anyway."""
+"""Failures in the handshake that say nothing about the protocol of the server."""
+COMMON = list(FAILURES)[:5]
+"""Those that can also happen to a request that the server would reject anyway."""
 
 
 @pytest.mark.parametrize(
-    ("protocol", "phase", "troubles"),
+    ("protocol", "phase", "failures"),
     [
-        pytest.param(("--modern",), "discover", TROUBLES, id="modern, discover"),
-        pytest.param(("--modern",), "list", TROUBLES, id="modern, list"),
-        pytest.param((), "discover", INSTEAD, id="legacy, discover"),
-        pytest.param((), "initialize", TROUBLES, id="legacy, initialize"),
-        pytest.param((), "list", TROUBLES, id="legacy, list"),
+        pytest.param(("--modern",), "discover", FAILURES, id="modern, discover"),
+        pytest.param(("--modern",), "list", FAILURES, id="modern, list"),
+        pytest.param((), "discover", COMMON, id="legacy, discover"),
+        pytest.param((), "initialize", FAILURES, id="legacy, initialize"),
+        pytest.param((), "list", FAILURES, id="legacy, list"),
     ],
 )
-async def test_trouble_in_the_handshake_is_told_and_backed_off_from_and_never_taken_for_the_legacy_protocol(
-    protocol: tuple[str, ...], phase: str, troubles: Iterable[str], tmp_path: Path
+async def test_an_outage_in_the_handshake_is_reported_and_backed_off_from_and_not_mistaken_for_the_legacy_protocol(
+    protocol: tuple[str, ...], phase: str, failures: Iterable[str], tmp_path: Path
 ) -> None:
     ledger, request = tmp_path / "ledger", REQUESTS[phase]
     async with raw_server(*protocol, ledger=ledger) as server, MCPPool(restart=SOON) as pool:
-        for trouble in troubles:
-            rule, said, status = TROUBLES[trouble]
+        for failed in failures:
+            rule, reported, status = FAILURES[failed]
             await server.misbehave({**rule, "on": request})
-            greeted = len(arrived(ledger, "initialize"))
+            handshakes = len(arrived(ledger, "initialize"))
             error = await failure(pool, behind_url(server))
-            assert (error.phase, error.attempt, error.retryable) == (phase, 1, True), trouble
-            assert said in str(error)
+            assert (error.phase, error.attempt, error.retryable) == (phase, 1, True), failed
+            assert reported in str(error)
             assert f"during {request}" in str(error)
             assert getattr(error.__cause__, "status", None) == status
-            assert phase != "discover" or len(arrived(ledger, "initialize")) == greeted, trouble
+            assert phase != "discover" or len(arrived(ledger, "initialize")) == handshakes, failed
             await server.misbehave({**rule, "on": request, "times": 2})
             pool.add("s", behind_url(server))
             await connected(pool, 1)
@@ -137,7 +137,7 @@ async def test_trouble_in_the_handshake_is_told_and_backed_off_from_and_never_ta
         assert not protocol or not arrived(ledger, "initialize")
 
 
-async def test_a_server_in_trouble_waits_for_its_next_attempt() -> None:
+async def test_a_server_with_an_outage_is_tried_again_later() -> None:
     async with raw_server(faults=[fault("status", 503)]) as server, MCPPool() as pool:
         pool.add("s", behind_url(server, restart=NOT_NOW))
         await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
@@ -147,7 +147,7 @@ async def test_a_server_in_trouble_waits_for_its_next_attempt() -> None:
 
 
 @pytest.mark.parametrize("status", [404, 405])
-async def test_where_there_is_no_server_the_error_says_so(status: int) -> None:
+async def test_a_url_without_a_server_is_an_error_that_says_so(status: int) -> None:
     async with raw_server(faults=[fault("status", status)]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
         assert f"answered with HTTP status {status} during initialize" in str(error)
@@ -156,7 +156,7 @@ async def test_where_there_is_no_server_the_error_says_so(status: int) -> None:
         assert (error.phase, error.__cause__.status, error.retryable) == ("initialize", status, True)
 
 
-async def test_a_redirect_to_elsewhere_is_told_without_the_whole_of_its_target() -> None:
+async def test_a_redirect_to_another_origin_is_reported_without_its_full_url() -> None:
     rule = fault("redirect", f"http://elsewhere.invalid/{PLACE}?key=word")
     async with raw_server(faults=[rule]) as server, MCPPool() as pool:
         error = await failure(pool, HttpServer(server.url))
@@ -170,9 +170,7 @@ async def test_a_redirect_within_the_origin_is_followed() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 405])
-async def test_a_server_that_does_not_know_the_question_of_the_modern_protocol_is_greeted_in_the_older_way(
-    status: int, tmp_path: Path
-) -> None:
+async def test_a_server_without_server_discover_gets_the_legacy_handshake(status: int, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     rule = fault("status", status, on="server/discover")
     async with raw_server(ledger=ledger, faults=[rule]) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
@@ -180,7 +178,7 @@ async def test_a_server_that_does_not_know_the_question_of_the_modern_protocol_i
         assert words(await pool.call_tool("s__echo", {"text": "greetings"})) == "greetings"
 
 
-async def test_what_went_wrong_before_is_not_blamed_for_what_goes_wrong_later() -> None:
+async def test_an_earlier_failure_is_not_reported_as_the_cause_of_a_later_one() -> None:
     rule = fault("status", 404, on="server/discover")
     async with raw_server("--fail-list", faults=[rule]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
@@ -188,13 +186,13 @@ async def test_what_went_wrong_before_is_not_blamed_for_what_goes_wrong_later() 
         assert "404" not in str(error)
 
 
-async def test_a_session_that_is_lost_in_the_handshake_is_told() -> None:
+async def test_a_session_lost_in_the_handshake_is_reported() -> None:
     async with raw_server(faults=[fault("session_lost", on="tools/list")]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
         assert "no longer knows the session during tools/list" in str(error)
 
 
-async def test_a_session_that_is_refused_in_the_handshake_fails_it_without_a_ping(tmp_path: Path) -> None:
+async def test_a_session_rejected_in_the_handshake_fails_it_without_a_ping(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger, faults=[fault("status", 400, on="tools/list")]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
@@ -219,7 +217,7 @@ async def test_the_legacy_protocol_is_remembered_until_a_handshake_fails(tmp_pat
         assert asked() == (2, 4)
 
 
-async def test_a_server_that_has_learnt_the_modern_protocol_is_found_to_speak_it(tmp_path: Path) -> None:
+async def test_a_server_upgraded_to_the_modern_protocol_is_detected(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool:
         assert pool.server("s").info.protocol_version == LEGACY
@@ -246,7 +244,7 @@ async def test_a_modern_server_stays_modern(tmp_path: Path) -> None:
         assert {line["headers"]["mcp-protocol-version"] for line in arrived(ledger)} == {MODERN}
 
 
-async def test_servers_of_both_protocols_stand_beside_each_other(tmp_path: Path) -> None:
+async def test_servers_of_both_protocols_work_side_by_side(tmp_path: Path) -> None:
     async with (
         sdk_server() as modern,
         sdk_server("--legacy-only") as legacy,
@@ -258,7 +256,7 @@ async def test_servers_of_both_protocols_stand_beside_each_other(tmp_path: Path)
             assert pool.server(name).info.protocol_version == version
 
 
-async def test_a_server_whose_borrowed_client_was_closed_has_failed_and_says_so() -> None:
+async def test_a_server_whose_borrowed_client_was_closed_fails_and_says_why() -> None:
     lent = httpx2.AsyncClient()
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, http_client=lent, restart=SOON))

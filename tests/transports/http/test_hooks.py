@@ -1,4 +1,4 @@
-"""Clients that are lent with event hooks, and flows of authorization: what they raise for a status is that status."""
+"""Borrowed clients with event hooks, and auth flows: an error that they raise for a status counts as that status."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def strictly(response: httpx2.Response) -> None:
 
 
 async def reading(response: httpx2.Response) -> None:
-    """The same, when the response has been read."""
+    """The same, after reading the response."""
     if response.is_error:
         await response.aread()
     response.raise_for_status()
@@ -44,13 +44,13 @@ def lent(hook: Any = strictly) -> httpx2.AsyncClient:
 
 
 def secretive(kind: type[Any], server: ServerProcess, **fields: Any) -> Any:
-    """The specification of a server that is full of secrets."""
+    """The spec of a server with many secrets."""
     url = f"{server.origin}/{PLACE}/{'sse' if kind is SseServer else 'mcp'}"
     return kind(url, headers={"Authorization": f"Bearer {TOKEN}"}, restart=SOON, **fields)
 
 
 class Strict(httpx2.Auth):
-    """A flow that raises for the status of the answer."""
+    """A flow that raises for the status of the response."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         (yield request).raise_for_status()
@@ -58,7 +58,7 @@ class Strict(httpx2.Auth):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("by", ["hook", "flow"])
-async def test_a_status_that_is_raised_fails_a_call_as_a_status_does(kind: type[Any], by: str) -> None:
+async def test_an_error_raised_for_a_status_fails_a_call_like_the_status_itself(kind: type[Any], by: str) -> None:
     async with raw_server() as server, lent() as client, MCPPool() as pool:
         fields = {"http_client": client} if by == "hook" else {"auth": Strict()}
         await pool.connect("s", secretive(kind, server, **fields))
@@ -72,7 +72,9 @@ async def test_a_status_that_is_raised_fails_a_call_as_a_status_does(kind: type[
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refusal_in_the_handshake_that_a_hook_raises_gives_up_the_server(kind: type[Any], status: int) -> None:
+async def test_a_hook_that_raises_for_rejected_credentials_in_the_handshake_fails_the_server(
+    kind: type[Any], status: int
+) -> None:
     rule = fault("status", status, on="GET" if kind is SseServer else "handshake")
     async with raw_server(faults=[rule]) as server, lent() as client, MCPPool() as pool:
         pool.add("s", secretive(kind, server, http_client=client))
@@ -86,9 +88,7 @@ async def test_a_refusal_in_the_handshake_that_a_hook_raises_gives_up_the_server
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_404_whose_body_a_hook_left_unread_may_have_held_the_answer_so_its_call_is_not_sent_again(
-    kind: type[Any], tmp_path: Path
-) -> None:
+async def test_a_call_is_not_retried_after_a_404_whose_body_a_hook_left_unread(kind: type[Any], tmp_path: Path) -> None:
     async with raw_server(ledger=tmp_path / "ledger") as server, lent() as client, MCPPool() as pool:
         await pool.connect("s", secretive(kind, server, http_client=client, mode="legacy"))
         await server.order(forget=True)
@@ -101,7 +101,7 @@ async def test_a_404_whose_body_a_hook_left_unread_may_have_held_the_answer_so_i
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_lost_session_that_a_hook_raises_for_once_it_has_read_the_body_is_a_lost_session(
+async def test_a_404_is_a_lost_session_if_a_hook_raises_for_it_after_reading_the_body(
     kind: type[Any], tmp_path: Path
 ) -> None:
     async with raw_server(ledger=tmp_path / "ledger") as server, lent(reading) as client, MCPPool() as pool:
@@ -112,7 +112,7 @@ async def test_a_lost_session_that_a_hook_raises_for_once_it_has_read_the_body_i
     assert ran(tmp_path / "ledger", "echo") == 1
 
 
-async def test_a_body_that_a_hook_has_read_is_the_servers_answer() -> None:
+async def test_a_body_read_by_a_hook_is_the_servers_answer() -> None:
     async with raw_server() as server, lent(reading) as client, MCPPool() as pool:
         await pool.connect("s", secretive(HttpServer, server, http_client=client))
         await server.misbehave(fault("error", [400, -32000, "its own words"], on="tools/call:echo", times=1))
@@ -121,7 +121,7 @@ async def test_a_body_that_a_hook_has_read_is_the_servers_answer() -> None:
 
 
 def elsewhere(status: int) -> Any:
-    """A hook that asks another server first, and raises for the status of that."""
+    """A hook that sends a request to another server first, and raises for its status."""
 
     async def hook(_response: httpx2.Response) -> None:
         request = httpx2.Request("POST", f"http://elsewhere.test/token?secret={TOKEN}")
@@ -131,18 +131,18 @@ def elsewhere(status: int) -> Any:
 
 
 async def by_hand(_response: httpx2.Response) -> None:
-    """A hook that raises for a response to no request."""
+    """A hook that raises for a response without a request."""
     raise httpx2.HTTPStatusError("no", request=httpx2.Request("GET", "http://a.test"), response=httpx2.Response(401))
 
 
 async def though_it_went_well(response: httpx2.Response) -> None:
-    """A hook that raises for a response that went well."""
+    """A hook that raises for a successful response."""
     raise httpx2.HTTPStatusError(f"no {response.url}", request=response.request, response=response)
 
 
 @pytest.mark.parametrize("hook", [elsewhere(401), by_hand, though_it_went_well], ids=["elsewhere", "by hand", "well"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_status_that_is_not_this_servers_fails_what_it_was_raised_for_and_is_no_refusal(
+async def test_an_error_raised_for_another_servers_status_fails_the_request_without_being_a_rejection(
     kind: type[Any], hook: Any
 ) -> None:
     async with raw_server() as server, lent(hook) as client, MCPPool() as pool:

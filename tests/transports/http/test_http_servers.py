@@ -1,4 +1,4 @@
-"""The test servers of HTTP and the proxies do what tests of the pool rely on."""
+"""The HTTP test servers and the proxies work as the tests of the pool expect."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SERVERS = [pytest.param(raw_server, id="raw"), pytest.param(sdk_server, id="sdk"
 
 
 def call_of(client: httpx2.AsyncClient, url: str, tool: str, **arguments: Any) -> httpx2.Request:
-    """A call of a tool in the modern protocol, which needs no handshake."""
+    """A tool call in the modern protocol, which needs no handshake."""
     prefix = "io.modelcontextprotocol"
     meta = {f"{prefix}/protocolVersion": VERSION, f"{prefix}/clientCapabilities": {}}
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
@@ -47,13 +47,13 @@ async def call(client: httpx2.AsyncClient, url: str, tool: str = "echo", **argum
 
 
 async def post(url: str, text: str, **options: Any) -> httpx2.Response:
-    """Call `echo`, on a connection of its own."""
+    """Call `echo` on a new connection."""
     async with httpx2.AsyncClient(**options) as client:
         return await call(client, url, text=text)
 
 
 def text_of(response: httpx2.Response) -> str:
-    """What the tool answered."""
+    """The text that the tool answered."""
     return response.json()["result"]["content"][0]["text"]
 
 
@@ -66,7 +66,7 @@ def text_of(response: httpx2.Response) -> str:
         pytest.param(sdk_server, ("--legacy-only", "--json"), "2025-11-25", id="sdk, legacy"),
     ],
 )
-async def test_a_server_speaks_its_protocol_and_writes_down_what_arrives(
+async def test_a_server_speaks_its_protocol_and_records_what_arrives(
     start: Any, options: tuple[str, ...], version: str, tmp_path: Path
 ) -> None:
     async with start(*options, ledger=tmp_path / "ledger") as server:
@@ -100,7 +100,7 @@ async def test_a_server_that_was_killed_comes_back_on_its_port(start: Any, optio
 
 
 @pytest.mark.parametrize("start", SERVERS)
-async def test_a_server_speaks_tls_and_answers_401_to_who_does_not_bear_its_token(start: Any, tmp_path: Path) -> None:
+async def test_a_server_speaks_tls_and_answers_401_without_its_token(start: Any, tmp_path: Path) -> None:
     files = tls(tmp_path)
     context = ssl.create_default_context(cafile=files.ca)
     async with start("--token", "secret", tls=files) as server:
@@ -111,7 +111,7 @@ async def test_a_server_speaks_tls_and_answers_401_to_who_does_not_bear_its_toke
         assert (await post(server.url, "known", verify=context, headers=known)).status_code != 401
 
 
-async def test_a_rule_strikes_the_requests_that_it_speaks_of() -> None:
+async def test_a_rule_applies_to_the_requests_that_it_names() -> None:
     rule = fault("status", 503, on="tools/call:echo", first=2, times=2, every=2)
     async with raw_server("--modern", faults=[rule]) as server:
         statuses = [(await post(server.url, "hello")).status_code for _ in range(7)]
@@ -123,7 +123,9 @@ async def test_a_rule_strikes_the_requests_that_it_speaks_of() -> None:
 @pytest.mark.parametrize(
     ("do", "value"), [("reset", None), ("half_body", None), ("half_stream", "cut"), ("half_stream", "reset")]
 )
-async def test_a_connection_that_breaks_in_a_call_leaves_the_others_alone(do: str, value: Any, tmp_path: Path) -> None:
+async def test_a_connection_that_breaks_during_a_call_leaves_the_others_alone(
+    do: str, value: Any, tmp_path: Path
+) -> None:
     async with raw_server("--modern", ledger=tmp_path / "ledger") as server:
         await server.misbehave(fault(do, value, on="tools/call:echo", times=1, after=do == "reset"))
         answers: list[str] = []
@@ -168,7 +170,7 @@ async def test_a_cut_event_stream_with_ids_is_resumed_and_nothing_runs_twice(tmp
         assert [line["resume"] for line in arrived(tmp_path / "ledger", "GET")] == [event_id.decode()] * 2
 
 
-async def test_a_lost_session_is_lost_for_every_request_and_another_can_be_opened(tmp_path: Path) -> None:
+async def test_a_lost_session_fails_every_request_and_another_can_be_opened(tmp_path: Path) -> None:
     async with raw_server("--unknown-session", "400", ledger=tmp_path / "ledger") as server:
         async with Client(server.url) as client:
             await server.order(forget=True)
@@ -180,7 +182,7 @@ async def test_a_lost_session_is_lost_for_every_request_and_another_can_be_opene
         assert ran(tmp_path / "ledger", "echo") == 1
 
 
-async def test_a_client_that_does_not_wait_for_its_answer_is_seen(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_wait_for_its_answer_is_detected(tmp_path: Path) -> None:
     async with raw_server("--modern", "--never-answer", ledger=tmp_path / "ledger") as server:
         with pytest.raises(httpx2.ReadTimeout):
             await post(server.url, "hello", timeout=httpx2.Timeout(60, read=0.2))
@@ -203,7 +205,7 @@ def through(proxy: Any) -> str:
     return f"http://127.0.0.1:{proxy.port}/mcp"
 
 
-async def test_the_tcp_proxy_does_to_one_connection_what_it_does_not_to_another() -> None:
+async def test_the_tcp_proxy_treats_each_connection_separately() -> None:
     async with raw_server("--modern") as server, tcp_proxy(server.port) as proxy, httpx2.AsyncClient() as standing:
         first = await call(standing, through(proxy), text="first")
         assert text_of(first) == "first"
@@ -228,7 +230,7 @@ async def test_the_tcp_proxy_does_to_one_connection_what_it_does_not_to_another(
         await eventually(lambda: [connection.number for connection in proxy.open] == [1])
 
 
-async def test_the_tcp_proxy_stalls_a_connection_and_lets_it_go_on() -> None:
+async def test_the_tcp_proxy_stalls_and_resumes_a_connection() -> None:
     async with raw_server("--modern") as server, tcp_proxy(server.port) as proxy:
         proxy.when(b'"stalled"', "stall", forwarded=True)
         async with anyio.create_task_group() as group:
@@ -245,7 +247,7 @@ async def test_the_tcp_proxy_stalls_a_connection_and_lets_it_go_on() -> None:
         assert answers == ["stalled"]
 
 
-async def test_the_forward_proxy_notes_what_passes(tmp_path: Path) -> None:
+async def test_the_forward_proxy_records_what_passes(tmp_path: Path) -> None:
     files = tls(tmp_path)
     async with raw_server("--modern") as server, forward_proxy("user", "word") as proxy:
         url = f"http://nowhere.invalid:{server.port}/mcp"

@@ -1,4 +1,4 @@
-"""Servers over HTTP that go, come back and forget: what is lost is known, and what did not run is run, once."""
+"""HTTP servers that stop, restart and lose sessions: losses are detected, and calls that did not run are run, once."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ MODERN = ("--modern",)
 
 
 async def backing_off(pool: MCPPool) -> None:
-    """Wait until the server `s` waits for its next attempt."""
+    """Wait until the server `s` is backing off."""
     await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
 
 
-async def test_a_modern_server_that_was_restarted_just_answers_the_next_call(tmp_path: Path) -> None:
+async def test_a_restarted_modern_server_answers_the_next_call(tmp_path: Path) -> None:
     async with raw_server(*MODERN) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
         await server.restart()
         assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
@@ -53,7 +53,7 @@ async def test_a_modern_server_that_was_restarted_just_answers_the_next_call(tmp
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_a_call_that_meets_a_refused_connect_waits_until_the_server_is_back(
+async def test_a_call_whose_connection_is_refused_waits_until_the_server_is_back(
     protocol: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(5)]
@@ -95,9 +95,7 @@ async def test_calls_in_flight_go_on_while_new_connections_are_refused(
 
 
 @pytest.mark.parametrize("options", [(*MODERN, "--stream"), MODERN, ("--stream",), ()])
-async def test_a_server_that_is_killed_under_calls_is_soon_known_to_be_gone(
-    options: tuple[str, ...], tmp_path: Path
-) -> None:
+async def test_a_server_killed_during_calls_is_soon_detected(options: tuple[str, ...], tmp_path: Path) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(5)]
     async with (
         raw_server(*options, "--no-get", ledger=ledger) as server,
@@ -121,17 +119,17 @@ async def test_a_server_that_is_killed_under_calls_is_soon_known_to_be_gone(
 @pytest.mark.parametrize(
     ("do", "value", "is_life"), [("reset", None, False), ("status", 503, False), ("status", 403, True)]
 )
-async def test_a_server_that_was_doubted_is_lost_unless_it_answers_something(
+async def test_a_suspect_server_is_lost_unless_it_responds(
     protocol: tuple[str, ...], do: str, value: Any, is_life: bool, tmp_path: Path
 ) -> None:
     ledger, question = tmp_path / "ledger", "server/discover" if protocol else "ping"
-    check = HealthCheck(timeout=1.0, failure_threshold=2)  # a question that was not sent in its time would not arrive
+    check = HealthCheck(timeout=1.0, failure_threshold=2)  # a probe that is not sent in time would never arrive
     async with (
         raw_server(*protocol, "--no-get", ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, restart=NOT_NOW)}, health=check) as pool,
     ):
         if not protocol:
-            await arrival(ledger, "GET", count=2)  # the SDK asks twice for a stream, and the answer is a activity
+            await arrival(ledger, "GET", count=2)  # the SDK requests a stream twice, and each response is activity
         before = len(arrived(ledger, question))
         await server.misbehave(fault(do, value, on=question), fault("reset", on="tools/call:echo", times=1))
         with pytest.raises(ConnectionLost):
@@ -146,7 +144,7 @@ async def test_a_server_that_was_doubted_is_lost_unless_it_answers_something(
             assert len(arrived(ledger, question)) == before + 2
 
 
-async def test_a_legacy_server_that_is_killed_while_idle_is_soon_known_to_be_gone(tmp_path: Path) -> None:
+async def test_a_legacy_server_killed_while_idle_is_soon_detected(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger) as server,
@@ -158,13 +156,13 @@ async def test_a_legacy_server_that_is_killed_while_idle_is_soon_known_to_be_gon
 
 
 @pytest.mark.parametrize("lost", ["forgotten", "restarted"])
-async def test_a_lost_session_means_one_handshake_for_ten_calls_that_all_run_once(lost: str, tmp_path: Path) -> None:
+async def test_a_lost_session_causes_one_handshake_and_ten_calls_all_run_once(lost: str, tmp_path: Path) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(10)]
     async with (
         raw_server("--no-get", ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, restart=SOON, health=None)}) as pool,
     ):
-        await arrival(ledger, "GET", count=2)  # the SDK asks twice for a stream, and must not find the server away
+        await arrival(ledger, "GET", count=2)  # the SDK requests a stream twice, and the server must be up
         await (server.order(forget=True) if lost == "forgotten" else server.restart())
         async with anyio.create_task_group() as group:
             for call in calls:
@@ -177,7 +175,7 @@ async def test_a_lost_session_means_one_handshake_for_ten_calls_that_all_run_onc
         assert ran(ledger, "echo") == len(calls)
 
 
-async def test_a_session_that_is_lost_by_400_means_one_handshake_and_ten_calls_that_fail_with_what_the_server_said(
+async def test_a_session_lost_with_400_causes_one_handshake_and_ten_calls_fail_with_the_servers_error(
     tmp_path: Path,
 ) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(10)]
@@ -198,7 +196,7 @@ async def test_a_session_that_is_lost_by_400_means_one_handshake_and_ten_calls_t
         assert (len(arrived(ledger, tool="echo")), ran(ledger, "echo")) == (11, 1)
 
 
-async def test_a_lost_session_lets_calls_that_were_taken_finish(tmp_path: Path) -> None:
+async def test_a_lost_session_lets_accepted_calls_finish(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool:
         async with in_flight(pool, ledger):
@@ -209,7 +207,7 @@ async def test_a_lost_session_lets_calls_that_were_taken_finish(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("drained", ["disconnect", "close_all"])
-async def test_calls_on_the_connection_before_the_present_one_are_drained_too(drained: str, tmp_path: Path) -> None:
+async def test_calls_on_the_previous_connection_are_drained_too(drained: str, tmp_path: Path) -> None:
     ledger, held, ended = tmp_path / "ledger", Outcome(), Outcome()
     async with (
         raw_server(ledger=ledger) as server,
@@ -235,7 +233,7 @@ async def test_calls_on_the_connection_before_the_present_one_are_drained_too(dr
         assert words(held.value) == "a"
 
 
-async def test_a_connection_that_comes_to_stand_during_a_drain_takes_no_calls(tmp_path: Path) -> None:
+async def test_a_connection_that_opens_during_a_drain_takes_no_calls(tmp_path: Path) -> None:
     ledger, held, rejected = tmp_path / "ledger", Outcome(), Outcome()
     async with (
         raw_server(ledger=ledger) as server,
@@ -261,7 +259,7 @@ async def test_a_connection_that_comes_to_stand_during_a_drain_takes_no_calls(tm
     assert ran(ledger, "echo") == 0
 
 
-async def test_without_time_to_wait_a_call_on_a_lost_session_says_that_it_did_not_run(tmp_path: Path) -> None:
+async def test_with_a_wait_timeout_of_zero_a_call_on_a_lost_session_says_that_it_did_not_run(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": behind_url(server)}, wait_timeout=0) as pool:
         await arrival(ledger, "GET")
@@ -290,7 +288,7 @@ async def test_an_error_with_status_400_that_is_not_about_the_session_leaves_it_
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 409, 500, 501, 503])
-async def test_a_server_that_refuses_a_stream_of_its_own_messages_is_left_alone(status: int, tmp_path: Path) -> None:
+async def test_a_server_without_a_stream_for_its_own_messages_stays_connected(status: int, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger, faults=[fault("status", status, on="GET"), fault("reset", on="ping")]) as server,
@@ -302,7 +300,7 @@ async def test_a_server_that_refuses_a_stream_of_its_own_messages_is_left_alone(
         assert arrived(ledger, "ping") == []
 
 
-async def test_a_session_whose_stream_ends_as_it_is_forgotten_is_lost_to_the_next_call(tmp_path: Path) -> None:
+async def test_a_session_lost_together_with_its_stream_is_detected_by_the_next_call(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger) as server,
@@ -316,7 +314,7 @@ async def test_a_session_whose_stream_ends_as_it_is_forgotten_is_lost_to_the_nex
         assert (pool.server("s").generation, ran(ledger, "echo")) == (2, 1)
 
 
-async def test_a_stream_of_messages_that_ends_is_opened_again_and_nothing_happens(tmp_path: Path) -> None:
+async def test_a_message_stream_that_ends_is_reopened_without_a_loss(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
         for number in (1, 2, 3):
@@ -326,7 +324,7 @@ async def test_a_stream_of_messages_that_ends_is_opened_again_and_nothing_happen
 
 
 @pytest.mark.parametrize("manner", ["cut", "reset"])
-async def test_a_stream_of_messages_that_cannot_be_kept_up_means_a_new_session(manner: str, tmp_path: Path) -> None:
+async def test_a_message_stream_that_keeps_failing_causes_a_new_session(manner: str, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger, faults=[fault("reset", on="GET", times=2)] if manner == "reset" else []) as server,
@@ -341,7 +339,7 @@ async def test_a_stream_of_messages_that_cannot_be_kept_up_means_a_new_session(m
         await connected(pool, 2)
         assert len(arrived(ledger, "initialize")) == 2
         ended = [line["session"] for line in arrived(ledger, "DELETE")]
-        assert not ended  # not before its calls have ended
+        assert not ended  # only after its calls have ended
 
 
 async def disconnected(pool: MCPPool) -> None:
@@ -357,7 +355,7 @@ async def restarted(pool: MCPPool) -> None:
 
 
 async def left(_pool: MCPPool) -> None:
-    """Nothing: the block ends."""
+    """Do nothing: the block ends."""
 
 
 @pytest.mark.parametrize("end", [disconnected, closed, restarted, left])
@@ -388,7 +386,7 @@ async def test_a_legacy_session_is_ended_when_its_server_has_failed(trouble: dic
 
 
 @pytest.mark.parametrize("given_up_by", ["who waits", "connect_timeout"])
-async def test_a_legacy_session_is_ended_when_its_attempt_is_given_up(given_up_by: str, tmp_path: Path) -> None:
+async def test_a_legacy_session_is_ended_when_its_attempt_is_cancelled(given_up_by: str, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger, faults=[fault("silent", on="tools/list")]) as server, MCPPool() as pool:
         timeout = 3 if given_up_by == "connect_timeout" else None
@@ -403,7 +401,7 @@ async def test_a_legacy_session_is_ended_when_its_attempt_is_given_up(given_up_b
 
 @pytest.mark.parametrize("state", ["dead", "silent"])
 @pytest.mark.parametrize("end", [disconnected, closed, left])
-async def test_a_server_that_cannot_be_told_does_not_delay_closing(
+async def test_a_server_that_does_not_answer_the_delete_does_not_delay_closing(
     state: str, end: Callable[[MCPPool], Awaitable[None]], tmp_path: Path
 ) -> None:
     async with raw_server() as server:

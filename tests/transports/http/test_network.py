@@ -1,4 +1,4 @@
-"""TLS and proxies as the environment says: who is trusted, what is shared, and which way requests take."""
+"""TLS and proxies from the environment: trusted certificates, shared contexts, and the route of requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
-    """The TLS contexts that have been made."""
+    """The TLS contexts that were created."""
     made: list[ssl.SSLContext] = []
     make = httpx2.create_ssl_context
 
@@ -42,7 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
         return made[-1]
 
     monkeypatch.setattr(httpx2, "create_ssl_context", note)
-    contexts._trusting.cache_clear()
+    contexts._default_context.cache_clear()
     return made
 
 
@@ -73,7 +73,7 @@ async def test_plain_http_makes_no_tls_context(made: list[ssl.SSLContext]) -> No
     assert made == []
 
 
-def test_different_trust_has_different_contexts(
+def test_different_trust_settings_use_different_contexts(
     made: list[ssl.SSLContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[ssl.SSLContext] = []
@@ -81,19 +81,19 @@ def test_different_trust_has_different_contexts(
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv("SSL_CERT_FILE", str(tls(tmp_path / name).ca))
-        seen += [contexts.trusting(), contexts.trusting()]
+        seen += [contexts.default_context(), contexts.default_context()]
     monkeypatch.delenv("SSL_CERT_FILE")
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    seen.append(contexts.trusting())
+    seen.append(contexts.default_context())
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "a" / "ca.pem"))
     monkeypatch.delenv("SSL_CERT_DIR")
-    assert contexts.trusting() is seen[0] is seen[1]
+    assert contexts.default_context() is seen[0] is seen[1]
     assert seen[2] is seen[3]
     assert made == [seen[0], seen[2], seen[4]]
 
 
 @pytest.mark.parametrize(("kind", "place"), KINDS)
-async def test_who_is_trusted_is_said_by_the_environment(
+async def test_the_environment_determines_the_trusted_certificates(
     kind: type[Any], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tls(tmp_path)
@@ -110,7 +110,7 @@ async def test_who_is_trusted_is_said_by_the_environment(
         assert await echo(pool, "s") == "hello"
 
 
-async def test_a_client_that_is_led_from_http_to_https_trusts_whom_the_environment_says(
+async def test_a_redirect_from_http_to_https_uses_the_trust_settings_of_the_environment(
     made: list[ssl.SSLContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Through:
@@ -131,8 +131,10 @@ async def test_a_client_that_is_led_from_http_to_https_trusts_whom_the_environme
 
 
 @pytest.mark.parametrize(("kind", "place"), KINDS)
-async def test_a_proxy_of_the_environment_is_used(kind: type[Any], place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "IDLE_CONNECTIONS", 0)  # this proxy serves one request for each connection
+async def test_a_proxy_from_the_environment_is_used(
+    kind: type[Any], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "MAX_IDLE_CONNECTIONS", 0)  # this proxy serves one request per connection
     async with raw_server() as server, forward_proxy("user", "pass-word") as proxy, MCPPool() as pool:
         for variable in ("HTTP_PROXY", "ALL_PROXY", "http_proxy"):
             monkeypatch.setenv(variable, proxy.url)
@@ -145,9 +147,7 @@ async def test_a_proxy_of_the_environment_is_used(kind: type[Any], place: str, m
             monkeypatch.delenv(variable)
 
 
-async def test_a_proxy_of_the_environment_is_a_tunnel_for_https(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_proxy_from_the_environment_tunnels_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = tls(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(files.ca))
     async with raw_server(tls=files) as server, forward_proxy() as proxy, MCPPool() as pool:
@@ -157,7 +157,7 @@ async def test_a_proxy_of_the_environment_is_a_tunnel_for_https(
         assert {(passed.verb, passed.port) for passed in proxy.passed} == {("CONNECT", server.port)}
 
 
-async def test_no_proxy_is_asked_for_a_host_that_is_exempt(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_host_in_no_proxy_is_connected_to_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     async with raw_server() as server, forward_proxy() as proxy, MCPPool() as pool:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         for exempt in ("127.0.0.1", "localhost,127.0.0.1", "*"):

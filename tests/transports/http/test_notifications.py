@@ -1,4 +1,4 @@
-"""Over HTTP, what nobody waits for: no answer to a server is lost, no call waits for one, and what is dropped is told."""
+"""Notifications and answers to the server over HTTP: no answer is lost, no call waits for one, and drops are logged."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from helpers.calls import Outcome, words
 from helpers.clock import virtual_backends
 from helpers.memory import PLACE, STREAM, OverHttp, Streamed, event, result_of
 from mcp_pool import CallTimeout, ConnectionLost, HttpServer, MCPPool, RestartPolicy
-from mcp_pool.transports.http import notifications as notices
+from mcp_pool.transports.http import notifications
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from loguru import Message
 
-QUESTIONS = 3 * notices.NOTICE_LIMIT
+REQUESTS = 3 * notifications.MAX_NOTIFICATIONS
 
 
 @pytest.fixture(scope="module", params=virtual_backends())
@@ -28,13 +28,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def spec(server: OverHttp) -> HttpServer:
-    """Its specification."""
+    """The spec of the server."""
     lent = httpx2.AsyncClient(transport=server)
     return HttpServer(f"{PLACE}/mcp", http_client=lent, mode="legacy", restart=RestartPolicy.never())
 
 
 def asking(count: int, take_answer: Callable[[], Awaitable[None]]) -> OverHttp:
-    """A server that asks so much during a call with arguments, and is done with it 100 seconds later."""
+    """A server that sends requests during a call with arguments, which it answers 100 seconds later."""
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         if "method" not in message:
@@ -52,15 +52,15 @@ def asking(count: int, take_answer: Callable[[], Awaitable[None]]) -> OverHttp:
     return OverHttp(take)
 
 
-async def test_every_answer_to_a_server_is_sent_a_few_at_a_time_and_delays_no_call() -> None:
+async def test_answers_to_a_server_are_all_sent_a_few_at_a_time_and_delay_no_call() -> None:
     most = 0
 
     async def take_answer() -> None:
         nonlocal most
-        most = max(most, server.open - 1)  # apart from the call
+        most = max(most, server.open - 1)  # apart from the call itself
         await anyio.sleep(1)
 
-    server = asking(QUESTIONS, take_answer)
+    server = asking(REQUESTS, take_answer)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
         call = Outcome()
@@ -73,35 +73,33 @@ async def test_every_answer_to_a_server_is_sent_a_few_at_a_time_and_delays_no_ca
         assert words(call.value) == "done"
         assert pool.server("s").generation == 1
     answers = [message["id"] for message in server.seen if "method" not in message]
-    assert sorted(answers) == sorted(f"q{number}" for number in range(QUESTIONS))
-    assert most <= notices.NOTICE_LIMIT
+    assert sorted(answers) == sorted(f"q{number}" for number in range(REQUESTS))
+    assert most <= notifications.MAX_NOTIFICATIONS
 
 
-async def test_answers_that_a_server_does_not_take_in_time_are_told(record_logs: list[Message]) -> None:
+async def test_answers_that_a_server_does_not_accept_in_time_are_logged(record_logs: list[Message]) -> None:
     server = asking(2, anyio.sleep_forever)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
         assert words(await pool.call_tool("s__work", {"ask": True})) == "done"
-    told = [message for message in record_logs if "did not accept" in message]
-    assert len(told) == 2  # the first at once, the rest when there is time
-    assert all("'s' did not accept 1 notifications and answers in time" in message for message in told)
+    told = [message for message in record_logs if "not accepted in time" in message]
+    assert len(told) == 2  # the first at once, the rest after the interval
+    assert all("'s': notifications and answers not accepted in time: 1" in message for message in told)
 
 
-async def test_a_server_that_asks_for_ever_and_takes_no_answer_over_http_is_lost(
+async def test_a_server_that_keeps_sending_requests_without_accepting_answers_over_http_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(notices, "MAX_OPEN_SERVER_REQUESTS", QUESTIONS)
-    server = asking(QUESTIONS + 1, anyio.sleep_forever)
+    monkeypatch.setattr(notifications, "MAX_OPEN_SERVER_REQUESTS", REQUESTS)
+    server = asking(REQUESTS + 1, anyio.sleep_forever)
     async with MCPPool(call_timeout=200) as pool:
         await pool.connect("s", spec(server))
-        with pytest.raises(
-            ConnectionLost, match=f"has {QUESTIONS} open requests and does not take the answers"
-        ) as caught:
+        with pytest.raises(ConnectionLost, match=f"sent {REQUESTS} requests without accepting the answers") as caught:
             await pool.call_tool("s__work", {"ask": True})
         assert caught.value.may_have_run
 
 
-async def test_notices_that_are_dropped_are_told(record_logs: list[Message]) -> None:
+async def test_dropped_notifications_are_logged(record_logs: list[Message]) -> None:
     async def take(message: dict[str, Any]) -> None:
         if message.get("method") in ("tools/call", "notifications/cancelled"):
             await anyio.sleep_forever()
@@ -116,9 +114,10 @@ async def test_notices_that_are_dropped_are_told(record_logs: list[Message]) -> 
     async with MCPPool() as pool:
         await pool.connect("s", spec(server))
         async with anyio.create_task_group() as group:
-            for _ in range(notices.NOTICE_LIMIT + more):
+            for _ in range(notifications.MAX_NOTIFICATIONS + more):
                 group.start_soon(give_up)
-    assert server.count("notifications/cancelled") == notices.NOTICE_LIMIT
-    counts = [message.record["message"].split(" notifications were not sent")[0] for message in record_logs]
-    told = [int(count.rpartition(" ")[2]) for count in counts if count.rpartition(" ")[2].isdecimal()]
+    assert server.count("notifications/cancelled") == notifications.MAX_NOTIFICATIONS
+    words = " notifications dropped because earlier ones have not been accepted yet: "
+    counts = [message.record["message"].partition(words)[2] for message in record_logs]
+    told = [int(count) for count in counts if count]
     assert told == [1, more - 1]

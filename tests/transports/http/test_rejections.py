@@ -1,4 +1,4 @@
-"""Calls that a server refuses, or answers under a status of failure: what is delivered, sent again, or a lost session."""
+"""Rejected calls, and answers with an error status: what is delivered, what is sent again, and what is a lost session."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 SOON = RestartPolicy(initial_delay=0.01, multiplier=1.0)
 LEGACY: dict[str, Any] = {"mode": "legacy", "restart": SOON, "health": None}
-"""Without questions of the health check, so that each ping is one for a session."""
+"""Without health checks, so that each ping is a session probe."""
 
 
 def spec(server: ServerProcess, wire: str, **fields: Any) -> HttpServer | SseServer:
-    """A specification of a server behind a URL, which is never pinged for its health unless `fields` say so."""
+    """The spec of a server behind a URL, without health checks unless `fields` enable them."""
     given = {"restart": SOON, "health": None, **fields}
     return SseServer(server.sse_url, **given) if wire == "sse" else HttpServer(server.url, mode="legacy", **given)
 
@@ -46,7 +46,7 @@ def spec(server: ServerProcess, wire: str, **fields: Any) -> HttpServer | SseSer
         *(("error", status, MCPError) for status in (200, 400, 401, 403, 404, 429, 500, 503)),
     ],
 )
-async def test_a_tool_that_is_refused_while_a_ping_is_answered_fails_its_own_call_and_disturbs_no_other(
+async def test_a_rejected_call_fails_alone_if_a_ping_is_answered(
     do: str, status: int, error: type[Exception], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -69,7 +69,7 @@ async def test_a_tool_that_is_refused_while_a_ping_is_answered_fails_its_own_cal
 @pytest.mark.parametrize("wire", ["http", "sse"])
 @pytest.mark.parametrize("status", [400, 404, 429, 500])
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
-async def test_an_answer_that_bears_the_id_is_delivered_whatever_its_status(
+async def test_an_answer_with_the_id_of_its_request_is_delivered_whatever_the_status(
     wire: str, status: int, kind: str, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -90,7 +90,7 @@ async def test_an_answer_that_bears_the_id_is_delivered_whatever_its_status(
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
 @pytest.mark.parametrize("status", [400, 404, 503])
-async def test_a_server_without_ping_that_says_so_under_a_status_of_failure_is_healthy(
+async def test_a_server_that_answers_a_ping_with_method_not_found_and_an_error_status_is_healthy(
     wire: str, status: int, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -101,7 +101,7 @@ async def test_a_server_without_ping_that_says_so_under_a_status_of_failure_is_h
         MCPPool({"s": spec(server, wire, health=check)}) as pool,
     ):
         await arrival(ledger, "ping", count=5)
-        for _ in range(2):  # two errors alike are followed by a ping of the session's own
+        for _ in range(2):  # two equal errors trigger a session probe
             await server.order(add=[fault("error", [400, -32602, "text is missing"], on="tools/call:echo", times=1)])
             with pytest.raises(MCPError, match="text is missing"):
                 await pool.call_tool("s__echo")
@@ -128,7 +128,7 @@ async def test_a_server_without_ping_that_says_so_under_a_status_of_failure_is_h
     ],
     ids=["page", "null", "other id"],
 )
-async def test_404_without_an_answer_is_a_lost_session_whose_call_runs_once_on_the_next(
+async def test_404_without_an_answer_means_a_lost_session_and_the_call_runs_once_on_the_next(
     wire: str, says: list[Any], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -147,7 +147,7 @@ async def test_404_without_an_answer_is_a_lost_session_whose_call_runs_once_on_t
     [[404, "application/json", '{"jsonrpc": "2.0"', 100], [404, "application/json", '{"id": @ID, "error": "broken"}']],
     ids=["cut", "broken"],
 )
-async def test_a_call_whose_404_may_have_held_its_answer_is_not_sent_again(
+async def test_a_call_whose_404_response_may_have_contained_its_answer_is_not_retried(
     wire: str, says: list[Any], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -176,7 +176,7 @@ REFUSALS: list[tuple[str, Any, type[Exception]]] = [
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
 @pytest.mark.parametrize(("do", "value", "error"), REFUSALS)
-async def test_4xx_without_an_answer_is_followed_by_a_ping_and_if_that_is_refused_alike_by_one_new_handshake(
+async def test_4xx_without_an_answer_triggers_a_ping_and_one_new_handshake_if_that_is_rejected_identically(
     wire: str, do: str, value: Any, error: type[Exception], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -198,7 +198,7 @@ async def test_4xx_without_an_answer_is_followed_by_a_ping_and_if_that_is_refuse
         assert pool.server("s").generation == 2  # at most once in `stable_after`
 
 
-async def test_who_calls_again_at_once_after_a_refusal_meets_the_new_session(tmp_path: Path) -> None:
+async def test_a_caller_that_retries_at_once_after_a_rejection_gets_the_new_session(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server("--unknown-session", 400, ledger=ledger) as server,
@@ -210,12 +210,12 @@ async def test_who_calls_again_at_once_after_a_refusal_meets_the_new_session(tmp
             await pool.call_tool("s__echo")
         assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
         assert (pool.server("s").generation, len(arrived(ledger, "ping")), ran(ledger, "echo")) == (2, 1, 1)
-        await arrival(ledger, "DELETE")  # that it is lost was concluded, not told
+        await arrival(ledger, "DELETE")  # the loss was inferred, not reported by the server
         assert [line["session"] for line in arrived(ledger, "DELETE")] == [session]
 
 
 @pytest.mark.parametrize("stable_after", [0, 60])
-async def test_a_session_is_given_up_on_evidence_at_most_once_in_stable_after(
+async def test_a_session_is_replaced_on_suspicion_at_most_once_per_stable_after(
     stable_after: float, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -235,7 +235,7 @@ async def test_a_session_is_given_up_on_evidence_at_most_once_in_stable_after(
         assert len(arrived(ledger, tool="big")) == 3
 
 
-async def test_one_error_to_two_calls_running_that_a_ping_meets_as_well_means_one_new_handshake(
+async def test_the_same_error_for_two_consecutive_calls_and_a_ping_causes_one_new_handshake(
     tmp_path: Path,
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -254,7 +254,7 @@ async def test_one_error_to_two_calls_running_that_a_ping_meets_as_well_means_on
 
 
 @pytest.mark.parametrize("options", [(), ("--stream",)], ids=["json", "stream"])
-async def test_one_error_to_two_calls_running_is_followed_by_one_ping_whatever_its_status_and_wire(
+async def test_the_same_error_for_two_consecutive_calls_triggers_one_ping_whatever_the_status_and_the_wire(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -287,7 +287,7 @@ async def test_one_error_to_two_calls_running_is_followed_by_one_ping_whatever_i
         ("says", [404, "application/json", '{"id": @ID, "error": "broken"}']),
     ],
 )
-async def test_a_refusal_that_the_ping_does_not_meet_alike_leaves_the_session_alone(
+async def test_a_rejection_that_differs_from_that_of_the_ping_leaves_the_session_alone(
     do: str, value: Any, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -301,7 +301,7 @@ async def test_a_refusal_that_the_ping_does_not_meet_alike_leaves_the_session_al
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
 @pytest.mark.parametrize("says", [("status", 404), ("error", [404, -32001, "Session not found", None])])
-async def test_a_ping_that_is_refused_by_404_means_that_the_session_is_lost(
+async def test_a_ping_rejected_with_404_means_that_the_session_is_lost(
     wire: str, says: tuple[str, Any], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -314,7 +314,7 @@ async def test_a_ping_that_is_refused_by_404_means_that_the_session_is_lost(
         assert len(arrived(ledger, tool="echo")) == 1
 
 
-async def test_an_idle_session_that_is_forgotten_is_found_out_by_the_health_check(tmp_path: Path) -> None:
+async def test_the_health_check_detects_that_an_idle_session_was_lost(tmp_path: Path) -> None:
     for status in (404, 400):
         ledger = tmp_path / f"ledger {status}"
         async with (
@@ -326,7 +326,7 @@ async def test_an_idle_session_that_is_forgotten_is_found_out_by_the_health_chec
             assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
 
 
-async def test_calls_that_are_refused_together_are_settled_by_fewer_pings_than_there_are_calls(tmp_path: Path) -> None:
+async def test_concurrent_rejections_share_pings(tmp_path: Path) -> None:
     ledger, calls = tmp_path / "ledger", [Outcome() for _ in range(20)]
     rules = [fault("status", 400, on="tools/call:big"), fault("slow", 0.5, on="ping")]
     async with (
@@ -342,7 +342,7 @@ async def test_calls_that_are_refused_together_are_settled_by_fewer_pings_than_t
         assert pool.server("s").generation == 1
 
 
-async def test_a_session_that_is_forgotten_while_a_ping_is_under_way_is_known_to_be_lost(tmp_path: Path) -> None:
+async def test_a_session_that_is_lost_while_a_ping_is_in_flight_is_detected(tmp_path: Path) -> None:
     ledger, refused, forgotten = tmp_path / "ledger", Outcome(), Outcome()
     rules = [fault("status", 403, on="tools/call:big"), fault("slow", 0.5, on="ping", times=1)]
     async with (
@@ -361,7 +361,7 @@ async def test_a_session_that_is_forgotten_while_a_ping_is_under_way_is_known_to
         assert ran(ledger, "echo") == 0
 
 
-async def test_a_ping_that_is_not_answered_holds_up_neither_the_refused_call_nor_another_for_long(
+async def test_an_unanswered_ping_does_not_delay_the_rejected_call_or_others_for_long(
     tmp_path: Path,
 ) -> None:
     ledger, first = tmp_path / "ledger", Outcome()
@@ -380,10 +380,10 @@ async def test_a_ping_that_is_not_answered_holds_up_neither_the_refused_call_nor
 
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
-async def test_a_call_that_is_refused_on_the_next_connection_too_is_not_sent_again(wire: str, tmp_path: Path) -> None:
+async def test_a_call_rejected_on_the_next_connection_too_is_not_sent_again(wire: str, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     rules = [fault("status", 404, on="tools/call:big"), fault("status", 404, on="ping")]
-    words_of_it = "no longer knows the session" if wire == "http" else "refused a message with HTTP status 404"
+    words_of_it = "no longer knows the session" if wire == "http" else "rejected a message with HTTP status 404"
     async with raw_server(ledger=ledger, faults=rules) as server:
         async with MCPPool({"s": spec(server, wire)}, wait_timeout=None) as pool:
             for number in (1, 2):
@@ -400,7 +400,7 @@ async def test_a_call_that_is_refused_on_the_next_connection_too_is_not_sent_aga
 
 
 @pytest.mark.parametrize("options", [(), ("--no-get",)])
-async def test_a_call_whose_session_is_lost_again_and_again_is_sent_once_on_each_of_two_connections(
+async def test_a_call_whose_session_is_lost_repeatedly_is_sent_once_on_each_of_two_connections(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger, call = tmp_path / "ledger", Outcome()

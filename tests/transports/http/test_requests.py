@@ -1,4 +1,4 @@
-"""Over HTTP, one bad request harms only itself: its call fails and tells why, and everything else goes on."""
+"""Failed requests over HTTP: the call fails with the reason, and everything else continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JSON, STREAM = (), ("--stream",)
 
 @attrs.frozen
 class Way:
-    """A way to fail, and how it is told."""
+    """A failure, and how it is reported."""
 
     do: str
     value: Any = None
@@ -74,7 +74,7 @@ async def test_a_request_that_fails_harms_only_itself(
     protocol: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger, ways = tmp_path / "ledger", [way for way in WAYS if way.options == options]
-    if not protocol:  # there, 404 means that the session is lost: see `test_rejections.py`
+    if not protocol:  # with a session, 404 means that it is lost: see `test_rejections.py`
         ways = [way for way in ways if way.value != 404]
     async with raw_server(*protocol, *options, ledger=ledger) as server:
         other = HttpServer(f"{server.origin}/other/mcp")
@@ -102,7 +102,7 @@ async def test_a_request_that_fails_harms_only_itself(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_calls_on_other_connections_flow_while_one_connection_breaks(
+async def test_calls_on_other_connections_continue_while_one_connection_breaks(
     protocol: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -154,7 +154,7 @@ async def test_a_call_whose_stream_cannot_be_resumed_is_lost_and_may_have_run(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_an_error_that_the_server_answers_passes_through(protocol: tuple[str, ...]) -> None:
+async def test_an_error_from_the_server_is_passed_on(protocol: tuple[str, ...]) -> None:
     async with raw_server(*protocol) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
         for status in (200, 400, 403, 500):
             await server.misbehave(fault("error", [status, -32000, "the server's own words"], on="tools/call:echo"))
@@ -165,7 +165,7 @@ async def test_an_error_that_the_server_answers_passes_through(protocol: tuple[s
 
 
 class Moody(httpx2.Auth):
-    """Raises for requests with the word `bad` in them, before they are sent or after they were answered."""
+    """Raises for requests with the word `bad` in them, before they are sent or after the response."""
 
     def __init__(self, error: Exception, *, after: bool = False) -> None:
         self.error = error
@@ -188,8 +188,8 @@ class Moody(httpx2.Auth):
 async def test_an_authorization_flow_that_raises_fails_one_call_that_is_not_sent_again(
     protocol: tuple[str, ...], after: bool, grouped: bool, tmp_path: Path
 ) -> None:
-    ledger, trouble = tmp_path / "ledger", LookupError("no token in the drawer")
-    auth = Moody(ExceptionGroup("several", [trouble]) if grouped else trouble, after=after)
+    ledger, failure = tmp_path / "ledger", LookupError("no token in the drawer")
+    auth = Moody(ExceptionGroup("several", [failure]) if grouped else failure, after=after)
     async with (
         raw_server(*protocol, ledger=ledger) as server,
         MCPPool({"s": HttpServer(server.url, auth=auth)}) as pool,
@@ -198,7 +198,7 @@ async def test_an_authorization_flow_that_raises_fails_one_call_that_is_not_sent
             with anyio.fail_after(BOUND), pytest.raises(ConnectionLost, match="LookupError") as caught:
                 await pool.call_tool("s__echo", {"text": "bad"})
             assert caught.value.may_have_run == after
-            assert caught.value.__cause__ is trouble
+            assert caught.value.__cause__ is failure
             assert auth.met == 1
         assert words(await pool.call_tool("s__echo", {"text": "good"})) == "good"
         assert pool.server("s").generation == 1
@@ -210,13 +210,13 @@ async def test_an_authorization_flow_that_raises_fails_one_call_that_is_not_sent
 async def test_an_event_hook_that_raises_fails_one_call_that_is_not_sent_again(
     protocol: tuple[str, ...], moment: str, tmp_path: Path
 ) -> None:
-    ledger, trouble, met = tmp_path / "ledger", httpx2.ConnectError("so says the hook"), list[int]()
+    ledger, failure, met = tmp_path / "ledger", httpx2.ConnectError("so says the hook"), list[int]()
 
     async def hook(event: Any) -> None:
         request = event if moment == "request" else event.request
         if b'"bad"' in request.content:
             met.append(1)
-            raise trouble
+            raise failure
 
     async with (
         raw_server(*protocol, ledger=ledger) as server,
@@ -226,7 +226,7 @@ async def test_an_event_hook_that_raises_fails_one_call_that_is_not_sent_again(
             async with in_flight(pool, ledger):
                 with anyio.fail_after(BOUND), pytest.raises(ConnectionLost, match="ConnectError") as caught:
                     await pool.call_tool("s__echo", {"text": "bad"})
-                assert repr(caught.value.__cause__) == repr(trouble)
+                assert repr(caught.value.__cause__) == repr(failure)
                 assert len(met) == 1
             assert words(await pool.call_tool("s__echo", {"text": "good"})) == "good"
             assert pool.server("s").generation == 1
@@ -234,7 +234,7 @@ async def test_an_event_hook_that_raises_fails_one_call_that_is_not_sent_again(
 
 
 class Cut(httpx2.AsyncByteStream):
-    """A body that breaks off."""
+    """A body that is cut off."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield b"the beginning"
@@ -242,20 +242,20 @@ class Cut(httpx2.AsyncByteStream):
 
 
 def result(message: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The right answer, with changes."""
+    """The correct answer, with changes."""
     content = {"resultType": "complete", "content": [{"type": "text", "text": "right"}]}
     return {"jsonrpc": "2.0", "id": message["id"], "result": content} | changes
 
 
 def moved(message: dict[str, Any], request: httpx2.Request) -> httpx2.Response:
-    """A redirect within the origin, with a body that breaks off."""
+    """A redirect within the origin, with a body that is cut off."""
     if request.url.path == "/new":
         return httpx2.Response(200, json=result(message))
     return httpx2.Response(308, headers={"location": "/new"}, stream=Cut())
 
 
 def events(*data: str) -> httpx2.Response:
-    """A event stream that arrives in one piece."""
+    """An event stream that arrives in one piece."""
     text = "".join(f": a comment\r\ndata: {line}\r\n\r\n" for line in data)
     return httpx2.Response(200, headers={"content-type": "text/event-stream"}, text=text)
 
@@ -298,7 +298,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("kind", SPOILT)
-async def test_a_call_whose_answer_is_spoilt_may_have_run_though_a_lent_client_tells_nothing_of_what_it_sends(
+async def test_a_call_with_a_corrupted_answer_may_have_run_although_a_borrowed_client_does_not_trace_it(
     kind: str,
 ) -> None:
     body: Callable[[dict[str, Any]], httpx2.AsyncByteStream]
@@ -320,7 +320,7 @@ async def test_a_call_whose_answer_is_spoilt_may_have_run_though_a_lent_client_t
 
 
 @pytest.mark.parametrize("kind", ODD)
-async def test_an_odd_answer_ends_its_call_at_once(kind: str) -> None:
+async def test_an_unexpected_response_ends_its_call_at_once(kind: str) -> None:
     answer: Callable[[dict[str, Any], httpx2.Request], httpx2.Response]
     answer, error = ODD[kind]
     async with invented(answer) as lent:

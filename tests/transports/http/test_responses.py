@@ -1,4 +1,4 @@
-"""Streams of events are taken apart rightly, waits are given up, and requests raise plain errors."""
+"""Event streams are parsed, waits are cancelled, and requests raise plain errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.calls import Outcome
-from mcp_pool.transports.http.exchange import forwarded
-from mcp_pool.transports.http.responses import EventReader, GivenUp, Patience, TooLong
+from mcp_pool.transports.http.exchange import forward_request
+from mcp_pool.transports.http.responses import CancellableWait, EventReader, TooLong, WaitCancelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ EVENTS = st.lists(
 
 
 def stream(events: Sequence[tuple[str, list[str]]], end: str) -> bytes:
-    """These events as they stand on the wire, with lines that end so."""
+    """Events as bytes, with the given line endings."""
     lines = list[str]()
     for number, (kind, texts) in enumerate(events):
         if kind == "comment":
@@ -42,13 +42,13 @@ def stream(events: Sequence[tuple[str, list[str]]], end: str) -> bytes:
 
 
 def messages(pieces: Sequence[bytes], limit: int = 1000) -> list[bytes]:
-    """What is read of a stream that arrives in these pieces."""
+    """The messages in a stream that arrives in these pieces."""
     reader = EventReader(limit)
     return [message for piece in pieces for message in reader.feed(piece)]
 
 
 @given(EVENTS, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(1, 40), max_size=20))
-def test_the_messages_of_a_stream_are_found_however_it_arrives(
+def test_messages_are_found_however_the_stream_is_split(
     events: list[tuple[str, list[str]]], end: str, sizes: list[int]
 ) -> None:
     whole, pieces = stream(events, end), list[bytes]()
@@ -56,12 +56,12 @@ def test_the_messages_of_a_stream_are_found_however_it_arrives(
     for size in sizes:
         pieces.append(rest[:size])
         rest = rest[size:]
-    found = messages([*pieces, rest, b":"])  # the last lets a return be the end of its line
+    found = messages([*pieces, rest, b":"])  # the last line ends in a CR only
     assert found == ["\n".join(texts).encode() for kind, texts in events if kind == "message"]
 
 
 @given(st.integers(1, 5000), st.integers(1, 200))
-def test_an_event_that_is_too_long_is_refused_before_it_is_held(length: int, size: int) -> None:
+def test_an_event_that_is_too_long_is_rejected_before_it_is_buffered(length: int, size: int) -> None:
     event = b"data: " + b"x" * length
     pieces = [event[start : start + size] for start in range(0, len(event), size)]
     if len(event) > 1000:
@@ -71,24 +71,24 @@ def test_an_event_that_is_too_long_is_refused_before_it_is_held(length: int, siz
         assert messages([*pieces, b"\n\n"]) == [b"x" * length]
 
 
-def test_many_lines_of_one_event_count_together_and_comments_and_other_events_do_not() -> None:
+def test_the_lines_of_an_event_count_together_without_comments_or_other_events() -> None:
     assert messages([b": still there\n"] * 1000 + [b"data: on\n\n"] * 1000, limit=20) == [b"on"] * 1000
     with pytest.raises(TooLong):
         messages([b"data: on\n"] * 1000, limit=1000)
 
 
-async def test_a_wait_that_is_given_up_ends_and_none_begins() -> None:
-    patience, waiting, late = Patience(), Outcome(), Outcome()
+async def test_a_cancelled_wait_ends_and_no_other_starts() -> None:
+    wait, waiting, late = CancellableWait(), Outcome(), Outcome()
     async with anyio.create_task_group() as group:
-        group.start_soon(waiting.of, patience.wait, anyio.sleep_forever)
+        group.start_soon(waiting.of, wait.run, anyio.sleep_forever)
         await anyio.wait_all_tasks_blocked()
-        patience.end()
-    await late.of(patience.wait, anyio.sleep_forever)
-    assert {type(waiting.error), type(late.error)} == {GivenUp}
+        wait.cancel()
+    await late.of(wait.run, anyio.sleep_forever)
+    assert {type(waiting.error), type(late.error)} == {WaitCancelled}
 
 
-async def test_a_wait_that_is_not_given_up_returns_or_raises() -> None:
-    patience = Patience()
+async def test_a_wait_that_is_not_cancelled_returns_or_raises() -> None:
+    wait = CancellableWait()
 
     async def fail() -> None:
         raise LookupError
@@ -97,21 +97,21 @@ async def test_a_wait_that_is_not_given_up_returns_or_raises() -> None:
         return 1
 
     with pytest.raises(LookupError):
-        await patience.wait(fail)
-    assert await patience.wait(succeed) == 1
+        await wait.run(fail)
+    assert await wait.run(succeed) == 1
 
 
 class Stop(BaseException):
-    """Ends the program."""
+    """An exception that ends the program."""
 
 
 @pytest.mark.parametrize("trouble", [Stop(), BaseExceptionGroup("both", [Stop(), LookupError()])])
-async def test_what_ends_the_program_passes_through_a_request(trouble: BaseException) -> None:
+async def test_exceptions_that_end_the_program_pass_through_a_request(trouble: BaseException) -> None:
     async def forward(_request: httpx2.Request) -> httpx2.Response:
         raise trouble
 
     with pytest.raises(type(trouble)) as caught:
-        await forwarded(httpx2.Request("POST", "http://nowhere.invalid"), forward)
+        await forward_request(httpx2.Request("POST", "http://nowhere.invalid"), forward)
     assert caught.value is trouble
 
 
@@ -122,5 +122,5 @@ async def test_a_failed_request_raises_one_error_without_a_group_among_its_cause
         raise ExceptionGroup("one", [error])
 
     with pytest.raises(LookupError) as caught:
-        await forwarded(httpx2.Request("POST", "http://nowhere.invalid"), forward)
+        await forward_request(httpx2.Request("POST", "http://nowhere.invalid"), forward)
     assert isinstance(caught.value.__cause__, OSError)

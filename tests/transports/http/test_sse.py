@@ -1,4 +1,4 @@
-"""Servers over HTTP with SSE: calls that flow, connections that are lost and made anew, and attempts that fail."""
+"""Servers over HTTP with SSE: calls, lost connections and reconnects, and failed attempts."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 SOON = RestartPolicy(initial_delay=0.01, max_delay=0.05)
 BOUND = 15.0
-"""Seconds in which what must not wait for a time-out has come about, on a slow machine too."""
+"""Seconds for what must not wait for a timeout, on a slow machine too."""
 
 
 def server_of(server: ServerProcess, **fields: Any) -> SseServer:
-    """The specification of a server, connected again at once."""
+    """The spec of a server that is reconnected at once."""
     return SseServer(server.sse_url, **{"restart": SOON, **fields})
 
 
@@ -52,7 +52,7 @@ def through(proxy: TcpProxy) -> SseServer:
 
 
 async def failure(config: SseServer, **settings: Any) -> ConnectError:
-    """Why a server cannot be connected, told without waiting for a time-out."""
+    """The error of a failed connection attempt, without waiting for a timeout."""
     async with MCPPool(**settings) as pool:
         with anyio.fail_after(BOUND), pytest.raises(ConnectError) as caught:
             await pool.connect("s", config)
@@ -71,7 +71,7 @@ async def test_tools_are_listed_and_called_with_progress() -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy", "2026-07-28"])
-async def test_it_speaks_the_legacy_protocol_whatever_the_mode(mode: str, tmp_path: Path) -> None:
+async def test_sse_uses_the_legacy_protocol_whatever_the_mode(mode: str, tmp_path: Path) -> None:
     async with raw_server("--modern", ledger=tmp_path / "ledger") as server, MCPPool() as pool:
         await pool.connect("s", server_of(server, mode=mode))
         assert pool.snapshot().servers["s"].protocol_version == "2025-11-25"
@@ -92,7 +92,7 @@ async def test_calls_run_at_once_and_are_answered_in_any_order(tmp_path: Path) -
         assert [words(outcome.value) for outcome in outcomes.values()] == keys
 
 
-async def test_a_call_that_is_cancelled_or_timed_out_leaves_the_connection_in_use(tmp_path: Path) -> None:
+async def test_a_call_that_is_cancelled_or_times_out_leaves_the_connection_in_use(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool() as pool:
         await pool.connect("s", server_of(server))
@@ -110,10 +110,10 @@ async def test_a_call_that_is_cancelled_or_timed_out_leaves_the_connection_in_us
     assert ran(ledger, "silent") == 2
 
 
-async def test_a_slow_post_delays_no_other_and_is_cancelled_only_when_the_server_has_it(
+async def test_a_slow_post_delays_no_other_and_its_cancel_notification_comes_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sse, "CANCEL_PATIENCE", 60)
+    monkeypatch.setattr(sse, "CANCEL_WAIT", 60)
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, tcp_proxy(server.port) as proxy, MCPPool() as pool:
         await pool.connect("s", through(proxy))
@@ -139,7 +139,7 @@ async def test_a_slow_post_delays_no_other_and_is_cancelled_only_when_the_server
 
 
 @pytest.mark.parametrize("manner", ["end", "cut", "reset"])
-async def test_the_end_of_the_stream_loses_the_calls_in_flight_and_the_server_comes_back(
+async def test_the_end_of_the_event_stream_loses_the_calls_in_flight_and_the_server_reconnects(
     manner: str, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -170,7 +170,7 @@ async def test_the_end_of_the_stream_loses_the_calls_in_flight_and_the_server_co
         ("not_http", None, httpx2.RemoteProtocolError),
     ],
 )
-async def test_a_post_that_breaks_off_loses_the_connection_and_the_server_comes_back(
+async def test_a_post_without_a_response_loses_the_connection_and_the_server_reconnects(
     do: str, value: Any, cause: type[Exception], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -193,14 +193,14 @@ async def test_a_post_that_breaks_off_loses_the_connection_and_the_server_comes_
 
 
 @pytest.mark.parametrize(
-    ("do", "value", "status", "said"),
+    ("do", "value", "status", "message"),
     [
         *(("status", status, status, f"answered with HTTP status {status}") for status in (400, 401, 405, 429, 500)),
         ("redirect", None, 307, "redirects to http://elsewhere.invalid, which is not followed"),
     ],
 )
-async def test_a_post_that_is_refused_fails_its_own_call_and_disturbs_no_other(
-    do: str, value: Any, status: int, said: str, tmp_path: Path
+async def test_a_rejected_post_fails_its_own_call_and_disturbs_no_other(
+    do: str, value: Any, status: int, message: str, tmp_path: Path
 ) -> None:
     ledger, held = tmp_path / "ledger", Outcome()
     async with raw_server(ledger=ledger) as server, MCPPool() as pool:
@@ -210,17 +210,17 @@ async def test_a_post_that_is_refused_fails_its_own_call_and_disturbs_no_other(
             group.start_soon(held.of, pool.call_tool, "s__hold", {"key": "a"})
             await arrival(ledger, tool="hold")
             for _ in range(2):
-                with anyio.fail_after(BOUND), pytest.raises(HttpStatusError, match=said) as caught:
+                with anyio.fail_after(BOUND), pytest.raises(HttpStatusError, match=message) as caught:
                     await pool.call_tool("s__echo")
                 assert (caught.value.status, caught.value.may_have_run) == (status, True)
-            with anyio.fail_after(BOUND), pytest.raises(MCPError):  # past the pool, which explains nothing there
+            with anyio.fail_after(BOUND), pytest.raises(MCPError):  # bypasses the pool, which would replace the error
                 await pool.server("s").client.call_tool("echo")
             await pool.call_tool("s__release", {"key": "a"})
         assert words(held.value) == "a"
         assert pool.server("s").generation == 1
 
 
-async def test_a_server_over_sse_that_refuses_every_ping_by_503_is_found_dead(tmp_path: Path) -> None:
+async def test_a_server_over_sse_that_answers_every_ping_with_503_is_lost(tmp_path: Path) -> None:
     check = HealthCheck(interval=0.1, timeout=1.0, failure_threshold=2)
     async with raw_server(faults=[fault("status", 503, on="ping")]) as server, MCPPool(health=check) as pool:
         await pool.connect("s", server_of(server, restart=RestartPolicy.never()))
@@ -229,7 +229,7 @@ async def test_a_server_over_sse_that_refuses_every_ping_by_503_is_found_dead(tm
 
 
 @pytest.mark.parametrize(("status", "is_lost"), [(404, True), (400, False), (500, False)])
-async def test_a_notice_that_is_refused_is_nothing_unless_the_session_is_not_known(
+async def test_a_rejected_notification_is_ignored_unless_the_session_is_unknown(
     status: int, is_lost: bool, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -245,7 +245,7 @@ async def test_a_notice_that_is_refused_is_nothing_unless_the_session_is_not_kno
         assert pool.server("s").generation == (2 if is_lost else 1)
 
 
-async def test_what_is_responded_to_a_post_means_nothing_once_its_answer_has_come_on_the_stream(tmp_path: Path) -> None:
+async def test_the_response_to_a_post_is_ignored_once_its_answer_has_come_on_the_stream(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool() as pool:
         await pool.connect("s", server_of(server))
@@ -265,10 +265,10 @@ async def test_a_call_whose_session_the_server_does_not_know_is_sent_on_the_next
     assert ran(ledger, "echo") == 1
 
 
-async def test_a_call_that_no_connection_could_be_made_for_waits_for_the_next_one(
+async def test_a_call_for_which_no_connection_could_be_made_waits_for_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "IDLE_CONNECTIONS", 0)
+    monkeypatch.setattr(http_client, "MAX_IDLE_CONNECTIONS", 0)
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, tcp_proxy(server.port) as proxy, MCPPool() as pool:
         await pool.connect("s", through(proxy))
@@ -301,8 +301,8 @@ async def test_posts_and_the_stream_are_redirected_within_the_origin() -> None:
         assert (caught.value.status, pool.server("s").generation) == (307, 1)
 
 
-async def test_a_server_that_takes_no_more_messages_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "POST_LIMIT", 2)
+async def test_a_server_that_no_longer_accepts_messages_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_POSTS", 2)
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", server_of(server, restart=RestartPolicy.never()))
         await server.misbehave(fault("silent", on="POST"))
@@ -314,11 +314,11 @@ async def test_a_server_that_takes_no_more_messages_is_lost(monkeypatch: pytest.
         (unsent,) = (outcome.error for outcome in outcomes if isinstance(outcome.error, ServerUnavailable))
         assert [error.may_have_run for error in lost] == [True, True]
         for error in (*lost, unsent):
-            assert "accepts no more messages: 2 are waiting" in str(error)
+            assert "has not accepted the last 2 messages" in str(error)
 
 
 @pytest.mark.parametrize("limit", [pytest.param(20_000, id="its own"), pytest.param(2**20, id="that of the SDK")])
-async def test_an_event_that_is_too_long_ends_the_connection_and_nothing_else(limit: int) -> None:
+async def test_an_event_that_is_too_long_ends_its_connection_only(limit: int) -> None:
     fields = {"max_message_size": limit} if limit < 2**20 else {}
     async with raw_server() as server, MCPPool({"other": InProcessServer(calculator())}) as pool:
         await pool.connect("s", server_of(server, **fields))
@@ -341,7 +341,7 @@ async def test_an_endless_event_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refusal_of_the_credentials_gives_up_the_server_and_says_so(status: int) -> None:
+async def test_a_server_that_rejects_the_credentials_over_sse_fails_and_says_why(status: int) -> None:
     async with raw_server() as server:
         for on in ("GET", "initialize", "notifications/initialized", "tools/list"):
             await server.misbehave(fault("status", status, on=on))
@@ -354,7 +354,7 @@ async def test_a_refusal_of_the_credentials_gives_up_the_server_and_says_so(stat
 
 
 @pytest.mark.parametrize(
-    ("do", "value", "said"),
+    ("do", "value", "message"),
     [
         ("status", 404, "404"),
         ("status", 503, "503"),
@@ -366,24 +366,24 @@ async def test_a_refusal_of_the_credentials_gives_up_the_server_and_says_so(stat
         ("half_stream", "cut", "ended its event stream"),
     ],
 )
-async def test_an_attempt_that_fails_says_why_at_once(do: str, value: Any, said: str) -> None:
+async def test_an_attempt_that_fails_says_why_at_once(do: str, value: Any, message: str) -> None:
     async with raw_server() as server:
         for on in ("GET", "initialize", "tools/list"):
             await server.misbehave(fault(do, value, on=on))
             error = await failure(server_of(server), connect_timeout=None)
             assert error.retryable
-            assert any(part in str(error) for part in said.split("|")), str(error)
+            assert any(part in str(error) for part in message.split("|")), str(error)
             assert "/sse" not in f"{error} {error.cause}"
             assert "/mcp" not in f"{error} {error.cause}"
 
 
-async def test_what_is_no_stream_of_events_is_no_server() -> None:
+async def test_a_response_that_is_not_an_event_stream_is_a_connect_error() -> None:
     async with raw_server(faults=[fault("status", 200, on="GET")]) as server:
         error = await failure(server_of(server), connect_timeout=None)
     assert "answered with text/html instead of an event stream" in str(error)
 
 
-async def test_a_port_that_refuses_is_a_connect_error() -> None:
+async def test_a_refused_connection_is_a_connect_error() -> None:
     with refused_port() as port:
         error = await failure(SseServer(f"http://127.0.0.1:{port}/sse"))
     assert f"could not be reached at http://127.0.0.1:{port}" in str(error)
@@ -392,12 +392,12 @@ async def test_a_port_that_refuses_is_a_connect_error() -> None:
 
 
 @pytest.mark.parametrize("on", ["GET", "initialize"])
-async def test_a_silent_server_is_a_time_out(on: str) -> None:
+async def test_a_silent_server_is_a_connect_timeout(on: str) -> None:
     async with raw_server(faults=[fault("silent", on=on)]) as server:
         assert isinstance(await failure(server_of(server, connect_timeout=0.3)), ConnectTimeout)
 
 
-async def test_closing_is_quick_though_the_server_has_stopped_moving(tmp_path: Path) -> None:
+async def test_closing_is_quick_although_the_server_hangs(tmp_path: Path) -> None:
     async with raw_server(ledger=tmp_path / "ledger") as server:
         async with MCPPool() as pool, anyio.create_task_group() as group:
             await pool.connect("s", server_of(server, close_timeout=60))

@@ -1,4 +1,4 @@
-"""Over SSE, how long a server may take to take a message: as long as somebody waits for a request, not so for others."""
+"""How long a server may take to accept a POST over SSE: as long as the caller waits; other messages have a timeout."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def spec(server: InMemory, **fields: Any) -> SseServer:
-    """Its specification."""
-    lent = httpx2.AsyncClient(transport=server)  # in memory there is nothing to be closed
+    """The spec of the server."""
+    lent = httpx2.AsyncClient(transport=server)  # in memory there is nothing to close
     return SseServer(f"{PLACE}/sse", http_client=lent, **{"restart": RestartPolicy(initial_delay=0.1), **fields})
 
 
@@ -42,13 +42,13 @@ def is_(message: dict[str, Any], method: str) -> bool:
 
 
 async def forever(message: dict[str, Any], *methods: str) -> None:
-    """Never take messages of these kinds."""
+    """Never accept messages of these kinds."""
     if message.get("method") in methods:
         await anyio.sleep_forever()
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["own transport", "silent transport"])
-async def test_a_server_may_take_a_call_only_when_it_has_answered_it(tells: bool) -> None:
+async def test_a_server_may_accept_a_post_only_when_it_has_answered_the_call(tells: bool) -> None:
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         await anyio.sleep(HOUR if message.get("params", {}).get("arguments", {}).get("long") else 0)
         return None
@@ -68,7 +68,7 @@ async def test_a_server_may_take_a_call_only_when_it_has_answered_it(tells: bool
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["own transport", "silent transport"])
-async def test_a_call_that_the_server_has_not_taken_is_cancelled_and_its_post_ended_soon(tells: bool) -> None:
+async def test_a_call_whose_post_was_not_accepted_is_cancelled_and_its_post_ends_soon(tells: bool) -> None:
     async def take(message: dict[str, Any]) -> None:
         await forever(message, "tools/call")
 
@@ -78,9 +78,9 @@ async def test_a_call_that_the_server_has_not_taken_is_cancelled_and_its_post_en
         with pytest.raises(CallTimeout) as caught:
             await pool.call_tool("s__work", timeout=100)
         assert caught.value.may_have_run
-        await anyio.sleep(sse.CANCEL_PATIENCE + 0.1)
+        await anyio.sleep(sse.CANCEL_WAIT + 0.1)
         assert server.count("notifications/cancelled") == 1
-        assert server.open == tells  # otherwise it might not have been sent yet, and it must not be any more
+        assert server.open == tells  # otherwise it might not have been sent yet, and must not be sent any more
         await anyio.sleep(sse.POST_TIMEOUT)
         assert server.open == 0
         assert pool.server("s").generation == 1
@@ -88,7 +88,7 @@ async def test_a_call_that_the_server_has_not_taken_is_cancelled_and_its_post_en
 
 
 @pytest.mark.parametrize("steps", range(1, 25))
-async def test_whenever_a_call_is_cancelled_the_server_has_nothing_to_do_afterwards(steps: int) -> None:
+async def test_a_server_has_nothing_left_to_do_whenever_its_call_is_cancelled(steps: int) -> None:
     async def take(message: dict[str, Any]) -> None:
         await forever(message, "tools/call")
 
@@ -100,29 +100,29 @@ async def test_whenever_a_call_is_cancelled_the_server_has_nothing_to_do_afterwa
             for _ in range(steps):
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
-        await anyio.sleep(sse.CANCEL_PATIENCE + 0.1)
+        await anyio.sleep(sse.CANCEL_WAIT + 0.1)
         assert server.count("tools/call") <= server.count("notifications/cancelled") <= 1
         assert pool.server("s").generation == 1
 
 
-async def test_a_call_that_is_over_before_its_post_begins_is_not_posted() -> None:
+async def test_a_call_that_ends_before_its_post_starts_is_not_posted() -> None:
     async def forward(_request: httpx2.Request) -> httpx2.Response:
         raise AssertionError
 
     channel = Channel(tracked=True)
-    record = CallRecord(channel, anyio.CancelScope(), sent=1, done=True)
+    record = CallRecord(channel, anyio.CancelScope(), requests_sent=1, done=True)
     message = SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call"))
     token = current_message.set(Outgoing(message, b"{}", record))
     try:
         async with anyio.create_task_group() as group:
-            wire = sse._SseWire("s", channel, sse.EVENT_LIMIT)
+            wire = sse._SseWire("s", channel, sse.MAX_EVENT_SIZE)
             wire.background = group
             assert (await wire.send(httpx2.Request("POST", PLACE), forward)).status_code == 202
     finally:
         current_message.reset(token)
 
 
-async def test_what_a_server_has_answered_and_does_not_take_costs_nothing_for_long() -> None:
+async def test_a_post_that_is_answered_but_not_accepted_ends_soon() -> None:
     async def take(message: dict[str, Any]) -> None:
         if "id" in message:
             server.answer(message)
@@ -139,7 +139,7 @@ async def test_what_a_server_has_answered_and_does_not_take_costs_nothing_for_lo
         assert pool.server("s").generation == 1
 
 
-async def test_a_notice_that_a_server_does_not_take_loses_only_itself_and_is_told(record_logs: list[Message]) -> None:
+async def test_a_notification_that_is_not_accepted_is_dropped_and_logged(record_logs: list[Message]) -> None:
     async def take(message: dict[str, Any]) -> None:
         if not message.get("params", {}).get("arguments"):
             await forever(message, "tools/call", "notifications/cancelled")
@@ -149,15 +149,15 @@ async def test_a_notice_that_a_server_does_not_take_loses_only_itself_and_is_tol
         await pool.connect("s", spec(server))
         with pytest.raises(CallTimeout):
             await pool.call_tool("s__work", timeout=1)
-        await anyio.sleep(sse.POST_TIMEOUT + sse.CANCEL_PATIENCE)
-        assert [message for message in record_logs if "'s' did not accept 1 messages in time" in message]
+        await anyio.sleep(sse.POST_TIMEOUT + sse.CANCEL_WAIT)
+        assert [message for message in record_logs if "'s': messages not accepted in time: 1" in message]
         assert server.open == 0
         assert words(await pool.call_tool("s__work", {"quick": True})) == "done"
         assert pool.server("s").generation == 1
 
 
-async def test_a_call_that_a_silent_transport_may_have_sent_is_never_sent_again() -> None:
-    """Its post is under way when the connection is lost, and whether it has begun nobody can tell."""
+async def test_a_call_that_an_untraced_transport_may_have_sent_is_never_sent_again() -> None:
+    """Its POST is in flight when the connection is lost, and nobody knows whether it was sent."""
 
     async def take(message: dict[str, Any]) -> httpx2.Response | None:
         await forever(message, "tools/call")

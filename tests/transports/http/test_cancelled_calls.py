@@ -1,4 +1,4 @@
-"""Over HTTP, calls that are given up: the server is told, nothing waits for it, and nothing of them is left."""
+"""Cancelled calls over HTTP: the server is told, nothing waits for it, and no request is left behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.common import eventually
 from helpers.http import arrival, arrived, fault, given_up, raw_server
 from helpers.http_calls import in_flight
 from mcp_pool import CallTimeout, HttpServer, MCPPool
-from mcp_pool.transports.http import notifications as notices
+from mcp_pool.transports.http import notifications
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("options", [(), ("--stream",)], ids=["json", "stream"])
-async def test_calls_that_are_given_up_leave_no_request_behind(
+async def test_cancelled_calls_leave_no_request_behind(
     protocol: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -40,7 +40,9 @@ async def test_calls_that_are_given_up_leave_no_request_behind(
 
 
 @pytest.mark.parametrize(("do", "value"), [("silent", None), ("reset", None), ("status", 500)])
-async def test_a_server_that_takes_no_cancel_notice_delays_no_call(do: str, value: Any, tmp_path: Path) -> None:
+async def test_a_server_that_does_not_accept_a_cancel_notification_delays_no_call(
+    do: str, value: Any, tmp_path: Path
+) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url)}, close_timeout=1) as pool:
         await server.misbehave(fault(do, value, on="notifications/cancelled"))
@@ -53,12 +55,10 @@ async def test_a_server_that_takes_no_cancel_notice_delays_no_call(do: str, valu
             assert not [gone for gone in given_up(ledger) if gone["method"] == "notifications/cancelled"]
 
 
-async def test_a_server_that_takes_no_cancel_notices_gets_so_many_at_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_cancel_notifications_in_flight_are_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    monkeypatch.setattr(notices, "NOTICE_LIMIT", 3)
-    monkeypatch.setattr(notices, "NOTICE_TIMEOUT", 60)
+    monkeypatch.setattr(notifications, "MAX_NOTIFICATIONS", 3)
+    monkeypatch.setattr(notifications, "NOTIFICATION_TIMEOUT", 60)
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url)}, close_timeout=1) as pool:
         await server.misbehave(fault("silent", on="notifications/cancelled"))
         for number in (1, 2, 3, 3, 3):
@@ -69,7 +69,7 @@ async def test_a_server_that_takes_no_cancel_notices_gets_so_many_at_once(
         assert len(arrived(ledger, "notifications/cancelled")) == 3
 
 
-async def test_a_call_is_given_up_while_the_server_is_asked_whether_it_knows_the_session(tmp_path: Path) -> None:
+async def test_a_call_can_be_cancelled_while_a_ping_checks_its_session(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
         rules = [fault("status", 400, on="tools/call:echo", times=1), fault("silent", on="ping", times=1)]
@@ -85,7 +85,7 @@ async def test_a_call_is_given_up_while_the_server_is_asked_whether_it_knows_the
 
 
 class Leaving(httpx2.Auth):
-    """Waits for ever on requests with the word `bad` in them, and raises when it is told to stop."""
+    """Waits for ever on requests with the word `bad` in them, and raises when it is cancelled."""
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncIterator[httpx2.Request]:
         if b'"bad"' in request.content:
@@ -102,7 +102,7 @@ class Leaving(httpx2.Auth):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_an_authorization_flow_that_raises_while_its_call_is_given_up_harms_nothing(
+async def test_an_authorization_flow_that_raises_while_its_call_is_cancelled_is_harmless(
     protocol: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"

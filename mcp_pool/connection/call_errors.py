@@ -1,4 +1,4 @@
-"""How a call ended: from what the SDK raised and what the channel knows to the error that tells the truth."""
+"""The errors of calls, from the SDK's exception and what the wire knows about the call."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ BROKEN_RESULT: Final = (ValidationError, RuntimeError)
 
 @final
 @attrs.frozen(eq=False, repr=False)
-class Outcome:
-    """Makes the errors of one connection."""
+class CallErrors:
+    """Makes the errors of the calls on one connection."""
 
     target: Target
     """The server."""
@@ -41,75 +41,75 @@ class Outcome:
     """The channel."""
 
     def lost(self, record: CallRecord | None = None, cause: BaseException | None = None) -> ConnectionLost:
-        """Return the error that tells why the connection is closed.
+        """Return the error that says why the connection was closed.
 
         Args:
-            record: The call that it ended; None when it is told of the connection itself.
-            cause: What the SDK raised.
+            record: The call that ended with it; None for the error of the connection itself.
+            cause: The SDK's exception, used if the channel has no better cause.
         """
         why = self.channel.disconnect_cause or DisconnectCause("stopped answering")
         reason = f"Server {self.target.server_id!r} {why.what} (connection {self.generation})"
         if record is not None:
-            reason += f" during a call that {'may have' if record.sent else 'has not'} run"
+            reason += f" during a call that {'may have' if record.requests_sent else 'has not'} run"
         return ConnectionLost(
             self._clean(f"{reason}."),
             **self._context(cause if why.cause is None else why.cause, why.advice),
-            may_have_run=record is not None and record.sent > 0,
+            may_have_run=record is not None and record.requests_sent > 0,
             exit_status=why.exit_status,
             stderr_tail=why.stderr_tail,
         )
 
-    def cut_short(self, record: CallRecord, what: str, deadline: CallDeadline) -> BaseException:
-        """Say why the scope of a call was cancelled.
+    def cancelled(self, record: CallRecord, what: str, deadline: CallDeadline) -> BaseException:
+        """Return the error for a call whose scope was cancelled: by a loss, or by its deadline.
 
         Args:
-            record: What the channel knows of the call.
-            what: The call in words.
-            deadline: Its bounds.
+            record: What the wire knows about the call.
+            what: The call, as a noun phrase.
+            deadline: Its deadline.
         """
         why = self.channel.disconnect_cause
         if why is not None and not (why.draining and anyio.current_time() >= deadline.scope.deadline):
             return self.lost(record)
         self.channel.suspect()
-        fate = "The server was told to cancel it." if record.sent else "It was not sent yet."
+        fate = "The server was told to cancel it." if record.requests_sent else "It had not been sent."
         return CallTimeout(
             self._clean(f"Server {self.target.server_id!r}: {what} {deadline.reason()}. {fate}"),
             **self._context(advice="Give the call more time, or find out why the server is slow."),
-            may_have_run=record.sent > 0,
+            may_have_run=record.requests_sent > 0,
         )
 
     def explain(self, error: BaseException, record: CallRecord, what: str, *, answered: bool) -> BaseException:
-        """Turn what the SDK raised into what happened.
+        """Return the error that says why a call failed; the SDK's own exception if it is right.
 
         Args:
-            error: What it raised.
-            record: What the channel knows of the call.
-            what: The call in words.
-            answered: Whether `error` is the server's own answer.
+            error: The SDK's exception.
+            record: What the wire knows about the call.
+            what: The call, as a noun phrase.
+            answered: Whether `error` is the server's answer.
         """
         lost = self.channel.disconnect_cause is not None
-        if record.failure is not None and (record.sent or not lost):
+        if record.failure is not None and (record.requests_sent or not lost):
             return self._failed(record.failure, record, what)
         if answered:
             return error
         if isinstance(error, MCPError) or lost:
             return self.lost(record, error)
-        if isinstance(error, PydanticSerializationError | UnicodeError | ValidationError) and not record.sent:
-            problem = f"cannot be sent as JSON: {self._clean(_words(error))}"
+        if isinstance(error, PydanticSerializationError | UnicodeError | ValidationError) and not record.requests_sent:
+            problem = f"cannot be sent as JSON: {self._clean(_problem(error))}"
             reason = f"server {self.target.server_id!r}: arguments of {what} {problem}. Nothing was sent."
             return ConfigError(reason, server_id=self.target.server_id, problems=[("arguments", problem)])
         if isinstance(error, BROKEN_RESULT) and not isinstance(error, InputRequiredRoundsExceededError):
             return InvalidResponse(
                 f"Server {self.target.server_id!r} answered {what} with a result that breaks the protocol or the "
-                f"tool's own schema: {self._clean(_words(error))}. The call has run.",
+                f"tool's own schema: {self._clean(_problem(error))}. The call has run.",
                 **self._context(error, "Fix the server."),
                 may_have_run=True,
             )
         return error
 
     def _failed(self, failure: Failure, record: CallRecord, what: str) -> Exception:
-        """Say why a call got no answer although the channel is up."""
-        may_have_run = record.sent > 0
+        """Return the error for a call that failed on its own, without a loss of the connection."""
+        may_have_run = record.requests_sent > 0
         fate = "may have run" if may_have_run else "has not run"
         reason = self._clean(f"Server {self.target.server_id!r} {failure.what} during {what}, which {fate}.")
         if failure.status is not None:
@@ -134,8 +134,8 @@ class Outcome:
         return self.target.redactor.text(text)
 
 
-def _words(error: BaseException) -> str:
-    """Say what is wrong with a result, without showing the result."""
+def _problem(error: BaseException) -> str:
+    """Return what is wrong with a result or with arguments, without showing them."""
     if not isinstance(error, ValidationError):
         return text_of(error).rstrip(".")
     details = error.errors(include_input=False, include_url=False, include_context=False)

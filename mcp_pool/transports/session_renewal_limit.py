@@ -1,4 +1,4 @@
-"""How often the session of one server may be given up on mere evidence."""
+"""How often the session of one server may be replaced without proof that it is lost."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import attrs
 
 @final
 @attrs.define(eq=False, repr=False)
-class Renewals:
-    """When the session of one server was last given up on mere evidence: not again for a while."""
+class SessionRenewalLimit:
+    """Limits how often the session of one server is replaced on suspicion alone."""
 
     stable_after: float
-    """Seconds between two of them, at the least."""
+    """The minimum number of seconds between two replacements."""
     _latest: float = attrs.field(default=-math.inf, init=False)
 
     def claim(self, now: float) -> bool:
-        """Tell whether a session may be given up now, and note that it is.
+        """Return whether the session may be replaced now; if so, this counts as a replacement.
 
         Args:
             now: The time on the event loop's clock.

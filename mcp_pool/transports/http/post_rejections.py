@@ -1,0 +1,105 @@
+"""What it means over SSE when a server rejects a POST."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import final
+
+import attrs
+import httpx2
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, JSONRPCRequest
+
+from mcp_pool.transports.channel import CallRecord, Channel, Failure
+from mcp_pool.transports.http.answers import ParsedBody
+from mcp_pool.transports.http.client import Forward
+from mcp_pool.transports.http.exchange import error_status
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed
+from mcp_pool.transports.http.inbox import Inbox
+from mcp_pool.transports.http.session import PING_METHOD, Finding, Rejection, SessionEvidence
+from mcp_pool.transports.http.session_probe import SessionProbe
+
+
+@final
+@attrs.frozen
+class RejectedPost:
+    """A POST that was not answered with a status of success."""
+
+    request: httpx2.Request
+    """The HTTP request."""
+    forward: Forward
+    """Sends a request in the same way."""
+    response: httpx2.Response
+    """The response. Its body has been read."""
+    body: ParsedBody
+    """The body of the response."""
+
+
+@final
+@attrs.define(eq=False)
+class PostRejections:
+    """Decides what a rejected POST ends: the session, one call, or nothing."""
+
+    channel: Channel
+    """The channel of the connection."""
+    inbox: Inbox
+    """Passes on answers that do not come on the event stream."""
+    probe: SessionProbe
+    """Finds out whether the session is lost."""
+    _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
+
+    def note(self, post: RejectedPost, message: JSONRPCMessage, record: CallRecord | None) -> None:
+        """Handle a rejected POST.
+
+        Args:
+            post: The POST.
+            message: The message in it.
+            record: The call that it belongs to, if any.
+        """
+        status = post.response.status_code
+        loss = handshake_failed(Failure(f"rejected a message with HTTP status {status}", status=status))
+        if not isinstance(message, JSONRPCRequest):
+            if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
+                self.channel.mark_lost(loss)
+            else:
+                self.probe.note(f"answered a notification with HTTP status {status}")
+            return
+        is_early = not self.channel.is_settled
+        if self._deliver_answer(post, message, is_early=is_early):
+            return
+        rejection, is_ping = Rejection.of(status, post.body.error), message.method == PING_METHOD
+        finding = self._evidence.note_rejection(rejection, is_ping=is_ping, is_certain=post.body.is_certain)
+        is_lost = finding is Finding.LOST
+        if is_lost and record is not None:
+            record.requests_sent -= 1
+            record.session_rejected = True
+        if is_lost or is_early:
+            self.channel.mark_lost(loss)
+            return
+        self._fail(post, message, record)
+        if finding is Finding.SUSPECT:
+            self.probe.suspect(rejection, post.request, post.forward)
+
+    def _deliver_answer(self, post: RejectedPost, message: JSONRPCRequest, *, is_early: bool) -> bool:
+        """Deliver the answer in the body, if there is one: it is valid whatever the status."""
+        status, answer = post.response.status_code, post.body.answer
+        if answer is None or (is_early and status in AUTH_STATUSES):
+            return False
+        self.channel.note_activity()
+        error = Rejection.of(status, answer) if isinstance(answer, JSONRPCError) else None
+        finding = self._evidence.note_answer(error, is_ping=message.method == PING_METHOD)
+        self.inbox.deliver(answer)
+        if error is not None and finding is Finding.SUSPECT:
+            self.probe.suspect(error, post.request, post.forward)
+        return True
+
+    def _fail(self, post: RejectedPost, message: JSONRPCRequest, record: CallRecord | None) -> None:
+        """Fail the request, with the server's own error if there is one."""
+        if post.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.channel.note_activity()
+        error = post.body.error
+        if error is None:
+            failure = error_status(post.response)
+            self.channel.note_failure(record, failure)
+            data = ErrorData(code=INTERNAL_ERROR, message=failure.what)
+            error = JSONRPCError(jsonrpc="2.0", id=message.id, error=data)
+        self.inbox.deliver(error)
