@@ -197,7 +197,7 @@ async def test_an_endless_listing_is_a_bad_answer_to_a_refresh() -> None:
 async def test_a_tool_that_the_filters_leave_out_cannot_be_called_by_the_servers_own_name_either() -> None:
     record: list[str] = []
     async with MCPPool({"s": InProcessServer(calculator(record), exclude_tools=["ech*"])}) as pool:
-        with pytest.raises(UnknownTool, match="'echo' of server 's' is left out"):
+        with pytest.raises(UnknownTool, match="'echo' of server 's' is excluded"):
             await pool.server("s").call_tool("echo", {"text": "hello"})
         assert await pool.server("s").call_tool("add", {"a": 1, "b": 2})
 

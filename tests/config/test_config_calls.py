@@ -122,7 +122,7 @@ async def test_a_wrong_time_to_wait_is_told_at_once(timeout: Any) -> None:
 
 async def test_an_unknown_server_is_told_with_those_that_live() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
-        with pytest.raises(UnknownServer, match=r"'t'.*current servers are: s") as caught:
+        with pytest.raises(UnknownServer, match=r"'t'.*Current servers: s") as caught:
             pool.server("t")
         assert caught.value.server_id == "t"
 

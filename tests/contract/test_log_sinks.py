@@ -153,15 +153,15 @@ async def test_what_is_only_told_to_the_log_is_done_all_the_same(lost: Lost) -> 
         assert await pool.connect("s", spec) is True
         assert await pool.connect("s", spec) is True
         assert await pool.disconnect("s") is True
-    assert lost.tell("WARNING No server 'nobody' to disconnect")
-    assert lost.tell("WARNING Server 's' is connected already")
+    assert lost.tell("WARNING There is no server 'nobody' to disconnect")
+    assert lost.tell("WARNING Server 's' is already connected")
 
 
 async def test_a_modern_server_whose_logging_callback_will_never_be_called_is_connected(lost: Lost) -> None:
     async with pool_with_a_good_server() as pool:
         await pool.connect("s", InProcessServer(calculator(), callbacks=ClientCallbacks(logging=fail)))
         assert stands(pool)
-    assert lost.tell("its log messages come only with a log_level in client_options")
+    assert lost.tell("to receive its log messages, set log_level in client_options")
 
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])

@@ -239,7 +239,7 @@ async def test_an_attempt_that_breaks_in_a_way_that_nothing_accounts_for_is_a_fa
 
     monkeypatch.setattr("mcp_pool.connection.connect.explain", broken)
     async with pool_with_a_good_server() as pool:
-        with pytest.raises(ConnectError, match="broke off with ZeroDivisionError") as caught:
+        with pytest.raises(ConnectError, match="failed unexpectedly with ZeroDivisionError") as caught:
             await pool.connect("bad", StdioServer("no-such-program-anywhere"))
         assert isinstance(caught.value.cause, ZeroDivisionError)
 

@@ -62,7 +62,7 @@ async def test_connecting_what_is_connected_with_an_equal_config_logs_a_warning_
         await pool.connect("one", scripted(*options))
         assert warnings(record_logs) == []
         assert await pool.connect("one", scripted(*options)) is True
-        assert warnings(record_logs) == ["Server 'one' is connected already"]
+        assert warnings(record_logs) == ["Server 'one' is already connected"]
         assert pool.server("one").generation == 1
     assert len(started(tmp_path / "pids")) == 1
 

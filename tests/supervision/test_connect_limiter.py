@@ -252,7 +252,7 @@ async def test_the_wait_for_a_slot_counts_as_connect_timeout(monkeypatch: pytest
         start = anyio.current_time()
         for server_id in hung:
             pool.add(server_id, FAKE)
-        with pytest.raises(ConnectTimeout, match="no slot to connect within connect_timeout=2") as caught:
+        with pytest.raises(ConnectTimeout, match="no connect slot within connect_timeout=2") as caught:
             await pool.connect("late", StdioServer("never-run", connect_timeout=2))
         assert anyio.current_time() - start == pytest.approx(2)
         assert (caught.value.attempt, caught.value.phase, caught.value.retryable) == (1, "spawn", True)

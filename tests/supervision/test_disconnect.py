@@ -58,7 +58,7 @@ async def test_disconnect_waits_for_the_end_of_the_server_and_returns_true(tmp_p
 async def test_disconnecting_an_unknown_id_logs_a_warning_and_returns_false(record_logs: list[Message]) -> None:
     async with MCPPool() as pool:
         assert await pool.disconnect("one") is False
-        assert warnings(record_logs) == ["No server 'one' to disconnect"]
+        assert warnings(record_logs) == ["There is no server 'one' to disconnect"]
         assert pool.get_status("one") is None
 
 
@@ -68,7 +68,7 @@ async def test_disconnecting_a_left_id_logs_a_warning_and_returns_false(record_l
         assert await pool.disconnect("one") is True
         assert warnings(record_logs) == []
         assert await pool.disconnect("one") is False
-        assert warnings(record_logs) == ["No server 'one' to disconnect"]
+        assert warnings(record_logs) == ["There is no server 'one' to disconnect"]
         assert pool.get_status("one") is ConnectionStatus.DISCONNECTED
 
 

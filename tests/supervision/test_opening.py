@@ -150,7 +150,7 @@ async def test_a_required_server_that_hangs_keeps_the_block_from_opening_in_time
     monkeypatch: pytest.MonkeyPatch, connect_timeout: float | None
 ) -> None:
     fake_wire(monkeypatch, Life(handshake=LONG))
-    with pytest.raises(ConnectTimeout, match="is required and did not connect") as caught:
+    with pytest.raises(ConnectTimeout, match="is required, but did not connect") as caught:
         async with MCPPool({"one": REQUIRED}, connect_timeout=connect_timeout, open_timeout=0.05):
             pytest.fail("the block has opened")
     assert caught.value.server_id == "one"
@@ -255,7 +255,7 @@ async def test_a_pool_opens_once() -> None:
             async with pool:
                 pytest.fail("the block has opened")
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
-    with pytest.raises(PoolClosed, match="opens once"):
+    with pytest.raises(PoolClosed, match="can only be opened once"):
         async with pool:
             pytest.fail("the block has opened")
 

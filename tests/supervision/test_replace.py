@@ -123,7 +123,7 @@ async def test_calls_in_flight_are_told_that_the_pool_was_closed() -> None:
             await eventually(lambda: pool.snapshot().calls_in_flight)
         await call.ended.wait()
     assert isinstance(call.error, ConnectionLost)
-    assert "was closed together with all servers of the pool" in call.error.reason
+    assert "was closed with all servers of the pool" in call.error.reason
 
 
 async def test_a_server_that_has_left_has_no_config() -> None:

@@ -99,9 +99,9 @@ async def test_when_the_time_is_up_it_names_the_servers_that_are_missing(monkeyp
             await pool.wait_ready(timeout=0.1)
     assert caught.value.missing == ("hanging", "failing")
     assert str(caught.value) == (
-        "Servers not available within 0.1 s: 'hanging' is connecting; "
+        "Servers unavailable after waiting 0.1 s: 'hanging' is connecting; "
         "'failing' is backing off (last error: Server 'failing' is not there). "
-        "Wait longer, or find out what keeps it from connecting."
+        "Find out why they do not connect, or wait longer."
     )
 
 
@@ -129,7 +129,7 @@ async def test_left_out_the_time_is_the_wait_timeout_of_the_pool(monkeypatch: py
     fake_wire(monkeypatch, Life(handshake=LONG))
     async with MCPPool(wait_timeout=0.1) as pool:
         pool.add("one", FAKE)
-        with pytest.raises(ServerUnavailable, match=r"within 0\.1 s"):
+        with pytest.raises(ServerUnavailable, match=r"after waiting 0\.1 s"):
             await pool.wait_ready("one")
 
 
