@@ -14,7 +14,7 @@ TIME_LIMIT = 60.0
 PHRASES: dict[str, list[str]] = {
     "quickstart.py": [
         "4 of 4 servers connected",
-        "notes__write: 1 kept",
+        "notes__write: 1 saved",
         "diary__read: nothing",
         "weather__forecast: sunshine in Oslo",
         "calculator__add: 5",
@@ -35,7 +35,11 @@ PHRASES: dict[str, list[str]] = {
     ],
     "trio_app.py": ["wrote", "read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],
     "asyncio_app.py": ["read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],
-    "deadline.py": ["still answers: begun, tidied up", "deadline met: True", "nothing left: <MCPPool closed"],
+    "deadline.py": [
+        "still answers: started, cleaned up",
+        "cancelled by the deadline: True",
+        "nothing left: <MCPPool closed",
+    ],
 }
 
 
