@@ -134,14 +134,14 @@ def test_the_map_of_each_package_lists_all_its_modules(package: str) -> None:
 
 
 @modules
-def test_imports_point_down_the_maps_only(module: str) -> None:
+def test_imports_only_point_down_the_maps(module: str) -> None:
     for target in imported(module):
         assert target, f"{module} imports the package itself, and with it all that is above"
         assert place(module) < place(target), f"{module} imports {target}, which is above it"
 
 
 @pytest.mark.parametrize("package", [package for package in packages() if package])
-def test_packages_inside_hold_a_map_and_nothing_else(package: str) -> None:
+def test_the_init_of_a_package_contains_only_its_map(package: str) -> None:
     assert [node for node in tree(package).body if not isinstance(node, ast.Expr)] == []
 
 
@@ -151,7 +151,7 @@ def test_modules_stay_small(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_knows_a_backend_or_starts_a_thread(module: str) -> None:
+def test_no_module_imports_a_backend_or_starts_a_thread(module: str) -> None:
     assert foreign(module) & FORBIDDEN == set()
 
 
@@ -163,7 +163,7 @@ def test_nothing_is_left_to_the_garbage_collector(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_walks_into_what_is_private_to_another(module: str) -> None:
+def test_no_module_uses_private_names_of_another(module: str) -> None:
     assert private_walks(module) == []
 
 
@@ -177,12 +177,12 @@ def test_the_package_itself_has_no_logic() -> None:
     assert [node for node in tree("").body if not isinstance(node, allowed)] == []
 
 
-def test_every_public_name_is_there_once() -> None:
+def test_every_public_name_is_listed_once() -> None:
     assert len(mcp_pool.__all__) == len(set(mcp_pool.__all__))
     assert [name for name in mcp_pool.__all__ if not hasattr(mcp_pool, name)] == []
 
 
-def test_what_the_package_imports_from_itself_is_what_is_public() -> None:
+def test_the_package_imports_exactly_the_public_names() -> None:
     nodes = [node for node in tree("").body if isinstance(node, ast.ImportFrom)]
     given = {
         alias.asname or alias.name for node in nodes if (node.module or "").startswith(NAME) for alias in node.names
@@ -208,7 +208,7 @@ def test_final_classes_have_no_subclasses(module: str) -> None:
     assert [value for value in final if value.__subclasses__()] == []
 
 
-def test_one_module_alone_writes_to_the_log() -> None:
+def test_only_one_module_writes_to_the_log() -> None:
     """Its function keeps from its callers what a sink raises; the package itself only switches the log off."""
     names = {
         module

@@ -80,11 +80,11 @@ def test_the_pool_has_the_members_of_the_design() -> None:
     assert set(dir(mcp_pool.MCPPool)) >= MEMBERS
 
 
-def test_importing_says_nothing() -> None:
+def test_importing_prints_nothing() -> None:
     assert run("import mcp_pool") == ""
 
 
-def test_importing_turns_the_package_s_own_logs_off() -> None:
+def test_importing_turns_off_the_packages_own_logs() -> None:
     program = """
 import mcp_pool, sys
 from loguru import logger

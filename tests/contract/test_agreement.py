@@ -173,14 +173,16 @@ STORIES: list[Callable[[MCPPool], Awaitable[None]]] = [
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-async def test_whoever_looks_at_any_moment_finds_all_in_agreement(story: Callable[[MCPPool], Awaitable[None]]) -> None:
+async def test_statuses_catalog_events_and_counts_agree_at_every_moment(
+    story: Callable[[MCPPool], Awaitable[None]],
+) -> None:
     async with MCPPool() as pool:
         async with watched(pool) as picture:
             await story(pool)
         assert picture.looks > 2
 
 
-async def test_after_the_block_all_is_empty() -> None:
+async def test_everything_is_empty_after_the_block() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         pass
     Picture().compare(pool)

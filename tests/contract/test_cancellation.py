@@ -60,7 +60,7 @@ async def test_connect_is_cancelled_at_each_await_point(kind: str, monkeypatch: 
 
 
 @each_kind
-async def test_connect_of_a_second_waiter_is_not_disturbed_by_the_first_which_is_cancelled_at_each_await_point(
+async def test_cancelling_one_connect_at_each_await_point_does_not_disturb_another_that_shares_its_attempt(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, steps = KINDS[kind](), count_children(monkeypatch)
@@ -188,7 +188,7 @@ async def test_a_call_that_waits_for_its_server_is_cancelled_at_each_await_point
 
 
 @each_kind
-async def test_restart_is_cancelled_at_each_await_point_and_the_server_comes_all_the_same(
+async def test_restart_is_cancelled_at_each_await_point_and_the_server_still_connects(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = count_children(monkeypatch)
@@ -202,7 +202,7 @@ async def test_restart_is_cancelled_at_each_await_point_and_the_server_comes_all
 
 
 @each_kind
-async def test_wait_ready_is_cancelled_at_each_await_point_and_the_server_comes_all_the_same(
+async def test_wait_ready_is_cancelled_at_each_await_point_and_the_server_still_connects(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, steps = KINDS[kind](), count_children(monkeypatch)

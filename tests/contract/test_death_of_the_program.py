@@ -41,7 +41,7 @@ def by_exit(host: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("end", [by_sigkill, by_sigterm, by_sighup, by_exit], ids=lambda end: end.__name__)
 @pytest.mark.parametrize("options", [(), ("--stubborn",), ("--helper", "--stubborn")], ids=" ".join)
-async def test_no_process_of_a_server_is_left(
+async def test_no_server_process_is_left_when_the_program_is_killed(
     end: Callable[[subprocess.Popen[str]], None], options: tuple[str, ...], tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"

@@ -62,7 +62,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @each_question
 @on_each_wire
-async def test_a_callback_that_ends_with_it_fails_its_request_only(wire: str, kind: str) -> None:
+async def test_a_callback_that_raises_a_cancellation_fails_only_its_request(wire: str, kind: str) -> None:
     spec = asking(wire, callbacks=Listener().callbacks(**{kind: cancelled_inside}))
     async with MCPPool({"s": spec}) as pool:
         with suppress(MCPPoolError):  # on the modern protocol the call itself needs the answer
@@ -74,7 +74,7 @@ async def test_a_callback_that_ends_with_it_fails_its_request_only(wire: str, ki
 
 @on_each_wire
 @pytest.mark.parametrize("kind", ["logging", "message"])
-async def test_a_callback_for_notifications_that_ends_with_it_is_called_again(wire: str, kind: str) -> None:
+async def test_a_notification_callback_that_raises_a_cancellation_is_called_again(wire: str, kind: str) -> None:
     called: list[Any] = []
 
     async def once(*arguments: Any) -> None:
@@ -87,7 +87,7 @@ async def test_a_callback_for_notifications_that_ends_with_it_is_called_again(wi
         assert (pool.get_status("s"), pool.server("s").generation) == (ConnectionStatus.CONNECTED, 1)
 
 
-async def test_a_progress_function_that_ends_with_it_fails_no_call() -> None:
+async def test_a_progress_function_that_raises_a_cancellation_fails_no_call() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         await pool.call_tool("s__progress", {"n": 3}, progress=cancelled_inside)
         assert pool.server("s").generation == 1
@@ -106,7 +106,7 @@ async def when_bad(request: httpx2.Request) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_user_code_that_ends_with_it_in_the_handshake_fails_the_attempt(place: str) -> None:
+async def test_user_code_that_raises_a_cancellation_in_the_handshake_fails_the_attempt(place: str) -> None:
     policy = RestartPolicy(initial_delay=60)
     async with (
         raw_server() as server,
@@ -121,7 +121,9 @@ async def test_user_code_that_ends_with_it_in_the_handshake_fails_the_attempt(pl
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_user_code_that_ends_with_it_during_a_call_fails_that_call_only(place: str, tmp_path: Path) -> None:
+async def test_user_code_that_raises_a_cancellation_during_a_call_fails_only_that_call(
+    place: str, tmp_path: Path
+) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger) as server,
@@ -195,7 +197,7 @@ def of(method: bytes) -> Callable[[httpx2.Request], bool]:
 @pytest.mark.parametrize("end", ["at once", "at the end", "when closed"])
 @pytest.mark.parametrize("options", [(), ("--stream",)], ids=["json", "stream"])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_body_that_ends_with_it_harms_its_own_call_only(
+async def test_a_response_body_that_raises_a_cancellation_fails_only_its_call(
     mode: Any, options: tuple[str, ...], end: str, tmp_path: Path
 ) -> None:
     ledger, failed = tmp_path / "ledger", Outcome()
@@ -215,7 +217,7 @@ async def test_a_body_that_ends_with_it_harms_its_own_call_only(
 
 @pytest.mark.parametrize("end", ["at once", "at the end", "when closed"])
 @pytest.mark.parametrize("method", [b"initialize", b"notifications/initialized", b"tools/list"])
-async def test_a_body_that_ends_with_it_in_the_handshake_is_followed_by_the_next_attempt(
+async def test_a_response_body_that_raises_a_cancellation_in_the_handshake_is_followed_by_the_next_attempt(
     method: bytes, end: str
 ) -> None:
     transport = Breaking(of(method), end, times=1)
@@ -231,7 +233,7 @@ async def test_a_body_that_ends_with_it_in_the_handshake_is_followed_by_the_next
 
 
 @pytest.mark.parametrize("end", ["at once", "when closed"])
-async def test_a_stream_of_the_servers_own_messages_that_ends_with_it_once_harms_nothing(
+async def test_a_stream_for_the_servers_own_messages_that_raises_a_cancellation_once_disturbs_nothing(
     end: str, tmp_path: Path
 ) -> None:
     ledger, transport = tmp_path / "ledger", Breaking(is_get, end, times=1)
@@ -251,7 +253,7 @@ async def test_a_stream_of_the_servers_own_messages_that_ends_with_it_once_harms
 
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_a_stream_that_always_ends_with_it_is_a_loss_that_is_told_and_left_to_the_policy(kind: type[Any]) -> None:
+async def test_a_stream_that_always_raises_a_cancellation_is_a_loss_that_the_policy_handles(kind: type[Any]) -> None:
     transport = Breaking(is_get)
     async with (
         raw_server() as server,
@@ -294,7 +296,7 @@ def breaking(**more: Any) -> MCPServer[Any]:
     return server
 
 
-async def test_a_tool_of_a_modern_server_that_ends_with_it_fails_its_own_call_and_cancels_nobody() -> None:
+async def test_a_tool_of_a_modern_in_process_server_that_raises_a_cancellation_fails_only_its_call() -> None:
     slow = Outcome()
     async with pool_with_a_good_server() as pool, anyio.create_task_group() as group:
         await pool.connect("s", InProcessServer(breaking()))
@@ -307,7 +309,9 @@ async def test_a_tool_of_a_modern_server_that_ends_with_it_fails_its_own_call_an
         assert stands(pool)
 
 
-async def test_a_tool_of_a_legacy_server_that_ends_with_it_ends_the_server_which_comes_back() -> None:
+async def test_a_tool_of_a_legacy_in_process_server_that_raises_a_cancellation_ends_the_server_which_reconnects() -> (
+    None
+):
     """The SDK runs all calls of a legacy server in one task group, which it takes for cancelled."""
     async with pool_with_a_good_server() as pool, pool.events() as events:
         await pool.connect("s", InProcessServer(breaking(), mode="legacy", restart=SOON))
@@ -318,7 +322,7 @@ async def test_a_tool_of_a_legacy_server_that_ends_with_it_ends_the_server_which
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_listing_that_ends_with_it_is_a_failed_attempt(mode: Any) -> None:
+async def test_a_listing_that_raises_a_cancellation_is_a_failed_attempt(mode: Any) -> None:
     server = LowLevelServer[Any]("s", on_list_tools=cancelled_inside)
     spec = InProcessServer(server, mode=mode, restart=RestartPolicy(initial_delay=60), connect_timeout=5)
     async with pool_with_a_good_server() as pool:
@@ -332,7 +336,7 @@ async def test_a_listing_that_ends_with_it_is_a_failed_attempt(mode: Any) -> Non
 
 
 @on_each_wire
-async def test_a_caller_that_is_cancelled_while_its_callback_runs_ends_cancelled(wire: str) -> None:
+async def test_a_caller_cancelled_while_its_callback_runs_ends_cancelled(wire: str) -> None:
     running, ended = anyio.Event(), anyio.Event()
 
     async def hanging(*_arguments: Any) -> Any:
@@ -355,7 +359,7 @@ async def test_a_caller_that_is_cancelled_while_its_callback_runs_ends_cancelled
     await ended.wait()
 
 
-async def test_user_code_is_told_apart_from_a_scope_that_was_cancelled() -> None:
+async def test_a_cancellation_raised_by_user_code_is_distinguished_from_a_cancelled_scope() -> None:
     with pytest.raises(ForeignCancellation):
         await contained(cancelled_inside)
     with pytest.raises(ForeignCancellation):
@@ -366,7 +370,7 @@ async def test_user_code_is_told_apart_from_a_scope_that_was_cancelled() -> None
     assert scope.cancelled_caught
 
 
-async def test_a_log_sink_that_raises_it_changes_nothing() -> None:
+async def test_a_log_sink_that_raises_a_cancellation_changes_nothing() -> None:
     def sink(_message: str) -> None:
         raise asyncio.CancelledError
 

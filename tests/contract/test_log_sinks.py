@@ -68,7 +68,7 @@ async def fail(*_: object) -> None:
     raise RuntimeError("user code failed")
 
 
-async def test_a_server_that_is_killed_comes_back(lost: Lost) -> None:
+async def test_a_server_that_is_killed_reconnects_although_sinks_raise(lost: Lost) -> None:
     async with pool_with_a_good_server() as pool:
         await pool.connect("s", answering(restart=SOON, close_timeout=0.5))
         os.kill(process_id(pool, "s"), signal.SIGKILL)
@@ -78,7 +78,7 @@ async def test_a_server_that_is_killed_comes_back(lost: Lost) -> None:
     assert lost.tell("INFO Server 's' is connected (connection 2")
 
 
-async def test_a_block_that_holds_a_server_that_is_down_is_left(lost: Lost) -> None:
+async def test_a_block_with_a_server_that_is_down_ends_although_sinks_raise(lost: Lost) -> None:
     with anyio.fail_after(BOUND):
         async with MCPPool(close_timeout=0.5) as pool:
             pool.add("s", scripted("--exit-at-start", 3, "--say", "never again", restart=SOON))
@@ -87,7 +87,7 @@ async def test_a_block_that_holds_a_server_that_is_down_is_left(lost: Lost) -> N
     assert lost.tell("DEBUG s | never again")
 
 
-async def test_an_attempt_that_is_the_last_one_raises_and_the_row_agrees(lost: Lost) -> None:
+async def test_the_last_attempt_raises_and_the_state_agrees(lost: Lost) -> None:
     async with pool_with_a_good_server() as pool:
         with pytest.raises(ConnectError, match="could not be started"):
             await pool.connect("one", MISSING)
@@ -101,7 +101,7 @@ async def test_an_attempt_that_is_the_last_one_raises_and_the_row_agrees(lost: L
     assert lost.tell("ERROR Server 'two' (attempt 1) could not be started")
 
 
-async def test_an_attempt_that_is_not_the_last_one_is_followed_by_the_next(lost: Lost, tmp_path: Path) -> None:
+async def test_an_attempt_that_is_retried_is_followed_by_the_next(lost: Lost, tmp_path: Path) -> None:
     here = tmp_path / "here"
     code = f'[ -e {here} ] || exit 3; exec "$@"'
     good = answering()
@@ -132,7 +132,7 @@ async def test_a_server_that_writes_garbage_stays_connected_and_its_calls_work(l
     assert lost.tell("WARNING Server 's' writes lines to standard output that are not JSON-RPC")
 
 
-async def test_a_progress_function_and_callbacks_that_raise_harm_nothing(lost: Lost) -> None:
+async def test_a_progress_function_and_callbacks_that_raise_disturb_nothing(lost: Lost) -> None:
     callbacks = ClientCallbacks(sampling=fail, elicitation=fail, list_roots=fail, logging=fail, message=fail)
     async with pool_with_a_good_server() as pool:
         result = await pool.call_tool("good__progress", {"n": 2}, progress=fail)
@@ -146,7 +146,7 @@ async def test_a_progress_function_and_callbacks_that_raise_harm_nothing(lost: L
     assert lost.tell("WARNING Server 's': a callback failed 1 times: it raised RuntimeError")
 
 
-async def test_what_is_only_told_to_the_log_is_done_all_the_same(lost: Lost) -> None:
+async def test_actions_that_are_only_logged_are_still_carried_out(lost: Lost) -> None:
     spec = InProcessServer(calculator())
     async with pool_with_a_good_server() as pool:
         assert await pool.disconnect("nobody") is False
@@ -165,7 +165,7 @@ async def test_a_modern_server_whose_logging_callback_will_never_be_called_is_co
 
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_a_server_over_http_that_refuses_notifications_stays_connected(lost: Lost, kind: type[Any]) -> None:
+async def test_an_http_server_that_rejects_notifications_stays_connected(lost: Lost, kind: type[Any]) -> None:
     async with (
         raw_server(faults=[fault("status", 503, on="notifications/cancelled")]) as server,
         pool_with_a_good_server() as pool,
@@ -178,7 +178,7 @@ async def test_a_server_over_http_that_refuses_notifications_stays_connected(los
         assert stands(pool)
 
 
-async def test_a_server_that_fails_at_its_end_is_disconnected(lost: Lost) -> None:
+async def test_a_server_that_fails_while_it_closes_is_disconnected(lost: Lost) -> None:
     async with pool_with_a_good_server() as pool:
         await pool.connect("s", InProcessServer(raising_lifespan(at_end=True)))
         assert await pool.disconnect("s")
@@ -187,7 +187,7 @@ async def test_a_server_that_fails_at_its_end_is_disconnected(lost: Lost) -> Non
     assert lost.tell("DEBUG Closing server 's'")
 
 
-async def test_the_loss_of_a_line_is_told_on_standard_error_without_the_line(
+async def test_a_lost_log_line_is_reported_on_standard_error_without_its_text(
     lost: Lost, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with pool_with_a_good_server() as pool:

@@ -123,7 +123,7 @@ def test_everything_agrees_after_every_step_of_any_program_with_servers_behind_u
         check()
 
 
-def test_a_block_that_is_left_in_the_middle_of_any_program_leaves_nothing(
+def test_a_block_that_is_left_in_the_middle_of_any_program_leaves_nothing_behind(
     anyio_backend: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @settings(ANY_TIME, max_examples=60)

@@ -61,34 +61,34 @@ async def lost_after(pool: MCPPool, tool: str, config: StdioServer) -> Connectio
     return caught.value
 
 
-async def test_the_last_words_of_a_failed_start_are_masked() -> None:
+async def test_the_stderr_tail_of_a_failed_start_is_masked() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--exit-at-start", "3", env={"TOKEN": SECRET}))
     assert error.stderr_tail == "***"
     assert SECRET not in shown(error)
 
 
-async def test_the_message_of_a_refused_handshake_is_masked() -> None:
+async def test_the_message_of_a_rejected_handshake_is_masked() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--fail-initialize", env={"TOKEN": SECRET}))
     assert "no handshake today ***" in str(error)
     assert SECRET not in shown(error)
 
 
-async def test_a_refused_modern_handshake_is_masked_too() -> None:
+async def test_the_message_of_a_rejected_modern_handshake_is_masked() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--fail-initialize", "--modern", env={"TOKEN": SECRET}))
     assert "***" in str(error)
     assert SECRET not in shown(error)
 
 
-async def test_the_cause_of_a_refused_handshake_is_chained_without_its_secret() -> None:
+async def test_the_cause_of_a_rejected_handshake_is_chained_without_its_secret() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--fail-initialize", env={"TOKEN": SECRET}))
     assert str(error.cause) == "MCPError: no handshake today ***"
 
 
-async def test_the_last_words_of_a_lost_connection_are_masked() -> None:
+async def test_the_stderr_tail_of_a_lost_connection_is_masked() -> None:
     async with MCPPool() as pool:
         error = await lost_after(pool, "tell_and_die", leaking())
         assert SECRET not in shown(error)
@@ -99,7 +99,7 @@ async def test_the_last_words_of_a_lost_connection_are_masked() -> None:
 
 @pytest.mark.parametrize("tool", ["break_protocol", "break_schema"])
 @pytest.mark.parametrize("secret", [pytest.param(SECRET, id="short"), pytest.param(LONG_SECRET, id="long")])
-async def test_a_bad_answer_does_not_show_a_secret(tool: str, secret: str) -> None:
+async def test_an_invalid_response_does_not_show_a_secret(tool: str, secret: str) -> None:
     """A long value in it is shortened by who validates it: half a secret is one too."""
     async with MCPPool() as pool:
         await pool.connect("s", leaking(token=secret))
@@ -166,7 +166,7 @@ async def test_events_do_not_show_secrets() -> None:
     assert SECRET not in repr(seen)
 
 
-async def test_a_left_server_does_not_show_secrets() -> None:
+async def test_a_server_that_has_left_does_not_show_secrets() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", leaking())
         handle = pool.server("s")
@@ -202,7 +202,7 @@ async def test_a_short_value_stays_readable() -> None:
     assert error.stderr_tail == "the value is debug!"
 
 
-async def test_of_a_command_only_the_program_is_shown(record_logs: list[Message]) -> None:
+async def test_only_the_program_of_a_command_is_shown(record_logs: list[Message]) -> None:
     config = StdioServer("no-such-program", ["--password", SECRET], env={"TOKEN": "another-secret"})
     async with MCPPool() as pool:
         error = await failure(pool, config)
@@ -226,7 +226,7 @@ async def test_the_names_of_tasks_do_not_show_secrets() -> None:
         assert SECRET not in "".join(str(task) for task in anyio.get_running_tasks())
 
 
-async def test_a_servers_own_error_passes_through_untouched() -> None:
+async def test_a_servers_own_error_passes_through_unchanged() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", leaking())
         with pytest.raises(Exception, match=SECRET):
@@ -244,7 +244,7 @@ async def test_a_servers_own_error_passes_through_untouched() -> None:
         pytest.param({"args": [SECRET + "\ud800"]}, id="an argument that cannot be encoded"),
     ],
 )
-async def test_a_wrong_configuration_does_not_show_secrets(wrong: dict[str, Any]) -> None:
+async def test_an_invalid_configuration_does_not_show_secrets(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         StdioServer("program", **wrong)
     assert SECRET not in shown(caught.value)

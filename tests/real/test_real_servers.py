@@ -52,7 +52,7 @@ def kill(pool: MCPPool, *server_ids: str):
         os.kill(process_id, signal.SIGKILL)
 
 
-async def test_real_servers_on_all_wires_live_in_one_pool_and_one_that_is_killed_comes_back(real_servers, tmp_path):
+async def test_real_servers_on_all_transports_share_a_pool_and_one_that_is_killed_reconnects(real_servers, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         await assert_answers(pool, tmp_path)
@@ -88,7 +88,7 @@ class Operation:
         self.began.set()
 
 
-async def test_a_call_of_a_real_server_outlasts_the_death_of_others(real_servers, tmp_path):
+async def test_a_call_to_a_real_server_survives_the_exit_of_others(real_servers, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         operation = Operation(pool)
@@ -108,7 +108,7 @@ async def test_a_call_of_a_real_server_outlasts_the_death_of_others(real_servers
         assert pool.server("everything").generation == 1
 
 
-async def test_a_call_that_a_real_server_dies_under_tells_how_it_died(real_servers, tmp_path):
+async def test_a_call_during_which_a_real_server_exits_says_how_it_exited(real_servers, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         operation = Operation(pool)
@@ -125,7 +125,7 @@ async def test_a_call_that_a_real_server_dies_under_tells_how_it_died(real_serve
         await assert_answers(pool, tmp_path)
 
 
-async def test_real_servers_that_are_killed_all_at_once_come_back(real_servers, programs, tmp_path):
+async def test_real_servers_that_are_killed_all_at_once_reconnect(real_servers, programs, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         kill(pool, *(real_servers.keys() - programs.keys()))
@@ -138,7 +138,7 @@ async def test_real_servers_that_are_killed_all_at_once_come_back(real_servers, 
         assert generations(pool) == dict.fromkeys(real_servers, 2)
 
 
-async def test_a_server_that_was_killed_and_listens_again_on_its_port_is_found_to_have_lost_its_session(
+async def test_a_server_that_was_killed_and_restarted_on_its_port_is_known_to_have_lost_its_session(
     real_servers, programs, tmp_path
 ):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
@@ -158,7 +158,7 @@ async def test_a_server_that_was_killed_and_listens_again_on_its_port_is_found_t
 
 
 @pytest.mark.parametrize("server_id", ["everything-http", "everything-sse"])
-async def test_a_server_that_dies_under_a_call_and_listens_again_later_is_found_on_its_port(
+async def test_a_server_that_exits_during_a_call_and_is_restarted_on_its_port_reconnects(
     real_servers, programs, tmp_path, server_id
 ):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:

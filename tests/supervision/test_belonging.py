@@ -90,7 +90,7 @@ async def test_before_and_after_the_block_reads_work_and_are_empty() -> None:
     assert repr(pool) == "<MCPPool closed, 0 of 0 servers connected>"
 
 
-async def test_while_the_connections_end_the_pool_is_closed_already(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pool_is_already_closed_while_its_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     seen: list[object] = []
 
@@ -167,7 +167,7 @@ async def test_reads_work_from_any_thread() -> None:
         assert pool.snapshot().time == pytest.approx(anyio.current_time(), abs=60)
 
 
-async def test_readers_in_other_threads_find_whole_values_while_servers_come_and_go() -> None:
+async def test_readers_in_other_threads_get_consistent_values_while_servers_come_and_go() -> None:
     stop, looks, errors = threading.Event(), list[int](), list[Exception]()
 
     def read(pool: MCPPool) -> None:
@@ -228,7 +228,7 @@ async def test_children_run_in_the_context_in_which_the_block_was_opened(monkeyp
     assert seen == ["opener"] * 4
 
 
-async def test_what_a_child_sets_in_its_context_is_not_seen_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_context_variables_set_by_a_child_are_not_visible_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     wire, seen = identities(monkeypatch)
     note = wire.script
 
@@ -246,7 +246,7 @@ async def test_what_a_child_sets_in_its_context_is_not_seen_by_others(monkeypatc
     assert seen == ["opener"] * 2
 
 
-async def test_the_lifespan_of_a_server_in_this_process_does_not_see_who_connected_it() -> None:
+async def test_the_lifespan_of_an_in_process_server_does_not_see_its_callers_context() -> None:
     seen: list[str] = []
 
     @asynccontextmanager

@@ -62,7 +62,7 @@ async def test_disconnecting_an_unknown_id_logs_a_warning_and_returns_false(reco
         assert pool.get_status("one") is None
 
 
-async def test_disconnecting_a_left_id_logs_a_warning_and_returns_false(record_logs: list[Message]) -> None:
+async def test_disconnecting_a_disconnected_id_logs_a_warning_and_returns_false(record_logs: list[Message]) -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         assert await pool.disconnect("one") is True
@@ -111,7 +111,7 @@ async def test_calls_that_outlast_the_drain_are_lost(tmp_path: Path) -> None:
     assert results[0].may_have_run
 
 
-async def test_a_server_that_dies_during_the_drain_is_disconnected_at_once_and_not_restarted(tmp_path: Path) -> None:
+async def test_a_server_that_exits_during_the_drain_is_disconnected_at_once_and_not_restarted(tmp_path: Path) -> None:
     results: list[object] = []
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--ledger", tmp_path / "ledger", "--pid-file", tmp_path / "pids"))
@@ -196,7 +196,7 @@ async def test_concurrent_disconnects_of_one_id_all_wait_for_its_end(tmp_path: P
     assert outcomes == [(True, [])] * 3
 
 
-async def test_a_disconnect_that_is_cancelled_while_it_drains_ends_the_server_all_the_same(tmp_path: Path) -> None:
+async def test_a_disconnect_cancelled_during_the_drain_still_ends_the_server(tmp_path: Path) -> None:
     results: list[object] = []
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", scripted("--pid-file", tmp_path / "pids"))
@@ -208,7 +208,7 @@ async def test_a_disconnect_that_is_cancelled_while_it_drains_ends_the_server_al
         assert not alive(tmp_path / "pids")
 
 
-async def test_a_disconnect_that_is_cancelled_while_the_server_leaves_ends_it_all_the_same(tmp_path: Path) -> None:
+async def test_a_disconnect_cancelled_while_the_server_closes_still_ends_it(tmp_path: Path) -> None:
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--slow-exit", 0.25, "--pid-file", tmp_path / "pids"))
         with anyio.move_on_after(0.05):
@@ -219,7 +219,7 @@ async def test_a_disconnect_that_is_cancelled_while_the_server_leaves_ends_it_al
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize("ending", ["disconnect", "close_all"])
-async def test_a_tool_that_ends_its_own_server_does_not_stop_the_closing(mode: str, ending: str) -> None:
+async def test_a_tool_that_ends_its_own_server_does_not_stop_the_disconnect(mode: str, ending: str) -> None:
     record: list[str] = []
     server = calculator(record)
 

@@ -58,7 +58,7 @@ def url_spec(server: ServerProcess, wire: str, **fields: Any) -> HttpServer | Ss
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_stdio_server_that_is_stopped_is_found_dead_killed_with_its_group_and_connected_again(
+async def test_a_stopped_stdio_server_is_detected_killed_with_its_process_group_and_reconnected(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger, pids, call = tmp_path / "ledger", tmp_path / "pids", Outcome()
@@ -80,7 +80,7 @@ async def test_a_stdio_server_that_is_stopped_is_found_dead_killed_with_its_grou
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_stdio_server_is_asked_in_the_manner_of_its_protocol_which_changes_nothing(
+async def test_a_stdio_server_is_probed_as_its_protocol_requires_without_side_effects(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -96,7 +96,7 @@ async def test_a_stdio_server_is_asked_in_the_manner_of_its_protocol_which_chang
         assert (server.generation, server.status) == (1, ConnectionStatus.CONNECTED)
 
 
-async def test_without_a_check_a_server_is_never_asked(tmp_path: Path) -> None:
+async def test_without_a_health_check_a_server_is_never_probed(tmp_path: Path) -> None:
     asking, never = tmp_path / "asking", tmp_path / "never"
     servers = {"asking": with_ledger(asking), "never": with_ledger(never, health=None)}
     async with MCPPool(servers, health=PATIENT) as pool:
@@ -108,7 +108,7 @@ async def test_without_a_check_a_server_is_never_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_notifications_and_progress_are_life_over_stdio(options: Sequence[str], tmp_path: Path) -> None:
+async def test_notifications_and_progress_count_as_activity_over_stdio(options: Sequence[str], tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, *options)}, health=RARE) as pool, anyio.create_task_group() as group:
         group.start_soon(pool.call_tool, "s__hold", {"key": "a"})
@@ -123,7 +123,7 @@ async def test_notifications_and_progress_are_life_over_stdio(options: Sequence[
 
 
 @pytest.mark.parametrize(("wire", "options"), [("http", ()), ("http", ("--modern",)), ("sse", ())])
-async def test_each_message_on_a_stream_is_life_behind_a_url(wire: str, options: Sequence[str]) -> None:
+async def test_each_message_on_a_stream_counts_as_activity_behind_a_url(wire: str, options: Sequence[str]) -> None:
     async with (
         raw_server(*options) as server,
         MCPPool({"s": url_spec(server, wire)}, health=RARE) as pool,
@@ -138,7 +138,7 @@ async def test_each_message_on_a_stream_is_life_behind_a_url(wire: str, options:
 
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
-async def test_older_servers_behind_a_url_are_pinged(wire: str, tmp_path: Path) -> None:
+async def test_legacy_servers_behind_a_url_are_pinged(wire: str, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger) as server,
@@ -149,9 +149,7 @@ async def test_older_servers_behind_a_url_are_pinged(wire: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
-async def test_an_older_server_behind_a_url_that_is_stopped_is_found_dead_and_comes_back(
-    wire: str, tmp_path: Path
-) -> None:
+async def test_a_stopped_legacy_server_behind_a_url_is_detected_and_reconnects(wire: str, tmp_path: Path) -> None:
     ledger, call = tmp_path / "ledger", Outcome()
     async with (
         raw_server(ledger=ledger) as server,
@@ -169,7 +167,7 @@ async def test_an_older_server_behind_a_url_that_is_stopped_is_found_dead_and_co
         assert pool.server("s").generation >= 2
 
 
-async def test_a_modern_server_behind_a_url_is_asked_only_after_a_call_that_failed_or_took_too_long_and_then_once(
+async def test_a_modern_server_behind_a_url_is_probed_once_after_a_call_that_failed_or_timed_out(
     tmp_path: Path,
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -191,7 +189,7 @@ async def test_a_modern_server_behind_a_url_is_asked_only_after_a_call_that_fail
         assert (pool.server("s").generation, pool.get_status("s")) == (1, ConnectionStatus.CONNECTED)
 
 
-async def test_a_modern_server_behind_a_url_that_is_stopped_is_found_dead_once_a_call_has_timed_out(
+async def test_a_stopped_modern_server_behind_a_url_is_detected_after_a_call_has_timed_out(
     tmp_path: Path,
 ) -> None:
     async with (
@@ -208,7 +206,7 @@ async def test_a_modern_server_behind_a_url_that_is_stopped_is_found_dead_once_a
 
 
 @pytest.mark.parametrize(("do", "value"), [("silent", None), ("half_stream", "stall"), ("half_body", "stall")])
-async def test_questions_that_are_never_answered_leave_no_task_and_no_connection_behind(
+async def test_probes_that_are_never_answered_leave_no_task_and_no_connection_behind(
     do: str, value: str | None, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -234,7 +232,7 @@ async def test_questions_that_are_never_answered_leave_no_task_and_no_connection
         assert pool.server("s").generation == 1
 
 
-async def test_a_question_that_fails_is_no_reason_to_ask_again_once_the_server_has_shown_itself(tmp_path: Path) -> None:
+async def test_a_failed_probe_is_not_repeated_once_the_server_has_shown_activity(tmp_path: Path) -> None:
     ledger, question = tmp_path / "ledger", "server/discover"
     async with (
         raw_server("--modern", ledger=ledger) as server,
@@ -253,7 +251,7 @@ async def test_a_question_that_fails_is_no_reason_to_ask_again_once_the_server_h
 
 
 @pytest.mark.parametrize(("status", "dies"), [(405, False), (429, False), (500, True), (503, True)])
-async def test_an_http_status_below_500_is_life_and_one_from_there_on_is_not(
+async def test_an_http_status_below_500_counts_as_activity_and_a_higher_one_does_not(
     status: int, dies: bool, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -272,7 +270,7 @@ async def test_an_http_status_below_500_is_life_and_one_from_there_on_is_not(
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_call_that_timed_out_is_not_death(options: Sequence[str], tmp_path: Path) -> None:
+async def test_a_call_that_timed_out_leaves_the_connection_in_use(options: Sequence[str], tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, *options)}, health=RARE) as pool:
         for count in (1, 2):
@@ -284,7 +282,7 @@ async def test_a_call_that_timed_out_is_not_death(options: Sequence[str], tmp_pa
 
 
 @pytest.mark.parametrize("wire", ["stdio", "http", "sse"])
-async def test_a_question_under_way_does_not_delay_a_disconnect(wire: str, tmp_path: Path) -> None:
+async def test_a_running_probe_does_not_delay_a_disconnect(wire: str, tmp_path: Path) -> None:
     """The server is stopped, and takes all of `close_timeout`; the question would wait for much longer."""
     check = HealthCheck(interval=0.1, timeout=1000)
     async with raw_server() as server:
