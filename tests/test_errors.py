@@ -1,4 +1,4 @@
-"""The errors that a caller can meet: their families, their data, and equal errors for many callers."""
+"""The errors that the pool raises: their base classes, their data, and copies for many callers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAMILIES: dict[type[MCPPoolError], tuple[type[Exception], ...]] = {
     UnknownServer: (LookupError,),
     UnknownTool: (LookupError,),
 }
-"""Each error of the design, and what else a caller may catch it as."""
+"""Each error, and what else a caller can catch it as."""
 
 WHERE: dict[str, Any] = {"server_id": "files", "generation": 2, "phase": "list", "attempt": 3}
 END: dict[str, Any] = {"exit_status": -9, "stderr_tail": "no more"}

@@ -1,4 +1,4 @@
-"""What whoever installs and imports the package gets."""
+"""What installing and importing the package provides."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DESIGN = {
     "UnknownServer",
     "UnknownTool",
 }
-"""The names that programs are written against; there may be more."""
+"""The names that programs rely on; there may be more."""
 
 MEMBERS = {
     "add",
@@ -59,7 +59,7 @@ MEMBERS = {
 
 
 def run(program: str) -> str:
-    """What a fresh interpreter prints, on both streams, when it runs a program."""
+    """The output of a fresh interpreter, on both streams, when it runs a program."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,

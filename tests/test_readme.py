@@ -1,4 +1,4 @@
-"""The documents tell the truth: their Python runs, and their commands are those that are tested."""
+"""The documentation is correct: its Python runs, and its commands are the tested ones."""
 
 import ast
 import re
@@ -32,7 +32,7 @@ def python_blocks():
 
 @pytest.mark.parametrize(("document", "line", "code"), list(python_blocks()))
 def test_each_python_block_runs(document, line, code, tmp_path):
-    source = "\n" * (line - 1) + code  # so that a traceback names the line of the document
+    source = "\n" * (line - 1) + code  # so that a traceback has the line numbers of the document
     if NOT_RUN.match(code):
         compile(source, str(document), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         return

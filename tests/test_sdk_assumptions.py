@@ -1,4 +1,4 @@
-"""What the package assumes about the inner workings of the SDK and httpx2, by name: an upgrade that breaks it says so."""
+"""What the package assumes about the internals of the SDK and httpx2: an upgrade that breaks it fails here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 class Recording(httpx2.AsyncClient):
-    """Notes how the SDK's transports make and send requests."""
+    """Records how the SDK's transports make and send requests."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""`Server`, the handle on one server: what is asked of the server through it, by the server's own names."""
+"""`Server`, the handle on one server: requests made through it, by the server's own names."""
 
 from __future__ import annotations
 

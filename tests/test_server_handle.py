@@ -1,4 +1,4 @@
-"""`Server`, the handle on one server: what it shows, and what is left of it when the server has gone."""
+"""`Server`, the handle on one server: what it shows, and what it still shows when the server has left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SLOWLY = RestartPolicy(initial_delay=1000, max_delay=1000)
 in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
-# What it shows
+# While the server is in the pool
 
 
 async def test_a_handle_shows_a_server_that_is_connected() -> None:
@@ -130,7 +130,7 @@ async def test_the_pool_has_a_read_only_mapping_of_handles_on_all_current_server
         assert list(pool.servers) == ["b"]
 
 
-# What is left of it
+# When the server has left
 
 
 async def test_the_handle_on_a_server_that_has_left_can_only_be_read() -> None:
@@ -203,7 +203,7 @@ async def test_a_handle_shows_a_draining_server_as_closing_with_its_client(tmp_p
         assert client is not None
         with pytest.raises(ServerUnavailable, match="disconnected"):
             await server.call_tool("echo")
-        # The connection ends with the call that it is drained for, and does not wait for the answer to this one.
+        # The connection closes with the last call that it drains for, and does not wait for the response to this one.
         group.start_soon(Outcome().of, client.call_tool, "release", {"key": "a"})
 
 

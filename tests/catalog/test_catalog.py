@@ -1,4 +1,4 @@
-"""The tools of all servers in one view: what is offered, what is stale, and what was never there."""
+"""The tools of all servers in one view: which are offered, which are stale, and which are unknown."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ AT_ONCE = RestartPolicy(initial_delay=0)
 
 
 def own_names(tools: Mapping[str, ToolEntry], server_id: str) -> list[str]:
-    """What a server's tools are called by itself, as the catalog has them."""
+    """The server's own names of its tools in the catalog."""
     return [entry.name for entry in tools.values() if entry.server_id == server_id]
 
 
 async def crash(pool: MCPPool, server_id: str) -> None:
-    """Let a server of `misbehaving.py` die in the middle of a call."""
+    """Make a server of `misbehaving.py` exit during a call."""
     with pytest.raises(ConnectionLost):
         await pool.server(server_id).call_tool("crash")
 
@@ -84,7 +84,7 @@ async def test_a_view_that_was_taken_does_not_change() -> None:
         assert own_names(pool.tools, "b") == CALCULATOR_TOOLS
 
 
-# Servers that come and go
+# Servers that connect and disconnect
 
 
 async def test_a_server_that_has_never_been_listed_has_no_tools() -> None:
@@ -167,7 +167,7 @@ async def test_a_new_server_with_the_same_id_has_its_own_tools() -> None:
         assert "s__first" not in pool.tools
 
 
-# Names that are not there
+# Unknown names
 
 
 async def test_the_error_for_an_unknown_name_suggests_similar_names() -> None:

@@ -1,4 +1,4 @@
-"""Names in the catalog: what the model APIs allow, and no two alike."""
+"""Catalog names: valid for all model APIs, and no two the same."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ids = st.text(min_size=1).filter(str.isprintable)
 names = st.text()
 plain_letters = st.text("abcXYZ019_-", min_size=1, max_size=40)
 confusing_letters = st.text("ab_0-", min_size=1, max_size=6)
-"""Few letters, short: pairs that are likely to look alike."""
+"""Short texts of few different letters, to get pairs that are similar."""
 
 
 def stays_plain(server_id: str, name: str) -> bool:
-    """Whether the design leaves a pair's name as it is."""
+    """Whether a pair's name should stay as it is."""
     plain = f"{server_id}__{name}"
     ambiguous = "__" in server_id or server_id.endswith("_") or MARKED.search(plain) is not None
     return LEGAL.fullmatch(plain) is not None and not ambiguous
@@ -114,7 +114,7 @@ def test_an_invalid_or_ambiguous_name_has_a_suffix(server_id: str, name: str) ->
 
 
 def test_the_suffix_is_part_of_the_contract() -> None:
-    """Prompts and logs hold these names: a later version must not give other ones."""
+    """Prompts and logs contain these names, so later versions must not change them."""
     assert catalog_name("my server", "tool") == "my_server__tool_ec0561ad"
 
 

@@ -1,4 +1,4 @@
-"""A wrong argument is a `ConfigError` that names the id and the field, before anything starts."""
+"""An invalid argument raises a `ConfigError` that names the id and the field, before anything starts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ anything: Any = object()
 BEYOND_FLOATS = 10**400
 NOT_A_TIME = [-1, -0.001, float("nan"), float("inf"), BEYOND_FLOATS, "1", True, anything]
 HALF_A_PAIR = "\ud800"
-"""A string that Python allows and no process can be given."""
+"""A string that Python allows but that cannot be passed to a process."""
 
 
 def stdio(field: str, *values: Any) -> Iterator[Any]:
-    """Specifications of stdio servers with a wrong value in one field, as parameters."""
+    """Specs of stdio servers with an invalid value in one field, as parameters."""
     for value in values:
         make = partial(StdioServer, **{"command": "program", field: value})
         yield pytest.param(make, field, id=f"{field}={shortened(value)}")
@@ -35,7 +35,7 @@ def policy(field: str, *values: Any) -> Iterator[Any]:
 
 
 def shortened(value: object) -> str:
-    """A value in a few letters, for the name of a test."""
+    """A short text for a value, for test ids."""
     text = "an object" if value is anything else ascii(value)
     return text if len(text) < 20 else f"{text[:17]}..."
 
@@ -136,7 +136,7 @@ async def test_any_printable_id_is_valid() -> None:
 )
 @pytest.mark.parametrize("value", [*NOT_A_TIME, DEFAULT], ids=shortened)
 def test_an_invalid_time_is_an_error_when_the_pool_is_constructed(field: str, value: Any) -> None:
-    """`DEFAULT` too: there is no wider setting than the pool's."""
+    """`DEFAULT` is invalid, too: there is no wider setting than the pool's."""
     with pytest.raises(ConfigError) as caught:
         MCPPool(**{field: value})
     assert (caught.value.server_id, caught.value.field) == (None, field)

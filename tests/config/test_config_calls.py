@@ -1,4 +1,4 @@
-"""A wrong argument of a call is a `ConfigError` that names the server and the field, and nothing is sent."""
+"""An invalid argument of a call raises a `ConfigError` that names the server and the field, and nothing is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Specifications are values: they compare by content, cannot change, show no secrets, and fill in defaults."""
+"""Specs are values: they compare by content, are immutable, show no secrets, and fill in defaults."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ DIFFERENCES: dict[str, Any] = {
 
 
 def full() -> StdioServer:
-    """A specification with something in each of its collections."""
+    """A spec with something in each of its collections."""
     return StdioServer(
         "program",
         ["a", "b"],

@@ -1,4 +1,4 @@
-"""Specifications of servers behind a URL: mistakes are told, values compare by content, and secrets stay secret."""
+"""Specs of servers behind a URL: mistakes are reported, values compare by content, and secrets stay secret."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = [pytest.param(HttpServer, id="http"), pytest.param(SseServer, id="sse")]
 URL = "http://localhost:8000/mcp"
 SECRET = "tulip-7f3a9c"
 TOKEN = "violet-55aa0e"
-"""A secret that is not configured: the authorization has it from elsewhere."""
+"""A secret that is not in the spec: the auth flow gets it from elsewhere."""
 NEVER = RestartPolicy.never()
 anything: Any = object()
 
@@ -180,7 +180,7 @@ def test_specs_are_compared_by_content(kind: type[Any]) -> None:
     for field, value in {
         "url": URL + "/",
         "headers": {"A": "1"},
-        "auth": httpx2.BasicAuth("user", "word"),  # nobody can look into one
+        "auth": httpx2.BasicAuth("user", "word"),  # cannot be compared by its contents
         "http_client": httpx2.AsyncClient(),
         "max_message_size": 1,
     }.items():
@@ -236,7 +236,7 @@ def test_every_secret_part_of_a_spec_is_masked() -> None:
 
 
 class Careless(httpx2.Auth):
-    """Sends what HTTP forbids, or raises with everything it knows."""
+    """Sends something that HTTP forbids, or raises an error that contains everything it knows."""
 
     def __init__(self, *, raises: bool) -> None:
         self.raises = raises
@@ -250,7 +250,7 @@ class Careless(httpx2.Auth):
 
 
 def secretive(kind: type[Any], server: str, **fields: Any) -> Any:
-    """A specification that is full of secrets."""
+    """A spec that is full of secrets."""
     url = f"{server}/{SECRET}/{'sse' if kind is SseServer else 'mcp'}?token={SECRET}"
     return kind(url, headers={"X-Key": f"Key {SECRET}"}, restart=NEVER, **fields)
 
@@ -290,7 +290,7 @@ async def test_no_failure_shows_a_secret(kind: type[Any], record_logs: list[Mess
                 visible(pool, "t"),
                 *(f"{line} {line.record}" for line in record_logs),
             ]
-            if "tenant" not in str(in_call.value):  # the server's own answer
+            if "tenant" not in str(in_call.value):  # the server's own error
                 everything.append(shown(in_call.value))
             assert SECRET not in "\n".join(everything), do
             await pool.disconnect("t")

@@ -1,4 +1,4 @@
-"""What is wrong with a value is told once, however the problems are gathered."""
+"""Each problem with a value is reported exactly once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WRONG_FIELDS: dict[str, Any] = {
 
 
 def fields(make: Callable[[], object]) -> list[str]:
-    """The fields that are wrong."""
+    """The invalid fields."""
     try:
         make()
     except ConfigError as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 async def grown(
     work: Callable[[int], Awaitable[object]], wire: FakeWire | None = None, *, warm_up: int, times: int
 ) -> tuple[float, int]:
-    """Do something many times; return how many objects and tasks each time left behind, after the first ones."""
+    """Do something many times; return how many objects and tasks each repetition left behind, after the first ones."""
 
     async def settle() -> tuple[int, int]:
         await anyio.wait_all_tasks_blocked()
@@ -102,7 +102,7 @@ async def test_a_server_that_exits_again_and_again_leaves_nothing_behind(monkeyp
 
 
 async def test_an_id_that_is_replaced_again_and_again_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row knows its predecessor; a chain of all of them would be a leak."""
+    """A row refers to its predecessor; a chain of all of them would be a leak."""
     wire = fake_wire(monkeypatch, Life(closing=0.001))
 
     async def replace(_number: int) -> None:

@@ -1,4 +1,4 @@
-"""Servers whose process dies come back by themselves, or are failed when that cannot help."""
+"""Servers whose process exits reconnect by themselves, or fail if reconnecting cannot help."""
 
 from __future__ import annotations
 

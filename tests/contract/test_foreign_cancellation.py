@@ -1,4 +1,4 @@
-"""asyncio's `CancelledError` out of user code, which nobody requested: it harms the request that it served, at most."""
+"""A `CancelledError` raised by user code that nobody requested: at most the request being served fails."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _loops() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=list(_loops()))
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Without trio, on which nobody can raise a cancellation."""
+    """Without trio, where user code cannot raise a cancellation."""
     return request.param
 
 
@@ -93,7 +93,7 @@ async def test_a_progress_function_that_raises_a_cancellation_fails_no_call() ->
         assert pool.server("s").generation == 1
 
 
-# In the way of a request
+# In code around a request
 
 
 async def always(_request: httpx2.Request) -> None:
@@ -137,12 +137,12 @@ async def test_user_code_that_raises_a_cancellation_during_a_call_fails_only_tha
         assert stands(pool)
 
 
-# In the body of a response
+# In a response body
 
 
 @attrs.define(eq=False)
 class Body(httpx2.AsyncByteStream):
-    """A body that ends with a cancellation: at once, when it is told to, or when it is closed."""
+    """A body that raises a cancellation: at once, on request, or when it is closed."""
 
     real: Any
     end: str
@@ -165,7 +165,7 @@ class Body(httpx2.AsyncByteStream):
 
 @attrs.define(eq=False)
 class Breaking(httpx2.AsyncBaseTransport):
-    """Breaks the bodies of the responses to some requests, or only the first so many of them."""
+    """Breaks the response bodies of some requests, or only of the first few of them."""
 
     breaks: Callable[[httpx2.Request], bool]
     end: str = "at once"
@@ -190,7 +190,7 @@ def is_get(request: httpx2.Request) -> bool:
 
 
 def of(method: bytes) -> Callable[[httpx2.Request], bool]:
-    """Tell the requests that carry a message of this method."""
+    """Return a predicate for requests with a message of this method."""
     return lambda request: method in request.content
 
 
@@ -210,7 +210,7 @@ async def test_a_response_body_that_raises_a_cancellation_fails_only_its_call(
         await pool.connect("s", HttpServer(server.url, http_client=client, mode=mode))
         async with in_flight(pool, ledger, count=1):
             await failed.of(pool.call_tool, "s__echo", {"text": BAD})
-        # What breaks behind the answer may harm nothing at all.
+        # A break after the response must not disturb anything.
         assert isinstance(failed.error, MCPPoolError) or words(failed.value) == BAD
         assert stands(pool)
 
@@ -263,7 +263,7 @@ async def test_a_stream_that_always_raises_a_cancellation_is_a_loss_that_the_pol
     ):
         url = server.sse_url if kind is SseServer else server.url
         pool.add("s", kind(url, http_client=client, mode="legacy", restart=SOON))
-        if kind is SseServer:  # it cannot even shake hands
+        if kind is SseServer:  # even the handshake fails
             await eventually(lambda: isinstance(pool.server("s").last_error, ConnectError))
         else:
             lost = await next_error(events, ConnectionLost)
@@ -275,18 +275,18 @@ async def test_a_stream_that_always_raises_a_cancellation_is_a_loss_that_the_pol
 
 
 async def next_error(events: AsyncIterator[Event], kind: type[Exception]) -> StatusChanged:
-    """Wait until the pool tells of such an error."""
+    """Wait until the pool reports such an error."""
     async for event in events:
         if isinstance(event, StatusChanged) and isinstance(event.error, kind):
             return event
     raise AssertionError("the events have ended")
 
 
-# In a server of the program
+# In an in-process server
 
 
 def breaking(**more: Any) -> MCPServer[Any]:
-    """A calculator with a tool that ends with a cancellation."""
+    """A calculator with a tool that raises a cancellation."""
     server = calculator(**more)
 
     @server.tool("break", structured_output=False)
@@ -312,7 +312,7 @@ async def test_a_tool_of_a_modern_in_process_server_that_raises_a_cancellation_f
 async def test_a_tool_of_a_legacy_in_process_server_that_raises_a_cancellation_ends_the_server_which_reconnects() -> (
     None
 ):
-    """The SDK runs all calls of a legacy server in one task group, which it takes for cancelled."""
+    """The SDK runs all calls of a legacy server in one task group, which then counts as cancelled."""
     async with pool_with_a_good_server() as pool, pool.events() as events:
         await pool.connect("s", InProcessServer(breaking(), mode="legacy", restart=SOON))
         with pytest.raises(ConnectionLost):
@@ -332,7 +332,7 @@ async def test_a_listing_that_raises_a_cancellation_is_a_failed_attempt(mode: An
         await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
 
 
-# The counterpart: a cancellation that somebody asked for
+# For comparison: a requested cancellation
 
 
 @on_each_wire

@@ -1,4 +1,4 @@
-"""One server's trouble is its own: others answer as before, and the body goes on."""
+"""A failure of one server is only its own: others answer as before, and the body continues."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BOUND = 15.0
-"""Seconds in which a healthy server has answered many calls, on a slow machine with a bad neighbour, too."""
+"""Seconds within which a healthy server answers many calls, even on a slow machine next to a bad server."""
 HEALTHY = 30
-"""Calls that a healthy server answers beside the trouble."""
+"""Calls that a healthy server answers meanwhile."""
 SOON = RestartPolicy(initial_delay=0.05)
 
 
 async def check_healthy(pool: MCPPool) -> None:
-    """Check that the server `good` answers at its first connection."""
+    """Check that the server `good` answers over its first connection."""
     with anyio.fail_after(BOUND):
         for number in range(HEALTHY):
             assert words(await pool.call_tool("good__echo", {"text": str(number)})) == str(number)

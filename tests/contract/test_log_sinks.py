@@ -1,4 +1,4 @@
-"""A sink of the log that raises, as on a full disk: lines are lost, and nothing else."""
+"""A log sink that raises, as on a full disk: log lines are lost, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NO_SPACE = OSError(28, "No space left on device")
 
 
 class Lost(list[str]):
-    """The lines that a sink was given and could not write."""
+    """The lines that the sink got and could not write."""
 
     def write(self, message: str) -> None:
         self.append(message)
@@ -55,7 +55,7 @@ class Lost(list[str]):
 
 @pytest.fixture
 def lost() -> Iterator[Lost]:
-    """A sink that raises for each line of the package, and lets the one who logs have the error."""
+    """A sink that raises for every line of the package, and whose errors reach the code that logs."""
     lines = Lost()
     sink = logger.add(lines.write, level=0, format="{level} {message}", filter="mcp_pool", catch=False)
     logger.enable("mcp_pool")

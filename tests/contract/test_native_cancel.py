@@ -1,4 +1,4 @@
-"""asyncio's own cancellation, `task.cancel()`, which knows nothing of scopes: once, often, early and late."""
+"""asyncio's own cancellation, `task.cancel()`, which bypasses cancel scopes: once, repeatedly, early and late."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _loops() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=list(_loops()))
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Without trio, which has no such thing."""
+    """Without trio, which has no equivalent."""
     return request.param
 
 
@@ -44,7 +44,7 @@ def stubborn(pids: Path, close_timeout: float = 0.5) -> ServerConfig:
 
 
 class Host:
-    """A task that holds a pool open, and what became of it."""
+    """A task that holds a pool open, and how it ended."""
 
     def __init__(self, servers: dict[str, ServerConfig], **options: Any) -> None:
         self.pool = MCPPool(servers, **options)
@@ -91,10 +91,10 @@ async def test_a_task_cancelled_six_times_while_it_closes_stubborn_servers_still
     await host.opened()
     host.task.cancel()
     for _ in range(5):
-        await asyncio.sleep(0.04)  # each cancel meets another moment of the closing, which takes 1.5 s
+        await asyncio.sleep(0.04)  # each cancel hits another moment of closing, which takes 1.5 s
         assert not host.task.done()
         host.task.cancel()
-    assert alive(pids)  # it is closing still
+    assert alive(pids)  # still closing
     await host.ends_cancelled(requests=6)
     assert not alive(pids)
 
@@ -136,7 +136,7 @@ async def test_a_task_that_is_cancelled_after_its_body_has_ended_closes_its_serv
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
+    await asyncio.sleep(0.05)  # while it closes; a cancel that comes earlier or later must do the same
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -154,7 +154,7 @@ async def test_an_error_of_the_body_is_not_lost_when_the_task_is_cancelled_while
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
+    await asyncio.sleep(0.05)  # while it closes; a cancel that comes earlier or later must do the same
     task.cancel()
     with pytest.raises(ValueError) as caught:
         await task
@@ -281,7 +281,7 @@ async def test_after_an_operation_in_a_cancelled_task_the_same_id_can_connect_ag
         else:
             await pool.connect("server", server)
             task = asyncio.create_task(pool.disconnect("server") if operation == "disconnect" else pool.close_all())
-            await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
+            await asyncio.sleep(0.05)  # while it closes; a cancel that comes earlier or later must do the same
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -298,7 +298,7 @@ async def test_a_block_is_cancelled_at_each_await_point(monkeypatch: pytest.Monk
             await pool.call_tool("server__add", {"a": 1, "b": 2})
 
     for number in range(500):
-        # The n-th suspension may be one that still ends the block normally: then the task ends at the next one.
+        # At the n-th suspension the block may still end normally: then the task ends at the next one.
         async def run() -> None:
             await counted(steps, block())
             await asyncio.sleep(0)

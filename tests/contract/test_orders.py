@@ -1,4 +1,4 @@
-"""Any task, any order: servers connected, used and ended by tasks that know nothing of each other."""
+"""Any task, any order: servers are connected, used and ended by tasks that know nothing about each other."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ ORDERS = {
 
 
 async def in_a_task(work: Callable[..., Awaitable[object]], *arguments: object) -> None:
-    """Run something in a task of its own."""
+    """Run something in its own task."""
     async with anyio.create_task_group() as group:
         group.start_soon(work, *arguments)
 
 
 async def after(checkpoints: int, work: Callable[..., Awaitable[object]], *arguments: object) -> None:
-    """Run something after so many turns of the event loop."""
+    """Run something after this many iterations of the event loop."""
     for _ in range(checkpoints):
         await anyio.lowlevel.checkpoint()
     await work(*arguments)
 
 
 def mixed(server_id: str, pid_file: Path, record: list[str]) -> StdioServer | InProcessServer:
-    """The configuration of one of the five servers, of all kinds."""
+    """The spec of one of five servers, which are of all kinds."""
     return {
         "one": scripted("--pid-file", pid_file),
         "two": InProcessServer(calculator(record)),
@@ -120,7 +120,7 @@ async def test_the_task_that_connected_a_server_may_end_before_it(tmp_path: Path
 
 @pytest.mark.parametrize("first", ["connect", "close_all"])
 async def test_connect_and_close_all_can_race(first: str) -> None:
-    """However they meet: the server is connected and of the new generation, or `connect` says that it was not."""
+    """Whatever the order, the server is connected in the new child group, or `connect` says that it was not."""
     record: list[str] = []
     outcomes: list[str] = []
 
@@ -176,7 +176,7 @@ async def test_add_and_close_all_can_race(spec: StdioServer | InProcessServer) -
 async def test_connect_add_and_disconnect_can_race_close_all_without_overlapping_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The fake wire fails the test when two connections of one id overlap."""
+    """The fake wire fails the test if two connections of one id overlap."""
     wire = fake_wire(monkeypatch)
     wire.script = lambda attempt: Life(handshake=0.001, closing=0.002, fails=len(wire.attempts) % 5 == 0)
 
@@ -228,7 +228,7 @@ async def test_processes_of_one_id_never_overlap(tmp_path: Path) -> None:
     async def watch() -> None:
         while True:
             assert len(alive(tmp_path / "pids")) <= 1
-            await anyio.sleep(0.01)  # no event tells of processes; the look itself is what fails
+            await anyio.sleep(0.01)  # there are no events for processes; the check itself fails
 
     async with MCPPool() as pool:
         await pool.connect("one", config)
@@ -253,7 +253,7 @@ async def test_another_config_can_be_used_right_after_a_disconnect() -> None:
 
 
 async def test_calls_and_the_end_of_the_block_can_race() -> None:
-    """A call of a task that outlives the block is told, whatever the moment."""
+    """A call in a task that outlives the block ends with an error, whatever the moment."""
     for checkpoints in range(8):
         told: list[BaseException] = []
         async with anyio.create_task_group() as outer:

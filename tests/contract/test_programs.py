@@ -1,4 +1,4 @@
-"""Programs made by chance: any operations from any tasks in any order, and everything agrees after every step."""
+"""Random programs: any operations from any tasks in any order, and everything agrees after every step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from helpers.programs import World
 
 PROGRAM_TIME = 30.0
-"""Seconds of one program: an upper bound, for hangs."""
+"""Seconds for one program: an upper bound that only a hang exceeds."""
 
 ANY_TIME = settings(
     deadline=None,
@@ -34,19 +34,19 @@ ANY_TIME = settings(
 
 @pytest.fixture(autouse=True)
 def deterministic_trio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Hypothesis seed the order in which trio runs its tasks, so that what it finds can be found again."""
+    """Let Hypothesis seed the order in which trio runs its tasks, so that failures can be reproduced."""
     run: Any = import_module("trio")._core._run
     monkeypatch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
     register_random(run._r)
 
 
 def pool_tasks() -> list[str]:
-    """The names of the tasks that are the pool's."""
+    """The names of the pool's tasks."""
     return sorted(task.name for task in anyio.get_running_tasks() if task.name and "mcp_pool: child" in task.name)
 
 
 async def run_program(program: list[list[Operation]], world: World) -> None:
-    """Run a program in a block of its own; afterwards each id can be connected, and after the block all is empty."""
+    """Run a program in a new block; afterwards each id can be connected, and after the block everything is empty."""
     with anyio.fail_after(PROGRAM_TIME):
         async with MCPPool(wait_timeout=0.05, close_timeout=2.0) as pool:
             player = Player(pool, world)

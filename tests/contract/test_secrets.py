@@ -1,6 +1,6 @@
-"""P10: what is secret in a configuration is in nothing that the pool writes, raises or shows.
+"""P10: the secrets in a configuration do not appear in anything that the pool logs, raises or shows.
 
-The servers here give away what they were given, on every path that leads from a server to a reader.
+These servers reveal the secrets that they were given, on every path from a server to a reader.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KEY_LINES = ["-----BEGIN KEY-----", "MIIEvQIBADANBgkq", "-----END KEY-----"]
 LEAK = ("--leak-env", "TOKEN")
 
 SLOWLY = RestartPolicy(initial_delay=1000, max_delay=1000)
-"""Nothing is connected again during a test."""
+"""Nothing reconnects during a test."""
 
 
 def leaking(*options: str, token: str = SECRET) -> StdioServer:
@@ -47,14 +47,14 @@ def leaking(*options: str, token: str = SECRET) -> StdioServer:
 
 
 async def failure(pool: MCPPool, config: StdioServer) -> ConnectError:
-    """Why a server could not be connected."""
+    """The error of a server that could not be connected."""
     with pytest.raises(ConnectError) as caught:
         await pool.connect("s", config)
     return caught.value
 
 
 async def lost_after(pool: MCPPool, tool: str, config: StdioServer) -> ConnectionLost:
-    """Why a call ended that the server did not survive."""
+    """The error of a call during which the server exited."""
     await pool.connect("s", config)
     with pytest.raises(ConnectionLost) as caught:
         await pool.call_tool(f"s__{tool}", {"name": "TOKEN"})
@@ -100,7 +100,7 @@ async def test_the_stderr_tail_of_a_lost_connection_is_masked() -> None:
 @pytest.mark.parametrize("tool", ["break_protocol", "break_schema"])
 @pytest.mark.parametrize("secret", [pytest.param(SECRET, id="short"), pytest.param(LONG_SECRET, id="long")])
 async def test_an_invalid_response_does_not_show_a_secret(tool: str, secret: str) -> None:
-    """A long value in it is shortened by who validates it: half a secret is one too."""
+    """Validation shortens long values: half a secret is a secret, too."""
     async with MCPPool() as pool:
         await pool.connect("s", leaking(token=secret))
         with pytest.raises(InvalidResponse) as caught:
@@ -129,7 +129,7 @@ async def test_nothing_secret_is_logged(record_logs: list[Message]) -> None:
 
 
 async def test_no_traceback_is_logged(record_logs: list[Message]) -> None:
-    """It would show locals, and among them the configuration."""
+    """It would show local variables, including the configuration."""
     async with MCPPool() as pool:
         await failure_of_another(pool)
         await lost_after(pool, "tell_and_die", leaking())
@@ -138,7 +138,7 @@ async def test_no_traceback_is_logged(record_logs: list[Message]) -> None:
 
 
 async def failure_of_another(pool: MCPPool) -> None:
-    """Let the pool meet a server that refuses the handshake."""
+    """Connect a server that rejects the handshake."""
     with pytest.raises(ConnectError):
         await pool.connect("t", scripted(*LEAK, "--fail-initialize", env={"TOKEN": SECRET}))
 

@@ -1,4 +1,4 @@
-"""Exceptions of user code that cannot be copied, rendered or changed: each harms the one request that it was raised for."""
+"""Exceptions from user code that cannot be copied, rendered or changed: only the request that raised them fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 NOWHERE = "http://nowhere.invalid/mcp"
 LATER = RestartPolicy(initial_delay=60.0, jitter=0.0)
-"""So late that a test sees one attempt only."""
+"""So late that a test sees only one attempt."""
 
 
 class OtherArguments(httpx2.RequestError):
@@ -179,7 +179,7 @@ IDS = [
 each_kind = pytest.mark.parametrize("make", MAKERS, ids=IDS)
 each_kind_in_a_task_of_its_own = pytest.mark.parametrize(
     "make",
-    # A task that ends with an exception whose `__repr__` raises is the end of trio itself, with or without a pool.
+    # An exception whose `__repr__` raises breaks trio itself when it ends a task, with or without a pool.
     [make for make in MAKERS if make is not WithoutRepr],
     ids=[name for name in IDS if name != "no repr"],
 )
@@ -188,13 +188,13 @@ each_mode = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 def named(make: Callable[[], Exception]) -> str:
-    """A pattern of what is told of such an exception: its class, that of its stand-in, or what met who changed it."""
+    """A pattern for the text about such an exception: its class, the class of its placeholder, or the error from changing it."""
     kind = type(printable(make()))
     return f"{kind.__name__}|AttributeError" if kind.__setattr__ is not BaseException.__setattr__ else kind.__name__
 
 
 def raising(make: Callable[[], BaseException]) -> Any:
-    """An async function that raises such an exception, whatever it is called with."""
+    """An async function that raises such an exception, whatever its arguments."""
 
     async def function(*_: object) -> Any:
         raise make()
@@ -202,7 +202,7 @@ def raising(make: Callable[[], BaseException]) -> Any:
     return function
 
 
-# While a connection is made
+# While connecting
 
 
 @each_place
@@ -256,7 +256,7 @@ async def test_an_in_process_server_whose_lifespan_fails_raises_a_connect_error(
         await eventually(lambda: isinstance(pool.server("t").state, BackingOff))
 
 
-# While it stands
+# While connected
 
 
 @each_place
@@ -327,7 +327,7 @@ async def test_a_tool_of_an_in_process_server_that_fails_fails_only_its_own_call
         assert stands(pool)
 
 
-# While it is closed
+# While closing
 
 
 @each_mode
@@ -342,7 +342,7 @@ async def test_a_lifespan_that_fails_at_its_end_does_not_keep_the_block_from_end
     assert not [message for message in record_logs if message.record["level"].name == "ERROR"]
 
 
-# Kept and shown
+# Stored and shown
 
 
 @each_kind
@@ -360,7 +360,7 @@ def test_the_causes_of_an_error_that_is_falsy_are_found() -> None:
     assert list(chain(error)) == [error, last]
 
 
-# What they hold back
+# Secrets in them
 
 
 def note_of_its_own() -> Exception:

@@ -1,4 +1,4 @@
-"""Servers that nobody here wrote, all in one pool."""
+"""Published servers, all in one pool."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from mcp_pool import ConnectionLost, ConnectionStatus, MCPPool
 pytestmark = pytest.mark.real
 
 PATIENCE = 60.0
-"""Seconds for a real server to start or to answer: its first start after an installation reads a cold disk."""
+"""Seconds for a real server to start or to answer: its first start after the installation reads from a cold disk."""
 
 
 def calls(directory: Path) -> dict[str, tuple[str, dict[str, object], str]]:
-    """Map each server to a call that it can answer: a tool's name in the catalog, the arguments, a part of the answer."""
+    """Map each server to a call that it can answer: the tool's catalog name, the arguments, a part of the result."""
     return {
         "time": ("time__get_current_time", {"timezone": "UTC"}, "UTC"),
         "git": ("git__git_status", {"repo_path": str(directory / "repository")}, "branch"),
@@ -31,7 +31,7 @@ def calls(directory: Path) -> dict[str, tuple[str, dict[str, object], str]]:
 
 
 async def assert_answers(pool: MCPPool, directory: Path, *but: str):
-    """Assert that every server but these answers a call."""
+    """Check that every server except these answers a call."""
     for server_id, (name, arguments, expected) in calls(directory).items():
         if server_id not in but:
             result = await pool.call_tool(name, arguments, timeout=PATIENCE)
@@ -67,7 +67,7 @@ async def test_real_servers_on_all_transports_share_a_pool_and_one_that_is_kille
 
 
 class Operation:
-    """A long call of `everything`, on one of its wires, that reports its progress."""
+    """A long call to `everything`, over one of its transports, that reports progress."""
 
     def __init__(self, pool: MCPPool, server_id: str = "everything") -> None:
         self.pool = pool
@@ -145,8 +145,8 @@ async def test_a_server_that_was_killed_and_restarted_on_its_port_is_known_to_ha
         await pool.wait_ready(timeout=PATIENCE)
         programs["everything-http"].kill()
         programs["everything-http"].start()
-        # The pool could not notice. The server says 400 without an id: the call may have run, so that it fails with what
-        # the server said, and a ping that is refused in the same way tells that the session is lost.
+        # The pool could not notice. The server responds with 400 without an id: the call may have run, so it fails with
+        # the server's error, and a ping that is rejected in the same way shows that the session is lost.
         assert pool.get_status("everything-http") is ConnectionStatus.CONNECTED
         name, arguments, _ = calls(tmp_path)["everything-http"]
         with pytest.raises(MCPError, match="No valid session ID provided"):

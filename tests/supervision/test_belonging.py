@@ -1,4 +1,4 @@
-"""Where a pool may be used: inside its block, in its event loop, and with the context of who opened it."""
+"""Where a pool may be used: inside its block, in its event loop, and in the context of the task that opened it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
 
 
 async def use(pool: MCPPool, method: str) -> None:
-    """Call a method of the pool, of whatever kind."""
+    """Call a method of the pool, sync or async."""
     outcome = METHODS[method](pool)
     if isinstance(outcome, Awaitable):
         await outcome
@@ -162,7 +162,7 @@ async def test_reads_work_from_any_thread() -> None:
         assert seen["count"] == (1, 1)
         assert seen["handle"] == (1, None, False, handle.info)
         assert seen["snapshot"].servers == pool.snapshot().servers
-        assert seen["snapshot"].time is None  # the clock of the loop is nobody else's
+        assert seen["snapshot"].time is None  # other threads have no access to the loop's clock
         assert seen["snapshot"].timestamp > 0
         assert pool.snapshot().time == pytest.approx(anyio.current_time(), abs=60)
 
@@ -199,7 +199,7 @@ async def connect_as(name: str, connect: Callable[[], Awaitable[Any]]) -> None:
 
 
 def identities(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeWire, list[str]]:
-    """Put a fake wire in place that notes the identity in whose context each attempt is made."""
+    """Install a fake wire that records the identity in the context of each attempt."""
     wire, seen = fake_wire(monkeypatch), list[str]()
     play = wire.script
 

@@ -1,4 +1,4 @@
-"""The block: how it is left, by whom it is cancelled, and in which order things end."""
+"""The block: how it is left, what cancels it, and in which order things end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from servers import read_lines
 from servers.in_process import calculator
 
 SOON = 20.0
-"""Seconds: an upper bound for what takes a moment."""
+"""Seconds: an upper bound for something that takes a moment."""
 
 
 async def outlast_cancellation(pool: MCPPool, tool: str, record: list[str]) -> None:
-    """Be a body that waits for ever and, when it is cancelled, makes a call before it goes."""
+    """Act as a body that waits forever and makes a last call when it is cancelled."""
     try:
         await anyio.sleep_forever()
     finally:
@@ -143,9 +143,9 @@ async def test_the_block_swallows_the_cancellation_from_cancel() -> None:
     async with MCPPool({"calculator": InProcessServer(calculator(record))}) as pool:
         pool.cancel()
         await outlast_cancellation(pool, "calculator__echo", record)
-    record.append("went on")
+    record.append("continued")
     await anyio.lowlevel.checkpoint()
-    assert record == ["started", "goodbye", "stopped", "went on"]
+    assert record == ["started", "goodbye", "stopped", "continued"]
 
 
 async def test_cancel_may_be_called_twice() -> None:
@@ -172,8 +172,8 @@ async def test_cancel_may_be_called_from_another_task() -> None:
 
             group.start_soon(cancel)
             await outlast_cancellation(pool, "calculator__echo", record)
-        record.append("went on")
-    assert record == ["started", "goodbye", "stopped", "went on"]
+        record.append("continued")
+    assert record == ["started", "goodbye", "stopped", "continued"]
 
 
 async def test_cancel_may_be_called_while_the_block_opens(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""What the body raises, and what goes wrong around it: which exception leaves the block, and that nothing else does."""
+"""Errors of the body and around it: which exception leaves the block, and that no other does."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class Mine(Exception):
-    """An error of the user's own."""
+    """A user-defined error."""
 
 
 class Deep(BaseException):
-    """One that `except Exception` does not see."""
+    """An error that `except Exception` does not catch."""
 
 
 class Falsy(Exception):
-    """One that is false, as a collection of no problems might be."""
+    """An error that is falsy, as an empty collection of problems might be."""
 
     def __bool__(self) -> bool:
         return False
@@ -55,11 +55,11 @@ some_raised = pytest.mark.parametrize(
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """The error and all that came before it; fails when they go round in a circle."""
+    """The error and the chain of its contexts; fails if the chain is a cycle."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None:
-        assert not any(link is other for other in links), "a circle of contexts"
+        assert not any(link is other for other in links), "a cycle of contexts"
         links.append(link)
         link = link.__context__
     return links
@@ -76,7 +76,7 @@ async def test_an_error_of_the_body_leaves_the_block_as_the_same_object(make: Ca
 
 
 def make_like(group: BaseExceptionGroup[Any]) -> BaseExceptionGroup[Any]:
-    """The same group: its exceptions are compared by identity."""
+    """Return an equal group: its exceptions are compared by identity."""
     return group.derive(group.exceptions)
 
 
@@ -199,7 +199,7 @@ async def test_a_cancellation_while_stubborn_servers_close_is_delivered_after_th
             for number in range(3):
                 await pool.connect(f"server {number}", server)
             assert len(alive(tmp_path / "pids")) == 3
-            outer.deadline = anyio.current_time()  # the closing meets it first: nothing awaits in between
+            outer.deadline = anyio.current_time()  # closing is the first to notice it: there is no await in between
         await anyio.lowlevel.checkpoint()
         went_on = True
     assert outer.cancelled_caught

@@ -29,7 +29,7 @@ LONG = 60.0
 
 
 def is_empty(pool: MCPPool) -> bool:
-    """Whether nothing is left in any of the pool's registries."""
+    """Whether the pool's registries are all empty."""
     nothing = not pool.servers and not pool.tools and not pool.get_all_statuses() and not pool.snapshot().servers
     return nothing and pool.connected_count == 0
 
@@ -65,7 +65,7 @@ async def test_closing_many_stubborn_servers_takes_as_long_as_closing_one(tmp_pa
                 group.start_soon(pool.connect, str(number), scripted("--stubborn", "--pid-file", tmp_path / "pids"))
         began = time.monotonic()
         await pool.close_all()
-        assert time.monotonic() - began < 10  # one after the other: at least 12
+        assert time.monotonic() - began < 10  # at least 12 if it were one after another
         assert not alive(tmp_path / "pids")
 
 
@@ -203,7 +203,7 @@ async def test_calls_in_flight_are_lost_at_once_without_a_drain(tmp_path: Path) 
                 await pool.call_tool("one__sleep", {"seconds": LONG})
 
         group.start_soon(call)
-        await arrival(ledger, "sleep")  # one that was not sent yet has not run, and would wait for the next connection
+        await arrival(ledger, "sleep")  # one that had not been sent would wait for the next connection
         with anyio.fail_after(20):
             await pool.close_all()
 

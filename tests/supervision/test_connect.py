@@ -40,7 +40,7 @@ def warnings(messages: list[Message]) -> list[str]:
 
 
 async def connect_cancelled(pool: MCPPool, config: StdioServer, pid_file: Path) -> None:
-    """Call `connect` and cancel the call when the process of the server runs."""
+    """Call `connect`, and cancel the call when the server's process is running."""
     async with anyio.create_task_group() as group:
         group.start_soon(pool.connect, "one", config)
         await eventually(lambda: started(pid_file))
@@ -321,7 +321,7 @@ async def test_add_keeps_a_connecting_server_when_its_attempt_fails(
 
 
 async def test_add_retries_a_server_whose_connect_has_just_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short the time between the failure and the end of the child, `add` is never forgotten in it."""
+    """However short the time between the failure and the end of the child, an `add` in between is not lost."""
     fake_wire(monkeypatch, Life(fails=True), Life())
 
     async def add_at_once() -> None:
@@ -358,7 +358,7 @@ async def test_connect_retries_a_server_whose_connect_has_just_failed(monkeypatc
             try:
                 await pool.connect("one", FAKE)
             except ConnectError:
-                pass  # of the first attempt, unless it joined the second
+                pass  # from the first attempt, unless it joined the second
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
         assert len(wire.attempts) == 2
 

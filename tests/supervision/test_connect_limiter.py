@@ -1,4 +1,4 @@
-"""How many servers are connected at once (`max_connecting`), by a virtual clock."""
+"""How many servers connect at once (`max_connecting`), with a virtual clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     pass
 
 HANGS = 1e6
-"""Seconds of a handshake that nobody waits for."""
+"""Seconds: longer than anything waits for a handshake."""
 EXACT = RestartPolicy(jitter=0.0)
 MOMENT = 0.001
 
@@ -36,19 +36,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Life) -> FakeWire:
-    """A fake wire on which some servers have a life of their own."""
+    """A fake wire on which some servers behave differently."""
     wire = fake_wire(monkeypatch)
     wire.script = lambda attempt: lives.get(attempt.target.server_id, others)
     return wire
 
 
 def most_at_once(times: list[float], lasting: float) -> int:
-    """How many of the attempts that begin at these times are under way together, at most."""
+    """The largest number of attempts, starting at these times, that run at the same time."""
     return max(sum(begun <= time < begun + lasting - MOMENT for begun in times) for time in times)
 
 
 def begun(wire: FakeWire) -> dict[str, float]:
-    """When the first attempt of each server began, in the order of the attempts."""
+    """When the first attempt of each server started, in the order of the attempts."""
     times = dict[str, float]()
     for attempt, time in zip(wire.attempts, wire.times, strict=True):
         times.setdefault(attempt.target.server_id, time)
@@ -89,7 +89,7 @@ async def test_servers_connect_in_the_order_in_which_they_were_added(monkeypatch
             pool.add(server_id, FAKE)
         await pool.wait_ready()
     order = [int(attempt.target.server_id) for attempt in wire.attempts]
-    assert all(abs(place - number) <= 1 for place, number in enumerate(order))  # two begin in one moment
+    assert all(abs(place - number) <= 1 for place, number in enumerate(order))  # two start at the same moment
 
 
 async def test_an_attempt_that_hangs_holds_its_slot_only_briefly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def warnings(messages: list[Message]) -> list[str]:
 
 
 async def calling(pool: MCPPool, name: str, seconds: float, into: list[object]) -> None:
-    """Call a tool `sleep` and keep what comes of it."""
+    """Call the tool `sleep` and record the outcome."""
     try:
         into.append(await pool.call_tool(name, {"seconds": seconds}))
     except (ConnectionLost, ServerUnavailable, UnknownServer) as error:
@@ -237,7 +237,7 @@ async def test_a_tool_that_ends_its_own_server_does_not_stop_the_disconnect(mode
 
 
 async def test_the_end_of_a_successor_that_never_connected_waits_for_its_predecessor(tmp_path: Path) -> None:
-    """Otherwise a third server of that id would not know of the first, and attempt while it still lives."""
+    """Otherwise a third server with that id would not wait for the first and would connect while it is still running."""
     config = scripted("--slow-exit", 0.4, "--pid-file", tmp_path / "pids")
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", config)

@@ -1,4 +1,4 @@
-"""Silence on real wires: who is asked and how, what counts as life, and what becomes of a server that is stopped."""
+"""Health checks on real transports: what is probed, what counts as activity, how a stopped server is detected."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 
 SOON = RestartPolicy(initial_delay=0.01, max_delay=0.1)
 HASTY = HealthCheck(interval=1.2, timeout=0.2, failure_threshold=2)
-"""For servers that are to be found dead."""
+"""For servers whose silence is to be detected."""
 PATIENT = HealthCheck(interval=0.05, timeout=20)
-"""For servers that are to be asked often, and to be found alive however slow the machine is."""
+"""For servers that are probed often and never considered lost, however slow the machine is."""
 RARE = HealthCheck(interval=1e6, timeout=20)
-"""For servers that are to be asked in doubt only."""
+"""For servers that are probed only when they are suspect."""
 QUESTIONS = {"ping": "legacy", "server/discover": "modern"}
 
 
 def asked(ledger: Path) -> list[str]:
-    """The questions that came to a server after its first listing, over all its starts."""
+    """The probes that a server received after its first listing, over all its starts."""
     methods = [line["method"] for line in read_lines(ledger) if line.get("method")]
     behind = methods[methods.index("tools/list") :] if "tools/list" in methods else []
     return [method for method in behind if method in QUESTIONS]
 
 
 def channel_of(pool: MCPPool) -> Channel:
-    """The wire of the server `s`."""
+    """The channel of the server `s`."""
     return connection_of(pool, "s").channel
 
 
 def url_spec(server: ServerProcess, wire: str, **fields: Any) -> HttpServer | SseServer:
-    """A specification of a server behind a URL."""
+    """The spec of a server behind a URL."""
     return SseServer(server.sse_url, **fields) if wire == "sse" else HttpServer(server.url, **fields)
 
 
@@ -73,7 +73,7 @@ async def test_a_stopped_stdio_server_is_detected_killed_with_its_process_group_
         assert call.error.may_have_run
         assert "failed 2 health checks in a row (0.2 s each)" in str(call.error)
         await eventually(lambda: pool.server("s").generation >= 2)
-        assert not is_alive(first[0])  # before the next was connected
+        assert not is_alive(first[0])  # before the next one was connected
         await eventually(lambda: not any(map(is_alive, first)))  # the helper was killed with it
         assert len(first) == 2
         assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
@@ -115,7 +115,7 @@ async def test_notifications_and_progress_count_as_activity_over_stdio(options: 
         await arrival(ledger, "hold")
         channel = channel_of(pool)
         before = channel.activity_count
-        await pool.call_tool("s__advance", {"key": "a"})  # brings the progress of the other call, and an answer
+        await pool.call_tool("s__advance", {"key": "a"})  # delivers the progress of the other call, and a response
         assert channel.activity_count > before
         assert channel.last_activity_at == pytest.approx(anyio.current_time(), abs=5)
         await pool.call_tool("s__release", {"key": "a"})
@@ -176,7 +176,7 @@ async def test_a_modern_server_behind_a_url_is_probed_once_after_a_call_that_fai
         MCPPool({"s": HttpServer(server.url)}, health=HealthCheck(interval=0.05, timeout=20)) as pool,
     ):
         assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
-        await anyio.sleep(0.3)  # several intervals: it is not asked, however long it is silent
+        await anyio.sleep(0.3)  # several intervals: it is not probed, however long it is silent
         assert asked(ledger) == []
         with pytest.raises(ConnectionLost):
             await pool.call_tool("s__pid")
@@ -217,14 +217,14 @@ async def test_probes_that_are_never_answered_leave_no_task_and_no_connection_be
     ):
 
         async def held(questions: int) -> tuple[int, int]:
-            """The tasks, and the connections to the server, once so many questions have been given up."""
+            """The numbers of tasks and of connections to the server, once this many probes have been given up."""
             await eventually(lambda: sum(gone["method"] == "ping" for gone in given_up(ledger)) >= questions)
             return len(anyio.get_running_tasks()), (await server.order())["connections"]
 
         tasks, connections = await held(5)
         more_tasks, more_connections = await held(25)
         assert more_tasks <= tasks + 10
-        # A server that has stood still for a moment finds more of them, until it has looked.
+        # A server that was paused for a moment counts too many of them until it has checked.
         with anyio.fail_after(PATIENCE):
             while more_connections > connections + 10:
                 _, more_connections = await held(25)
@@ -245,7 +245,7 @@ async def test_a_failed_probe_is_not_repeated_once_the_server_has_shown_activity
         await eventually(lambda: len(arrived(ledger, question)) == before + 1)
         assert words(await pool.call_tool("s__echo", {"text": "alive"})) == "alive"
         await eventually(lambda: not any("probe of" in (task.name or "") for task in anyio.get_running_tasks()))
-        await anyio.sleep(0.3)  # a second question would have come by now
+        await anyio.sleep(0.3)  # a second probe would have arrived by now
         assert len(arrived(ledger, question)) == before + 1
         assert (pool.server("s").generation, pool.get_status("s")) == (1, ConnectionStatus.CONNECTED)
 
@@ -283,7 +283,7 @@ async def test_a_call_that_timed_out_leaves_the_connection_in_use(options: Seque
 
 @pytest.mark.parametrize("wire", ["stdio", "http", "sse"])
 async def test_a_running_probe_does_not_delay_a_disconnect(wire: str, tmp_path: Path) -> None:
-    """The server is stopped, and takes all of `close_timeout`; the question would wait for much longer."""
+    """The server is stopped and takes all of `close_timeout`; the probe would wait for much longer."""
     check = HealthCheck(interval=0.1, timeout=1000)
     async with raw_server() as server:
         fields: dict[str, Any] = {"health": check, "close_timeout": 0.3}

@@ -1,4 +1,4 @@
-"""When a server that says nothing is asked, and when it is taken for dead: hours of silence in virtual time."""
+"""When a silent server is probed, and when it is considered lost: hours of silence in virtual time."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 SOME = 5 * TICK
-"""Seconds by which a question may come later than it is due."""
+"""Seconds by which a probe may be late."""
 EXACT = RestartPolicy(initial_delay=1.0, multiplier=1.0, jitter=0.0)
 NEVER = math.inf
-"""The delay of an answer that does not come."""
+"""The delay of a response that never arrives."""
 
 
 @pytest.fixture(scope="module", params=virtual_backends())
@@ -37,17 +37,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 @attrs.define(eq=False)
 class Session:
-    """A session whose server answers the n-th question after the n-th delay, later ones after the last."""
+    """A session whose server answers the n-th probe after the n-th delay, and later ones after the last delay."""
 
     channel: Channel
     delays: Sequence[float]
     error: Exception | None = None
-    """What the SDK raises instead of an answer, which then is no activity."""
+    """What the SDK raises instead of returning a response; this is not activity."""
     asked: list[float] = attrs.Factory(list)
-    """When it was asked."""
+    """When it was probed."""
 
     async def send_discover(self, _version: str) -> None:
-        """Answer, or do not."""
+        """Answer the probe, or do not."""
         self.asked.append(anyio.current_time())
         await anyio.sleep(self.delays[min(len(self.asked), len(self.delays)) - 1])
         if self.error is not None:
@@ -58,7 +58,7 @@ class Session:
 def silent_wire(
     monkeypatch: pytest.MonkeyPatch, *delays: float, error: Exception | None = None
 ) -> tuple[FakeWire, list[Session]]:
-    """A fake wire whose servers say nothing unless they are asked, and their sessions in the order of the attempts."""
+    """A fake wire whose servers are silent unless they are probed, and their sessions in the order of the attempts."""
     sessions = list[Session]()
 
     def session(channel: Channel) -> Session:
@@ -70,7 +70,7 @@ def silent_wire(
 
 
 def later(times: Sequence[float]) -> list[Any]:
-    """These times, or a little later."""
+    """Match these times, or a little later."""
     return [pytest.approx(time + SOME / 2, abs=SOME / 2) for time in times]
 
 
@@ -148,7 +148,7 @@ async def test_an_answer_resets_the_count_of_failed_probes(monkeypatch: pytest.M
 async def test_a_late_answer_counts_as_activity_whenever_it_arrives(
     monkeypatch: pytest.MonkeyPatch, after: float
 ) -> None:
-    """During the first question, between the two, during the second."""
+    """During the first probe, between the two, during the second."""
     wire, sessions = silent_wire(monkeypatch, NEVER)
     async with MCPPool({"s": FAKE}) as pool:
         await anyio.sleep(30 + SOME)
@@ -177,7 +177,7 @@ async def test_a_probe_that_is_rejected_at_once_fails_only_after_its_timeout(
 
 
 async def test_a_probe_timeout_longer_than_the_sdks_own_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK gives `server/discover` up after 10 s by itself."""
+    """The SDK itself gives up on `server/discover` after 10 s."""
     wire, sessions = silent_wire(monkeypatch, 10, error=MCPError(-32001, "timed out"))
     async with MCPPool({"s": FAKE}, health=HealthCheck(interval=5, timeout=60, failure_threshold=1)) as pool:
         await anyio.sleep(5 + 50)
@@ -222,7 +222,7 @@ async def test_a_servers_own_health_check_overrides_the_pools_and_none_sends_no_
 
 
 async def test_a_suspect_server_is_probed_at_once_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for a server over modern HTTP, from which nothing is to be heard unless it is asked."""
+    """As for a modern server over HTTP, which sends nothing unless it gets a request."""
     wire, sessions = silent_wire(monkeypatch, 0)
     async with MCPPool({"s": FAKE}):
         wire.channels["s"].probe_when_idle = False

@@ -1,4 +1,4 @@
-"""How the block opens: servers given at opening, required ones, time-outs, cancellation, and that it opens once."""
+"""How the block opens: initial servers, required servers, timeouts, cancellation, and that it opens only once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REQUIRED = StdioServer("a-program-that-is-never-run", required=True)
 
 
 def lives(monkeypatch: pytest.MonkeyPatch, **of: Life) -> FakeWire:
-    """Put a fake wire in place on which each server has its own life."""
+    """Install a fake wire on which each server has its own script."""
     wire = fake_wire(monkeypatch)
 
     def life(attempt: Attempt) -> Life:
@@ -171,7 +171,7 @@ async def test_the_block_does_not_open_when_a_required_server_takes_too_long(tmp
 async def test_a_required_server_that_is_lost_right_after_connecting_does_not_raise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its first outcome was a connection: the block opens, or raises the `ConnectError` that is promised."""
+    """Its first outcome was a connection: the block opens, or raises the promised `ConnectError`."""
     fake_wire(monkeypatch, Life(uptime=0))
     try:
         async with MCPPool({"one": REQUIRED}, restart=A_WHILE) as pool:

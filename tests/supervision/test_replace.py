@@ -1,4 +1,4 @@
-"""Changing a server: `replace`, and `connect` with another config where the server is down."""
+"""Changing a server: `replace`, and `connect` with another config for a server that is down."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ async def test_a_connection_that_is_lost_just_after_a_restart_was_requested_does
         await pool.connect("one", InProcessServer(calculator(), restart=A_WHILE))
         lost = connection_of(pool, "one").channel
         row_of(pool, "one").request_attempt()
-        lost.mark_lost(DisconnectCause("went away"))  # before any task has run, so that it still has the connection
+        lost.mark_lost(
+            DisconnectCause("went away")
+        )  # before any other task has run, so that the child still has the connection
         await pool.wait_ready("one", timeout=PATIENCE)
         assert (pool.server("one").generation, pool.server("one").last_error) == (2, None)
 
@@ -55,7 +57,7 @@ async def test_a_connection_that_is_lost_just_after_a_restart_was_requested_does
 async def test_the_old_process_has_ended_before_the_new_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     running: list[list[str]] = []
-    """Who ran, the one who leaves included, when each attempt began."""
+    """The processes that were running when each attempt started, including the old one."""
 
     def begin(_attempt: Attempt) -> Life:
         running.append(list(wire.open))

@@ -1,4 +1,4 @@
-"""When a lost connection is tried again: the formula, its bounds, and when reconnects stop."""
+"""When a lost connection is retried: the formula, its bounds, and when reconnects stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcp_pool import ConfigError, RestartPolicy
 from mcp_pool.supervision.restart import Retry, decide
 
 NEAR = 1e-9
-"""How far a float may be from the exact value, as a fraction of it."""
+"""The relative error allowed for floats."""
 
 policies = st.builds(
     RestartPolicy,
@@ -27,7 +27,7 @@ rows = st.integers(0, 5000)
 
 
 def wait(policy: RestartPolicy, restarts: int, *, uptime: float = 0.0, chance: float = 0.0) -> float:
-    """The seconds until the next attempt, of a policy that does not stop."""
+    """The seconds until the next attempt, for a policy that does not stop."""
     decision = decide(policy, restarts=restarts, uptime=uptime, chance=chance)
     assert decision is not None
     return decision.after
@@ -40,7 +40,7 @@ def exact_ceiling(policy: RestartPolicy, restarts: int) -> Fraction:
 
 
 def losses(policy: RestartPolicy, uptimes: list[float]) -> list[Retry | None]:
-    """What is decided in a life of so many losses, until reconnects stop."""
+    """The decisions for this many losses in a row, until reconnects stop."""
     decisions: list[Retry | None] = []
     restarts = 0
     for uptime in uptimes:

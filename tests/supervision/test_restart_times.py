@@ -1,4 +1,4 @@
-"""When a server is connected again: hours of failures in virtual time."""
+"""When a server reconnects: hours of failures in virtual time."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ async def test_a_new_server_with_the_same_id_starts_with_the_shortest_wait(monke
 async def test_the_wait_starts_only_when_the_lost_connection_has_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A new attempt waits for the end of the old connection, which `hold` checks, and comes no later than due."""
+    """A new attempt waits until the old connection has closed, as `hold` checks, and is not late."""
     wire = fake_wire(monkeypatch, Life(uptime=10, closing=3))
     async with MCPPool(restart=EXACT) as pool:
         await pool.connect("one", FAKE)

@@ -1,4 +1,4 @@
-"""How many calls a server runs at once (`max_in_flight`), by a virtual clock: who waits, in which order, and for how long."""
+"""How many calls a server runs at once (`max_in_flight`), with a virtual clock: which wait, and in what order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def work(pool: MCPPool, key: str, seconds: float, **more: Any) -> str:
 
 
 async def check_all_free(pool: MCPPool, shop: Workshop, slots: int) -> None:
-    """Check that so many calls run at once, no more and no less."""
+    """Check that exactly this many calls run at once."""
     shop.most = 0
     with taking(2):
         async with anyio.create_task_group() as group:
@@ -108,7 +108,7 @@ async def test_a_new_call_does_not_overtake_those_that_wait() -> None:
 
         async def two() -> None:
             await work(pool, "first", 1)
-            await work(pool, "newcomer", 1)  # in the very moment in which the slot is free
+            await work(pool, "newcomer", 1)  # at the very moment when the slot becomes free
 
         await in_turn(group, two)
         await in_turn(group, work, pool, "waits", 1)
@@ -144,7 +144,7 @@ async def test_a_call_cancelled_at_the_moment_of_its_turn_passes_its_slot_on() -
 
         async def first() -> None:
             await work(pool, "first", 1)
-            scope.cancel()  # the slot has just been given to `second`, which has not run since
+            scope.cancel()  # the slot has just been given to `second`, which has not resumed yet
 
         async def second() -> None:
             with scope:
@@ -253,7 +253,7 @@ async def test_the_waits_for_a_slot_and_for_the_server_share_wait_timeout() -> N
 
 @pytest.mark.parametrize("end", ["failed", "disconnected"])
 async def test_a_call_that_waits_for_a_slot_fails_as_soon_as_the_server_is_unavailable(end: str) -> None:
-    """The call that has the slot goes on, in both cases: the connection is drained."""
+    """In both cases the call that has the slot continues: the connection drains."""
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1, restart=RestartPolicy.never())}) as pool:
         async with anyio.create_task_group() as group:

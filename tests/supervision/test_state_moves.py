@@ -1,4 +1,4 @@
-"""The states of a server, the status behind each, and the moves between them."""
+"""The states of a server, the status of each, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ MOVES = {
     (Failed, Connecting),
     (Failed, Closing),
 }
-"""All moves that make sense: a connection stands only after an attempt, and nothing follows the end."""
+"""All transitions that make sense: a connection is open only after an attempt, and `Closing` is final."""
 
 SETTINGS = Settings(
     connect_timeout=None,
@@ -77,7 +77,7 @@ SETTINGS = Settings(
 
 
 def row_in(state: type[State]) -> Row:
-    """A row whose server is in this state."""
+    """A row of a server in this state."""
     spec = StdioServer("program")
     row = Registry(Broadcast()).admit(Target.of(SETTINGS, "s", spec), persistent=True, predecessor=None)
     row.state = STATES[state]
@@ -85,7 +85,7 @@ def row_in(state: type[State]) -> Row:
 
 
 def pairs(*, legal: bool) -> list[Any]:
-    """All pairs of states that are, or are not, moves, as parameters."""
+    """All pairs of states that are, or are not, legal transitions, as parameters."""
     return [
         pytest.param(before, after, id=f"{before.__name__}-{after.__name__}")
         for before, after in product(STATES, repeat=2)

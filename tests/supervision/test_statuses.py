@@ -1,4 +1,4 @@
-"""What the reads promise: statuses, counts, the mapping of the living and their handles."""
+"""What reads return: statuses, counts, the mapping of current servers and their handles."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ async def test_an_id_that_is_added_again_is_no_longer_remembered() -> None:
 
 
 async def test_only_the_newest_servers_that_left_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That it is 1,024 of them, `test_bounded_memory.py` shows."""
+    """`test_bounded_memory.py` checks the number, 1,024."""
     fake_wire(monkeypatch)
     monkeypatch.setattr("mcp_pool.supervision.registry.REMEMBERED_LIMIT", 5)
     async with MCPPool() as pool:
@@ -197,7 +197,7 @@ async def test_a_server_known_to_be_lost_is_never_shown_as_connected() -> None:
 
 
 async def test_statuses_counts_and_events_agree_at_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P11: whoever looks when an event has arrived sees the state that it tells of, or a later one."""
+    """P11: when an event has arrived, the pool shows the state in the event or a later one."""
     wire = fake_wire(monkeypatch)
     seen: list[tuple[ConnectionStatus, ConnectionStatus | None]] = []
 

@@ -1,4 +1,4 @@
-"""One server after another under one id, while the first is still on its way out: never two of them at once."""
+"""Servers with the same id, one after another, while the first is still closing: there are never two at once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_server_waits_for_its_predecessor_even_if_another_one_came_in_be
         await eventually(lambda: pool.get_status("server") is ConnectionStatus.DISCONNECTED)
         pool.add("server", stubborn)
         assert await pool.disconnect("server")
-        assert not alive(pids)  # nothing of this id is left when `disconnect` has returned
+        assert not alive(pids)  # nothing with this id is left when `disconnect` has returned
         assert len(started(pids)) == 1
         await pool.connect("server", stubborn)
         assert len(alive(pids)) == 1
@@ -77,7 +77,7 @@ async def test_servers_of_one_id_never_overlap_however_fast_they_come_and_go(tmp
             nonlocal most
             while True:
                 most = max(most, len(alive(pids)))
-                await anyio.sleep(0.002)  # no event tells of processes; an overlap would last for 0.05 s
+                await anyio.sleep(0.002)  # there are no events for processes; an overlap would last for 0.05 s
 
         group.start_soon(watch)
         async with anyio.create_task_group() as closing:
@@ -148,7 +148,7 @@ async def test_a_connect_that_waits_for_a_predecessor_fails_when_its_server_is_d
 
 
 async def test_add_keeps_a_server_whose_connect_is_failing_at_the_same_moment() -> None:
-    """Wherever `add` falls between the failure and the end of the child, the server is tried again."""
+    """Wherever `add` comes between the failure and the end of the child, the server is retried."""
     for ticks in range(12):
         async with MCPPool() as pool, anyio.create_task_group() as group:
             failing = InProcessServer(raising_lifespan(), restart=RestartPolicy(initial_delay=0.001))

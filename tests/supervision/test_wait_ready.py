@@ -27,7 +27,7 @@ LONG = 1000.0
 
 
 def lives(monkeypatch: pytest.MonkeyPatch, **of: Life) -> FakeWire:
-    """Put a fake wire in place on which each server has its own life."""
+    """Install a fake wire on which each server has its own script."""
     wire = fake_wire(monkeypatch)
 
     def life(attempt: Attempt) -> Life:

@@ -1,4 +1,4 @@
-"""Events: in order, bounded, for any number of listeners, and in agreement with the statuses."""
+"""Events: in order, bounded, for any number of readers, and consistent with the statuses."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ CONNECTING, CONNECTED, ERROR, DISCONNECTED = (
 )
 AT_ONCE = RestartPolicy(initial_delay=0)
 CHANGE = StatusChanged("s", CONNECTED, 1)
-"""Any event, for where it does not matter which."""
+"""An event for tests in which it does not matter which."""
 
 
 async def next_events(events: AsyncIterator[Event], count: int) -> list[Event]:
-    """The next so many events."""
+    """Return the next `count` events."""
     with anyio.fail_after(20):
         return [await anext(events) for _ in range(count)]
 
 
 async def the_rest(events: AsyncIterator[Event]) -> list[Event]:
-    """All events until the end."""
+    """Return all events until the end."""
     with anyio.fail_after(20):
         return [event async for event in events]
 
 
 def send(pool: MCPPool, event: Event, times: int = 1) -> None:
-    """Let the same thing happen many times over."""
+    """Send the same event many times."""
     for _ in range(times):
         pool._supervisor.broadcast.send(event)
 
 
-# What is told, in which order
+# What the events are, and their order
 
 
 async def test_each_step_of_a_servers_life_is_an_event() -> None:
@@ -128,7 +128,7 @@ async def test_a_reader_gets_only_events_after_it_subscribed() -> None:
         assert await next_events(events, 1) == [ServerAdded("b")]
 
 
-# Listeners
+# Readers
 
 
 async def test_all_readers_get_all_events() -> None:
@@ -200,7 +200,7 @@ async def test_a_reader_with_many_events_waiting_lets_other_tasks_run() -> None:
     assert turns > 50
 
 
-# The bound
+# The limit of the buffer
 
 
 async def test_a_full_buffer_is_delivered_completely() -> None:

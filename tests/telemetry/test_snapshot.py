@@ -1,4 +1,4 @@
-"""What `snapshot` shows."""
+"""What `snapshot` contains."""
 
 from __future__ import annotations
 
