@@ -1,4 +1,4 @@
-"""The servers of generated programs, behind URLs: one of each wire and protocol, each a process that outlives the programs."""
+"""The servers of generated programs, behind URLs: one for each transport and protocol, in processes that outlast programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HttpWorld:
         return HttpServer(f"{origin}/mcp", headers=headers, restart=policy)
 
     def living(self, server_id: str) -> list[Any]:
-        """What lives of it at the server is not seen from here."""
+        """What is running at the server cannot be seen from here."""
         return []
 
     def crash(self, server_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Programs made by chance: what they consist of, who carries them out, and what must be true after every step."""
+"""Random programs: what they consist of, what carries them out, and what must be true after every step."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class Operation:
     name: str
     server_id: str
     number: int
-    """Which of the running operations to cancel, how many checkpoints to make, or how many hundredths to drain."""
+    """Which of the running operations to cancel, how many checkpoints to pass, or how many hundredths of a second to drain."""
 
     def __repr__(self) -> str:
         return f"{self.name} {self.server_id} {self.number}"
 
 
 def programs(*, tasks: int, length: int) -> st.SearchStrategy[list[list[Operation]]]:
-    """Lists of operations, each for a task of its own."""
+    """Lists of operations, one list per task."""
     operation = st.builds(Operation, st.sampled_from(sorted(DOCUMENTED)), st.sampled_from(IDS), st.integers(0, 9))
     return st.lists(st.lists(operation, min_size=1, max_size=length), min_size=1, max_size=tasks)
 
@@ -88,20 +88,20 @@ class World(Protocol):
         ...
 
     def living(self, server_id: str) -> list[Any]:
-        """What lives of a server: at most one at any time."""
+        """The running instances of a server: at most one at any time."""
         ...
 
     def crash(self, server_id: str) -> None:
-        """End what lives of it."""
+        """End the running instance."""
         ...
 
     def mend(self, server_id: str, *, broken: bool) -> None:
-        """Let its attempts fail from now on, or no more."""
+        """Make its attempts fail from now on, or stop doing so."""
         ...
 
 
 class FakeWorld:
-    """Connections without servers; stands in for `Connector` and keeps its promises to the child."""
+    """Connections without servers; replaces `Connector` and keeps its promises to the child."""
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
@@ -123,13 +123,13 @@ class FakeWorld:
         (self.broken.add if broken else self.broken.discard)(server_id)
 
     async def take_time(self) -> None:
-        """Give way a few times, each time another number."""
+        """Yield to other tasks a few times, a different number each time."""
         self.pace = (self.pace * 5 + 3) % 7
         for _ in range(self.pace):
             await anyio.lowlevel.checkpoint()
 
     def connector(self, *args: Any, **options: Any) -> _Running:
-        """Stand in for the class `Connector`."""
+        """Replace the class `Connector`."""
         return _Running(self, *args, **options)
 
 
@@ -168,7 +168,7 @@ class _Running(FakeConnector):
 
 
 class RealWorld:
-    """One server in this process, of either protocol, and one that is a process of its own."""
+    """An in-process server for each protocol, and one that is a separate process."""
 
     def __init__(self, directory: Path) -> None:
         self.servers = {"a": calculator(), "b": calculator()}
@@ -191,26 +191,26 @@ class RealWorld:
                 os.kill(pid, signal.SIGKILL)
 
     def mend(self, server_id: str, *, broken: bool) -> None:
-        """It cannot be broken; killing it will do."""
+        """It cannot be broken; killing it is enough."""
         if broken:
             self.crash(server_id)
 
 
 @attrs.define
 class Player:
-    """Carries out a program on a pool and looks after every step whether everything agrees."""
+    """Carries out a program on a pool and checks after every step whether everything agrees."""
 
     pool: MCPPool
     world: World
     running: list[anyio.CancelScope] = attrs.field(factory=list)
-    """The operations that run now, the oldest first."""
+    """The running operations, oldest first."""
     told: dict[str, ConnectionStatus] = attrs.field(factory=dict)
-    """What the events have told so far."""
+    """The state according to the events so far."""
     left: bool = False
-    """Whether the block has been left, so that everything ends with `PoolClosed`."""
+    """Whether the block has been left, so that every operation raises `PoolClosed`."""
 
     async def play(self, program: Sequence[Sequence[Operation]]) -> None:
-        """Carry out all tasks at once."""
+        """Carry out all tasks concurrently."""
         async with self.pool.events() as listener, anyio.create_task_group() as group:
             for number, steps in enumerate(program):
                 group.start_soon(self._play_task, steps, listener, name=f"program {number}")
@@ -290,7 +290,7 @@ class Player:
             await anyio.lowlevel.checkpoint()
 
     def check(self, listener: Any) -> None:
-        """Fail unless statuses, handles, snapshot, counts, catalog and events agree, and nothing lives twice."""
+        """Fail unless statuses, handles, snapshot, counts, catalog and events agree, and no server runs twice."""
         pool, snapshot, statuses = self.pool, self.pool.snapshot(), self.pool.get_all_statuses()
         living = {server_id: server.status for server_id, server in pool.servers.items()}
         assert living == {server_id: server.status for server_id, server in snapshot.servers.items()}
@@ -302,7 +302,7 @@ class Player:
         assert pool.connected_count == snapshot.connected == len(connected)
         self._check_states(connected)
         for server_id in IDS:
-            assert len(self.world.living(server_id)) <= 1, f"{server_id} lives twice"
+            assert len(self.world.living(server_id)) <= 1, f"{server_id} is running twice"
         self._check_events(listener)
         assert self.told == living
 
@@ -312,7 +312,7 @@ class Player:
             assert isinstance(state, Ready) == (server_id in connected)
             if isinstance(state, Ready):
                 connection = connection_of(self.pool, server_id)
-                assert connection.channel.disconnect_cause is None, "shown as connected and known to be lost"
+                assert connection.channel.disconnect_cause is None, "shown as connected although known to be lost"
                 assert not connection.closed.is_set()
             offered = [entry for entry in self.pool.tools.values() if entry.server_id == server_id]
             assert all(entry.stale is (server_id not in connected) for entry in offered)
