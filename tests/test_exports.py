@@ -141,10 +141,20 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert resources.files(mcp_pool).joinpath("py.typed").is_file()
 
 
-OLD = r"\b(BadAnswer|HttpStatus|EventsMissed|Parked|ToolsChanged|needs_person|next_try|retry_at|last_words|resend|misses)\b"
-"""Public names of the first edition, which nobody should meet any more."""
+OLD = (
+    r"\b(BadAnswer|HttpStatus|EventsMissed|Listener|Parked|parked|ToolsChanged|needs_person|next_try|retry_at|last_words"
+    r"|resend|misses)\b"
+)
+"""Public names of the first edition, which must not come back."""
+ROOT = Path(__file__).parent.parent
+READ_BY_USERS = [
+    *PACKAGE.rglob("*.py"),
+    ROOT / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "examples").rglob("*.py"),
+]
 
 
-@pytest.mark.parametrize("path", [*PACKAGE.rglob("*.py")], ids=lambda path: path.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize("path", READ_BY_USERS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_old_public_names_are_gone(path: Path) -> None:
     assert re.findall(OLD, path.read_text(encoding="utf-8")) == []

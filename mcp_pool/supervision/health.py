@@ -80,7 +80,7 @@ class HealthMonitor:
         async with anyio.create_task_group() as group:
             while True:
                 with anyio.CancelScope(deadline=self._start_due_probes(group)):
-                    await self._changed.wait()  # misses no change: there is no await in between
+                    await self._changed.wait()  # no change is missed: there is no await in between
                 await anyio.sleep(TICK)
 
     def _start_due_probes(self, group: TaskGroup) -> float:
