@@ -36,7 +36,7 @@ class StdioServer(ServerSpec):
         env: Environment variables, merged over the SDK's short list of safe ones (not over `os.environ`). Never shown.
         cwd: The working directory. Default None: that of this program.
 
-    For the other attributes, which are keyword-only, see `ServerSpec`.
+    For the other attributes, which are keyword-only, see `mcp_pool.config.spec.ServerSpec`.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -119,7 +119,8 @@ class UrlServer(ServerSpec):
 class HttpServer(UrlServer):
     """A server behind a URL, over streamable HTTP, with the modern or a legacy protocol.
 
-    For its attributes, see `UrlServer` and `ServerSpec`; all but `url` are keyword-only.
+    For its attributes, see `mcp_pool.config.servers.UrlServer` and `mcp_pool.config.spec.ServerSpec`; all but `url` are
+    keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -134,7 +135,8 @@ class SseServer(UrlServer):
 
     The SDK accepts no message above 1 MiB from it, even if `max_message_size` is higher.
 
-    For its attributes, see `UrlServer` and `ServerSpec`; all but `url` are keyword-only.
+    For its attributes, see `mcp_pool.config.servers.UrlServer` and `mcp_pool.config.spec.ServerSpec`; all but `url` are
+    keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -151,7 +153,7 @@ class InProcessServer(ServerSpec):
     Attributes:
         server: The server. Two specs are equal only if they hold the same object.
 
-    For the other attributes, which are keyword-only, see `ServerSpec`.
+    For the other attributes, which are keyword-only, see `mcp_pool.config.spec.ServerSpec`.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
