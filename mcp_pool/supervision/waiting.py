@@ -59,7 +59,7 @@ async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
     Raises:
         ConnectError: A required server did not connect. The errors of any others are notes on it.
     """
-    begun = anyio.current_time()
+    started_at = anyio.current_time()
 
     async def wait_for(row: Row) -> None:
         with anyio.move_on_after(timeout):
@@ -78,7 +78,7 @@ async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
     # A server that connected and was lost again did not fail to connect.
     missing = [row for row in rows if row.target.spec.required and not row.state.generation]
     if missing:
-        error, *others = [_opening_error(row, anyio.current_time() - begun) for row in missing]
+        error, *others = [_opening_error(row, anyio.current_time() - started_at) for row in missing]
         for other in others:
             error.add_note(f"Another required server did not connect: {other}")
         raise error

@@ -43,30 +43,30 @@ class Picture:
 
     def __init__(self) -> None:
         self.statuses: dict[str, ConnectionStatus] = {}
-        self.living: set[str] = set()
+        self.current: set[str] = set()
         self.looks = 0
 
     def draw(self, event: Event) -> None:
         """Update the picture with an event."""
         match event:
             case ServerAdded(server_id):
-                assert server_id not in self.living
-                self.living.add(server_id)
+                assert server_id not in self.current
+                self.current.add(server_id)
                 self.statuses[server_id] = ConnectionStatus.CONNECTING
             case StatusChanged(server_id, status):
-                assert server_id in self.living
+                assert server_id in self.current
                 self.statuses[server_id] = status
             case ServerRemoved(server_id):
-                self.living.remove(server_id)
+                self.current.remove(server_id)
             case PoolCleared():
                 self.statuses.clear()
-                self.living.clear()
+                self.current.clear()
 
     def compare(self, pool: MCPPool) -> None:
         """Fail unless everything that the pool shows agrees with the picture."""
         self.looks += 1
         assert pool.get_all_statuses() == self.statuses
-        assert set(pool.servers) == self.living == set(pool.snapshot().servers)
+        assert set(pool.servers) == self.current == set(pool.snapshot().servers)
         connected = {server_id for server_id, status in self.statuses.items() if status is ConnectionStatus.CONNECTED}
         assert pool.connected_count == len(connected) == pool.snapshot().connected
         assert {entry.server_id for entry in pool.tools.values() if not entry.stale} == connected

@@ -53,14 +53,14 @@ async def run_program(program: list[list[Operation]], world: World) -> None:
             await player.play(program)
             await eventually(lambda: pool_tasks() == sorted(f"mcp_pool: child {i!r}" for i in pool.servers))
             for server_id in IDS:
-                world.mend(server_id, broken=False)
+                world.set_broken(server_id, broken=False)
                 await pool.disconnect(server_id)
-                assert not world.living(server_id)
+                assert not world.instances(server_id)
                 assert await pool.connect(server_id, world.spec(server_id))
                 assert pool.get_status(server_id) is ConnectionStatus.CONNECTED
     assert (dict(pool.servers), dict(pool.tools), pool.get_all_statuses()) == ({}, {}, {})
     assert not pool.snapshot().servers
-    assert not any(world.living(server_id) for server_id in IDS)
+    assert not any(world.instances(server_id) for server_id in IDS)
     assert not pool_tasks()
 
 
@@ -75,7 +75,7 @@ async def leave_in_the_middle(program: list[list[Operation]], world: World, tick
                     await anyio.lowlevel.checkpoint()
                 player.left = True
             assert not pool.get_all_statuses()
-            assert not any(world.living(server_id) for server_id in IDS)
+            assert not any(world.instances(server_id) for server_id in IDS)
     assert not pool_tasks()
 
 

@@ -37,7 +37,7 @@ class HttpWorld:
             return SseServer(f"{origin}/sse", headers=headers, restart=policy)
         return HttpServer(f"{origin}/mcp", headers=headers, restart=policy)
 
-    def living(self, server_id: str) -> list[Any]:
+    def instances(self, server_id: str) -> list[Any]:
         """What is running at the server cannot be seen from here."""
         return []
 
@@ -45,7 +45,7 @@ class HttpWorld:
         """Forget the sessions, and reset all connections."""
         self._order(server_id, forget=True, drop="reset")
 
-    def mend(self, server_id: str, *, broken: bool) -> None:
+    def set_broken(self, server_id: str, *, broken: bool) -> None:
         self._order(server_id, faults=BROKEN if broken else [])
 
     def _order(self, server_id: str, **orders: Any) -> None:

@@ -44,10 +44,10 @@ def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Lif
 
 def most_at_once(times: list[float], lasting: float) -> int:
     """The largest number of attempts, starting at these times, that run at the same time."""
-    return max(sum(begun <= time < begun + lasting - MOMENT for begun in times) for time in times)
+    return max(sum(start <= time < start + lasting - MOMENT for start in times) for time in times)
 
 
-def begun(wire: FakeWire) -> dict[str, float]:
+def start_times(wire: FakeWire) -> dict[str, float]:
     """When the first attempt of each server started, in the order of the attempts."""
     times = dict[str, float]()
     for attempt, time in zip(wire.attempts, wire.times, strict=True):
@@ -102,7 +102,7 @@ async def test_an_attempt_that_hangs_holds_its_slot_only_briefly(monkeypatch: py
         await pool.wait_ready(*map(str, range(10)))
         assert anyio.current_time() - start == pytest.approx(2 * SLOT_TIME + 5 * 0.1)
         assert all(pool.get_status(server_id) is ConnectionStatus.CONNECTING for server_id in hung)
-        times = begun(wire)
+        times = start_times(wire)
         assert [times[server_id] - start for server_id in hung] == pytest.approx([0, 0, SLOT_TIME, SLOT_TIME])
 
 
@@ -147,13 +147,13 @@ async def test_an_attempt_that_is_cancelled_releases_its_slot_at_once(
         await anyio.sleep(0.1)
         pool.add("next", FAKE)
         await anyio.sleep(0.2)
-        assert "next" not in begun(wire)
+        assert "next" not in start_times(wire)
         if end == "disconnect":
             await pool.disconnect("hung")
         else:
             scope.cancel()
         await pool.wait_ready("next")
-        assert begun(wire)["next"] - start == pytest.approx(0.3)
+        assert start_times(wire)["next"] - start == pytest.approx(0.3)
 
 
 async def test_an_attempt_cancelled_while_it_waits_for_a_slot_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ async def test_an_attempt_cancelled_while_it_waits_for_a_slot_delays_no_other(mo
         assert await pool.disconnect("also leaves")
         assert anyio.current_time() - start == pytest.approx(0.2)
         await pool.wait_ready()
-        assert {key: time - start for key, time in begun(wire).items()} == pytest.approx(
+        assert {key: time - start for key, time in start_times(wire).items()} == pytest.approx(
             {"first": 0.0, "stays": 0.5, "last": 0.6}
         )
 

@@ -155,16 +155,16 @@ async def test_a_reader_that_raises_is_forgotten() -> None:
 
 async def test_a_reader_waits_for_the_next_event() -> None:
     async with MCPPool() as pool, pool.events() as events, anyio.create_task_group() as group:
-        heard: list[Event] = []
+        received: list[Event] = []
 
         async def listen() -> None:
-            heard.extend(await next_events(events, 1))
+            received.extend(await next_events(events, 1))
 
         group.start_soon(listen)
         await anyio.wait_all_tasks_blocked()
-        assert heard == []
+        assert received == []
         send(pool, CHANGE)
-    assert heard == [CHANGE]
+    assert received == [CHANGE]
 
 
 async def test_a_reader_that_never_reads_delays_nobody() -> None:
@@ -241,19 +241,19 @@ async def test_a_slow_reader_does_not_cost_a_fast_one_any_events() -> None:
 
 
 async def test_the_events_end_with_the_block() -> None:
-    heard: list[Event] = []
+    received: list[Event] = []
 
     async def listen() -> None:
         async with pool.events() as events:
             listening.set()
-            heard.extend(await the_rest(events))
+            received.extend(await the_rest(events))
 
     listening = anyio.Event()
     async with anyio.create_task_group() as group, MCPPool() as pool:
         group.start_soon(listen)
         await listening.wait()
         await pool.connect("s", InProcessServer(calculator()))
-    assert heard[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
+    assert received[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
 
 
 async def test_events_from_before_the_end_are_delivered_after_it() -> None:
