@@ -91,9 +91,9 @@ from loguru import logger
 exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.supervision.child", "logger": logger})
 exec(compile("logger.error('of another')", "<of a test>", "exec"), {"__name__": "another", "logger": logger})
 """
-    said = run(program)
-    assert "of another" in said
-    assert "of the package" not in said
+    output = run(program)
+    assert "of another" in output
+    assert "of the package" not in output
 
 
 def test_the_logs_can_be_turned_on() -> None:

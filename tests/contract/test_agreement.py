@@ -160,7 +160,7 @@ async def is_cancelled_while_connecting(pool: MCPPool) -> None:
     await eventually(lambda: not pool.servers)
 
 
-STORIES: list[Callable[[MCPPool], Awaitable[None]]] = [
+SCENARIOS: list[Callable[[MCPPool], Awaitable[None]]] = [
     comes_and_goes,
     never_comes,
     crashes_and_returns,
@@ -172,13 +172,13 @@ STORIES: list[Callable[[MCPPool], Awaitable[None]]] = [
 ]
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_statuses_catalog_events_and_counts_agree_at_every_moment(
-    story: Callable[[MCPPool], Awaitable[None]],
+    scenario: Callable[[MCPPool], Awaitable[None]],
 ) -> None:
     async with MCPPool() as pool:
         async with watched(pool) as picture:
-            await story(pool)
+            await scenario(pool)
         assert picture.looks > 2
 
 

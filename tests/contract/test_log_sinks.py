@@ -48,7 +48,7 @@ class Lost(list[str]):
         self.append(message)
         raise NO_SPACE
 
-    def tell(self, text: str) -> bool:
+    def contains(self, text: str) -> bool:
         """Whether one of them has this text."""
         return any(text in line for line in self)
 
@@ -74,8 +74,8 @@ async def test_a_server_that_is_killed_reconnects_although_sinks_raise(lost: Los
         os.kill(process_id(pool, "s"), signal.SIGKILL)
         await eventually(lambda: stands(pool, generation=2))
         assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
-    assert lost.tell("WARNING Server 's' was killed by SIGKILL (9)")
-    assert lost.tell("INFO Server 's' is connected (connection 2")
+    assert lost.contains("WARNING Server 's' was killed by SIGKILL (9)")
+    assert lost.contains("INFO Server 's' is connected (connection 2")
 
 
 async def test_a_block_with_a_server_that_is_down_ends_although_sinks_raise(lost: Lost) -> None:
@@ -83,8 +83,8 @@ async def test_a_block_with_a_server_that_is_down_ends_although_sinks_raise(lost
         async with MCPPool(close_timeout=0.5) as pool:
             pool.add("s", scripted("--exit-at-start", 3, "--say", "never again", restart=SOON))
             await eventually(lambda: pool.server("s").state.attempt > 2)
-    assert lost.tell("WARNING Server 's' (attempt 2) exited with status 3")
-    assert lost.tell("DEBUG s | never again")
+    assert lost.contains("WARNING Server 's' (attempt 2) exited with status 3")
+    assert lost.contains("DEBUG s | never again")
 
 
 async def test_the_last_attempt_raises_and_the_state_agrees(lost: Lost) -> None:
@@ -98,7 +98,7 @@ async def test_the_last_attempt_raises_and_the_state_agrees(lost: Lost) -> None:
             await pool.connect("two", MISSING)
         assert isinstance(pool.server("two").state, Failed)
         assert pool.connected_count == 1
-    assert lost.tell("ERROR Server 'two' (attempt 1) could not be started")
+    assert lost.contains("ERROR Server 'two' (attempt 1) could not be started")
 
 
 async def test_an_attempt_that_is_retried_is_followed_by_the_next(lost: Lost, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ async def test_an_attempt_that_is_retried_is_followed_by_the_next(lost: Lost, tm
         here.touch()
         await eventually(lambda: pool.server("s").generation == 1)
         assert words(await pool.call_tool("s__echo", {"text": "here"})) == "here"
-    assert lost.tell("WARNING Server 's' (attempt 1) exited with status 3")
+    assert lost.contains("WARNING Server 's' (attempt 1) exited with status 3")
 
 
 async def test_a_server_that_floods_standard_error_stays_connected_and_its_calls_work(lost: Lost) -> None:
@@ -129,7 +129,7 @@ async def test_a_server_that_writes_garbage_stays_connected_and_its_calls_work(l
         await pool.call_tool("s__garbage", {"lines": 3})
         assert words(await pool.call_tool("s__echo", {"text": "fine"})) == "fine"
         assert stands(pool)
-    assert lost.tell("WARNING Server 's' writes lines to standard output that are not JSON-RPC")
+    assert lost.contains("WARNING Server 's' writes lines to standard output that are not JSON-RPC")
 
 
 async def test_a_progress_function_and_callbacks_that_raise_disturb_nothing(lost: Lost) -> None:
@@ -142,8 +142,8 @@ async def test_a_progress_function_and_callbacks_that_raise_disturb_nothing(lost
             assert "error" in await said(pool, tool)
         assert await said(pool, "tell", arguments={"count": 1}) == "told"
         assert stands(pool)
-    assert lost.tell("WARNING The progress function of a call to server 'good' raised RuntimeError")
-    assert lost.tell("WARNING Server 's': a callback failed 1 times: it raised RuntimeError")
+    assert lost.contains("WARNING The progress function of a call to server 'good' raised RuntimeError")
+    assert lost.contains("WARNING Server 's': a callback failed 1 times: it raised RuntimeError")
 
 
 async def test_actions_that_are_only_logged_are_still_carried_out(lost: Lost) -> None:
@@ -153,15 +153,15 @@ async def test_actions_that_are_only_logged_are_still_carried_out(lost: Lost) ->
         assert await pool.connect("s", spec) is True
         assert await pool.connect("s", spec) is True
         assert await pool.disconnect("s") is True
-    assert lost.tell("WARNING There is no server 'nobody' to disconnect")
-    assert lost.tell("WARNING Server 's' is already connected")
+    assert lost.contains("WARNING There is no server 'nobody' to disconnect")
+    assert lost.contains("WARNING Server 's' is already connected")
 
 
 async def test_a_modern_server_whose_logging_callback_will_never_be_called_is_connected(lost: Lost) -> None:
     async with pool_with_a_good_server() as pool:
         await pool.connect("s", InProcessServer(calculator(), callbacks=ClientCallbacks(logging=fail)))
         assert stands(pool)
-    assert lost.tell("to receive its log messages, set log_level in client_options")
+    assert lost.contains("to receive its log messages, set log_level in client_options")
 
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
@@ -173,7 +173,7 @@ async def test_an_http_server_that_rejects_notifications_stays_connected(lost: L
         await pool.connect("s", kind(server.sse_url if kind is SseServer else server.url, mode="legacy"))
         with pytest.raises(CallTimeout):
             await pool.call_tool("s__silent", timeout=0.1)
-        await eventually(lambda: lost.tell("DEBUG Server 's' answered a notification with HTTP status 503"))
+        await eventually(lambda: lost.contains("DEBUG Server 's' answered a notification with HTTP status 503"))
         assert words(await pool.call_tool("s__echo", {"text": "fine"})) == "fine"
         assert stands(pool)
 
@@ -184,7 +184,7 @@ async def test_a_server_that_fails_while_it_closes_is_disconnected(lost: Lost) -
         assert await pool.disconnect("s")
         assert "s" not in pool.servers
         await pool.connect("s", InProcessServer(raising_lifespan(at_end=True)))
-    assert lost.tell("DEBUG Closing server 's'")
+    assert lost.contains("DEBUG Closing server 's'")
 
 
 async def test_a_lost_log_line_is_reported_on_standard_error_without_its_text(

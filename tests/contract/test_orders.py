@@ -255,7 +255,7 @@ async def test_another_config_can_be_used_right_after_a_disconnect() -> None:
 async def test_calls_and_the_end_of_the_block_can_race() -> None:
     """A call in a task that outlives the block ends with an error, whatever the moment."""
     for checkpoints in range(8):
-        told: list[BaseException] = []
+        errors: list[BaseException] = []
         async with anyio.create_task_group() as outer:
 
             async def call(pool: MCPPool, into: list[BaseException]) -> None:
@@ -267,7 +267,7 @@ async def test_calls_and_the_end_of_the_block_can_race() -> None:
 
             async with MCPPool() as pool:
                 await pool.connect("one", InProcessServer(calculator()))
-                outer.start_soon(call, pool, told)
+                outer.start_soon(call, pool, errors)
                 await after(checkpoints, anyio.lowlevel.checkpoint)
-        assert len(told) == 1
-        assert isinstance(told[0], PoolClosed | ServerUnavailable) or type(told[0]).__name__ == "ConnectionLost"
+        assert len(errors) == 1
+        assert isinstance(errors[0], PoolClosed | ServerUnavailable) or type(errors[0]).__name__ == "ConnectionLost"

@@ -120,14 +120,19 @@ def one(backend: str, minutes: float, seed: int, directory: Path) -> int:
     """Run one backend in this process, and write the results to the directory."""
     faulthandler.enable()
     name, backend_options = BACKENDS[backend]
-    said = partial(tell, backend)
-    order = Order(backend=backend, seconds=minutes * 60, seed=seed, directory=directory, tell=said)
+    order = Order(
+        backend=backend,
+        seconds=minutes * 60,
+        seed=seed,
+        directory=directory,
+        report_progress=partial(print_progress, backend),
+    )
     findings = anyio.run(soak, order, backend=name, backend_options=backend_options)
     (directory / RESULT).write_bytes(pickle.dumps(findings))
     return 0
 
 
-def tell(backend: str, words: str) -> None:
+def print_progress(backend: str, words: str) -> None:
     """Print progress."""
     sys.stdout.write(f"{backend}: {words}\n")
     sys.stdout.flush()

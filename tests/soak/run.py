@@ -49,7 +49,7 @@ class Order:
     """The seed of all random choices."""
     directory: Path
     """Where to put ledgers, journal and logs."""
-    tell: Callable[[str], None]
+    report_progress: Callable[[str], None]
     """Called to report progress."""
 
 
@@ -90,12 +90,12 @@ async def _observed(order: Order, violations: Violations) -> Findings:
         async with pool, anyio.create_task_group() as group:
             group.start_soon(reader.run)
             await pool.wait_ready(timeout=bounds.READY_BOUND)
-            order.tell(f"{len(targets)} servers are connected")
+            order.report_progress(f"{len(targets)} servers are connected")
             at_start = await measure.idle_usage()
             await _let_happen(world, sampler, order)
-            order.tell(f"{world.caller.ends.total()} calls and {world.faults.total()} faults were made")
+            order.report_progress(f"{world.caller.ends.total()} calls and {world.faults.total()} faults were made")
             await prove(world)
-            order.tell(f"{pool.connected_count} of {len(targets)} servers are connected again")
+            order.report_progress(f"{pool.connected_count} of {len(targets)} servers are connected again")
             at_end = await measure.idle_usage()
             for what, room in bounds.IDLE_ROOM.items():
                 if at_end[what] > at_start[what] + room:

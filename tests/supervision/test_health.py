@@ -250,17 +250,17 @@ async def test_a_failed_probe_is_not_repeated_once_the_server_has_shown_activity
         assert (pool.server("s").generation, pool.get_status("s")) == (1, ConnectionStatus.CONNECTED)
 
 
-@pytest.mark.parametrize(("status", "dies"), [(405, False), (429, False), (500, True), (503, True)])
+@pytest.mark.parametrize(("status", "is_lost"), [(405, False), (429, False), (500, True), (503, True)])
 async def test_an_http_status_below_500_counts_as_activity_and_a_higher_one_does_not(
-    status: int, dies: bool, tmp_path: Path
+    status: int, is_lost: bool, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
-    check = HealthCheck(interval=0.1, timeout=1.5, failure_threshold=2) if dies else PATIENT
+    check = HealthCheck(interval=0.1, timeout=1.5, failure_threshold=2) if is_lost else PATIENT
     async with (
         raw_server(ledger=ledger, faults=[fault("status", status, on="ping")]) as server,
         MCPPool({"s": HttpServer(server.url, restart=RestartPolicy.never())}, health=check) as pool,
     ):
-        if dies:
+        if is_lost:
             await eventually(lambda: pool.get_status("s") is ConnectionStatus.ERROR)
             assert "health checks in a row" in str(pool.server("s").last_error)
             assert asked(ledger) == ["ping", "ping"]

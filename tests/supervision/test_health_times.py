@@ -96,8 +96,8 @@ async def test_a_server_that_does_not_answer_is_lost_after_failure_threshold_pro
 ) -> None:
     wire, sessions = silent_wire(monkeypatch, NEVER)
     async with MCPPool({"s": FAKE}, health=check, restart=EXACT) as pool:
-        start, dead = anyio.current_time(), check.interval + check.failure_threshold * check.timeout
-        await anyio.sleep(dead - 0.01)
+        start, lost_after = anyio.current_time(), check.interval + check.failure_threshold * check.timeout
+        await anyio.sleep(lost_after - 0.01)
         assert pool.get_status("s") is ConnectionStatus.CONNECTED
         await anyio.sleep(check.failure_threshold * SOME)
         assert pool.get_status("s") is ConnectionStatus.ERROR
@@ -106,7 +106,7 @@ async def test_a_server_that_does_not_answer_is_lost_after_failure_threshold_pro
         assert f"failed {check.failure_threshold} health checks in a row ({check.timeout} s each)" in str(error)
         assert len(sessions[0].asked) == check.failure_threshold
         await pool.wait_ready("s")
-        assert wire.times[-1] - start == pytest.approx(dead + 1, abs=check.failure_threshold * SOME)
+        assert wire.times[-1] - start == pytest.approx(lost_after + 1, abs=check.failure_threshold * SOME)
 
 
 async def test_a_new_connection_is_probed_like_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,14 +45,14 @@ async def test_lost_connections_are_retried_after_the_same_waits(monkeypatch: py
 
 async def test_the_next_attempt_starts_at_next_retry_at(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
-    told: list[float | None] = []
+    retry_times: list[float | None] = []
     async with MCPPool() as pool:
         pool.add("one", FAKE)
         for _ in range(8):
             await anyio.wait_all_tasks_blocked()
-            told.append(pool.snapshot().servers["one"].next_retry_at)
-            await anyio.sleep((told[-1] or 0) - anyio.current_time() + 0.01)
-    assert wire.times[1:] == pytest.approx(told)
+            retry_times.append(pool.snapshot().servers["one"].next_retry_at)
+            await anyio.sleep((retry_times[-1] or 0) - anyio.current_time() + 0.01)
+    assert wire.times[1:] == pytest.approx(retry_times)
 
 
 async def test_jitter_shortens_waits_by_up_to_its_fraction(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,8 +216,8 @@ async def test_statuses_counts_and_events_agree_at_each_change(monkeypatch: pyte
         await eventually(lambda: pool.server("one").generation == 2)
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
-    assert seen == [(told, told) for told, _ in seen]
-    assert [told.value for told, _ in seen] == ["connected", "error", "connecting", "connected"]
+    assert seen == [(status, status) for status, _ in seen]
+    assert [status.value for status, _ in seen] == ["connected", "error", "connecting", "connected"]
 
 
 async def test_servers_is_a_read_only_mapping_of_current_servers() -> None:

@@ -165,9 +165,9 @@ async def test_a_snapshot_is_plain_json() -> None:
     async with MCPPool({"one": InProcessServer(calculator()), "bad": StdioServer("no-such-program-anywhere")}) as pool:
         await pool.call_tool("one__add", {"a": 1, "b": 2})
         assert (await pool.call_tool("one__fail")).is_error
-        told = json.loads(json.dumps(pool.snapshot().to_dict()))
-    assert (told["connected"], told["calls_done"]) == (1, 2)
-    one, bad = told["servers"]["one"], told["servers"]["bad"]
+        plain = json.loads(json.dumps(pool.snapshot().to_dict()))
+    assert (plain["connected"], plain["calls_done"]) == (1, 2)
+    one, bad = plain["servers"]["one"], plain["servers"]["bad"]
     assert (one["status"], one["state"], one["calls_done"], one["tool_errors"]) == ("connected", "Ready", 2, 1)
     assert (bad["status"], bad["state"], bad["last_error"]["type"]) == ("error", "Failed", "ConnectError")
     assert "no-such-program-anywhere" in bad["last_error"]["reason"]
