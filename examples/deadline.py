@@ -1,4 +1,4 @@
-"""A pool as a cancel-scope block: a deadline ends the body first, which may still call tools, then the connections.
+"""A pool with a deadline: the body is cancelled first and can still call tools, then the connections end.
 
 python examples/deadline.py
 """
@@ -14,21 +14,21 @@ NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "no
 
 
 async def main() -> None:
-    """Work until the deadline, and tidy up with the servers still there."""
+    """Work until the deadline, then clean up while the servers are still connected."""
     with anyio.CancelScope() as deadline:
         async with MCPPool() as pool:
             await pool.connect("notes", NOTES)
             deadline.deadline = anyio.current_time() + 1
             try:
-                await pool.call_tool("notes__write", {"text": "begun"})
+                await pool.call_tool("notes__write", {"text": "started"})
                 print("working until the deadline")
                 await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
-                    await pool.call_tool("notes__write", {"text": "tidied up"})
+                    await pool.call_tool("notes__write", {"text": "cleaned up"})
                     notes = await pool.call_tool("notes__read")
-                    print("the body is cancelled, the server still answers:", notes.content[0].text)
-    print("deadline met:", deadline.cancelled_caught)
+                    print("the body is cancelled, but the server still answers:", notes.content[0].text)
+    print("cancelled by the deadline:", deadline.cancelled_caught)
     print("nothing left:", pool)
 
 

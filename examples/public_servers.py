@@ -1,4 +1,4 @@
-"""Servers that others wrote, fetched when they are first run: needs `uvx`, `npx` and a network.
+"""Public servers, downloaded on first use. Needs `uvx`, `npx` and a network connection.
 
 python examples/public_servers.py
 """
@@ -24,7 +24,7 @@ CALLS = {
 
 
 async def main() -> None:
-    """Call one tool of each server; those that fail do not disturb the others."""
+    """Call one tool of each server. A server that fails does not disturb the others."""
     async with MCPPool(SERVERS, connect_timeout=120, open_timeout=120, restart=RestartPolicy.never()) as pool:
         for server_id, (tool, arguments) in CALLS.items():
             try:

@@ -1,4 +1,4 @@
-"""The whole life of a pool: servers in, calls, one that is killed and comes back, the cancel, and nothing left.
+"""A tour: connect servers, call tools, kill a server and see it reconnect, cancel everything, leave nothing behind.
 
 python examples/quickstart.py            # on asyncio
 python examples/quickstart.py trio       # on trio
@@ -29,14 +29,14 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-def words(result: CallToolResult) -> str:
+def text_of(result: CallToolResult) -> str:
     """Return the text of a result."""
     return " ".join(content.text for content in result.content if isinstance(content, TextContent))
 
 
 @asynccontextmanager
 async def weather_service() -> AsyncGenerator[str]:
-    """Run a server that is reached by a URL, as if somebody else did, and give its URL."""
+    """Run a server in another process and yield its URL."""
     command = [sys.executable, str(SERVERS / "weather_server.py")]
     async with await anyio.open_process(command, stderr=None) as service:
         assert service.stdout is not None
@@ -48,7 +48,7 @@ async def weather_service() -> AsyncGenerator[str]:
 
 
 async def main() -> None:
-    """Run the whole life of a pool once."""
+    """Run the tour once."""
     pool = MCPPool({"calculator": InProcessServer(calculator)})
     async with weather_service() as url, pool:
         await pool.connect("weather", HttpServer(url))
@@ -56,10 +56,10 @@ async def main() -> None:
         await pool.connect("diary", NOTES)
         print(pool)
         print("tools:", ", ".join(pool.tools))
-        print("notes__write:", words(await pool.call_tool("notes__write", {"text": "milk"})))
-        print("diary__read:", words(await pool.call_tool("diary__read")))
-        print("weather__forecast:", words(await pool.call_tool("weather__forecast", {"city": "Oslo"})))
-        print("calculator__add:", words(await pool.call_tool("calculator__add", {"a": 2, "b": 3})))
+        print("notes__write:", text_of(await pool.call_tool("notes__write", {"text": "milk"})))
+        print("diary__read:", text_of(await pool.call_tool("diary__read")))
+        print("weather__forecast:", text_of(await pool.call_tool("weather__forecast", {"city": "Oslo"})))
+        print("calculator__add:", text_of(await pool.call_tool("calculator__add", {"a": 2, "b": 3})))
 
         async with pool.events() as events:
             process_id = pool.snapshot().servers["notes"].process_id
@@ -70,11 +70,11 @@ async def main() -> None:
                 if isinstance(event, StatusChanged):
                     print(f"  {event.server_id} is {event.status.value}", f"({event.error})" if event.error else "")
                     if event.status.value == "error":
-                        total = words(await pool.call_tool("calculator__add", {"a": 20, "b": 30}))
+                        total = text_of(await pool.call_tool("calculator__add", {"a": 20, "b": 30}))
                         print("  meanwhile, calculator__add:", total)
                     if event.status.value == "connected":
                         break
-        print("notes__read:", words(await pool.call_tool("notes__read")), "(a new process, connection 2)")
+        print("notes__read:", text_of(await pool.call_tool("notes__read")), "(a new process, connection 2)")
 
         print("cancelling the block")
         pool.cancel()

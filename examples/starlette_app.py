@@ -1,6 +1,6 @@
-"""A web application that holds a pool for as long as it runs: the pool's block is the application's lifespan.
+"""A web application with a pool that is open for as long as the application runs: its block is in the lifespan.
 
-python examples/starlette_app.py         # asks the application once, without a network
+python examples/starlette_app.py         # sends the application a few requests, without a network
 uvicorn --app-dir examples starlette_app:app   # serves it
 """
 
@@ -28,14 +28,14 @@ def add(a: int, b: int) -> int:
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-    """Open the pool before the first request, and end it after the last."""
+    """Open the pool before the first request, and close it after the last one."""
     async with MCPPool({"calculator": InProcessServer(calculator)}) as pool:
         app.state.pool = pool
         yield
 
 
 async def call(request: Request) -> JSONResponse:
-    """Call a tool by its catalog name, with the query as arguments."""
+    """Call a tool by its catalog name, with the query parameters as arguments."""
     pool: MCPPool = request.app.state.pool
     try:
         result = await pool.call_tool(request.path_params["tool"], dict(request.query_params))
@@ -45,7 +45,7 @@ async def call(request: Request) -> JSONResponse:
 
 
 async def health(request: Request) -> JSONResponse:
-    """Tell how each server stands."""
+    """Return the status of each server."""
     statuses = request.app.state.pool.get_all_statuses()
     return JSONResponse({server_id: status.value for server_id, status in statuses.items()})
 
@@ -54,7 +54,7 @@ app = Starlette(lifespan=lifespan, routes=[Route("/call/{tool}", call), Route("/
 
 
 async def main() -> None:
-    """Ask the application without a network."""
+    """Send the application a few requests, without a network."""
     async with (
         app.router.lifespan_context(app),
         httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://app") as client,

@@ -1,4 +1,4 @@
-"""A pool in a trio program: tasks of a nursery share its connections.
+"""A pool in a trio program: the tasks of a nursery share its connections.
 
 python examples/trio_app.py
 """
@@ -14,13 +14,13 @@ NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "no
 
 
 async def writer(pool: MCPPool, text: str) -> None:
-    """Write a note from a task of its own."""
+    """Write a note."""
     result = await pool.call_tool("notes__write", {"text": text})
     print("wrote", text, "->", result.content[0].text)
 
 
 async def main() -> None:
-    """Write three notes at once, and read them."""
+    """Write three notes concurrently, then read them."""
     async with MCPPool({"notes": NOTES}) as pool:
         async with trio.open_nursery() as nursery:
             for text in ("milk", "bread", "salt"):

@@ -1,20 +1,20 @@
 """A supervisor that keeps many MCP connections open inside one trio or asyncio program.
 
-The map of the package, top down; imports point down only, and inside each package down its own map:
+The layout of the package, top down. Imports only point down, between the packages and inside each of them:
 
 * `pool`: `MCPPool`, the block that users open
 * `server`: `Server`, the handle on one server
-* `calls`: a call, from a name to a result
+* `calls`: one call, from its name to its result
 * `catalog`: what all servers offer
 * `telemetry`: events and snapshots, as a program reads them
-* `supervision`: the task group: one child task per server, one cancel that ends them all
+* `supervision`: the task group: one child task per server, one cancellation that ends them all
 * `connection`: one live client over one channel
-* `transports`: what differs by wire
-* `config`: what users say: specs, settings, policies, callbacks
-* `errors`: every exception, sorted by who must act
-* `_shared`: redaction, logging, the boundary around user code, and the condition that waiters wait on
+* `transports`: stdio, HTTP and SSE
+* `config`: what users configure: specs, settings, policies, callbacks
+* `errors`: every exception, grouped by who has to act
+* `_shared`: redaction, logging, the guard around user code, and the condition that tasks wait on
 
-Logs go to loguru under the name `mcp_pool`, and are off until `logger.enable("mcp_pool")` is called.
+Logs go to loguru under the name `mcp_pool` and are off until `logger.enable("mcp_pool")` is called.
 """
 
 from loguru import logger

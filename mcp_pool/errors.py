@@ -1,10 +1,10 @@
-"""Every exception that a caller of the pool can meet, sorted by who must act.
+"""Every exception that the pool raises, grouped by who has to act.
 
-* the one who wrote the call or the configuration: `ConfigError`, `UnknownServer`, `UnknownTool`, `PoolClosed`
-* the one who runs the server: `ConnectError`, `ConnectTimeout`, `ConnectionLost`, `ServerUnavailable`
-* the one who wrote the server: `InvalidResponse`, `CallTimeout`, `HttpStatusError`
+* the author of the call or the configuration: `ConfigError`, `UnknownServer`, `UnknownTool`, `PoolClosed`
+* the operator of the server: `ConnectError`, `ConnectTimeout`, `ConnectionLost`, `ServerUnavailable`
+* the author of the server: `InvalidResponse`, `CallTimeout`, `HttpStatusError`
 
-An error that a server sends as its answer is none of these: `mcp.MCPError` passes through untouched.
+An error that the server itself returns is none of these: `mcp.MCPError` passes through unchanged.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from typing import Final, Literal, Self, TypeAlias, TypedDict, Unpack, final
 
 Phase: TypeAlias = Literal["spawn", "discover", "initialize", "list", "call"]
-"""What was being done: starting the process, `server/discover`, `initialize`, listing, or a call."""
+"""What the pool was doing: starting the process, `server/discover`, `initialize`, listing, or a call."""
 
 REASON_LIMIT: Final = 2048
-"""Characters of a reason at most: it may be handed to a model, and a server may have a say in it."""
+"""The most characters in a reason: it may be passed to a model, and parts of it may come from a server."""
 
 
 class ErrorContext(TypedDict, total=False):
-    """What every error of this package may know; see `MCPPoolError`."""
+    """The keyword arguments that every error takes; see `MCPPoolError`."""
 
     advice: str
     server_id: str | None
@@ -32,16 +32,16 @@ class ErrorContext(TypedDict, total=False):
 
 
 class MCPPoolError(Exception):
-    """The root of all errors of this package.
+    """The base class of all errors in this package.
 
-    Its text is the reason, then the advice, then the end of the server's standard error where there is any.
+    `str()` gives the reason, then the advice, then the end of the server's standard error, if there is any.
 
     Args:
-        reason: What happened, in one sentence, fit for a model to read: at most 2 KiB, without standard error.
-        advice: What the operator can do; empty where nothing can be done.
-        server_id: The id of the server that it is about; None when it is about the pool.
-        generation: The number of that server's connection (the first is 1); None when there was none.
-        phase: What was being done.
+        reason: What happened, in one sentence that can be passed to a model: at most 2 KiB, no standard error.
+        advice: What the operator can do; empty if there is nothing to do.
+        server_id: The id of the server that failed; None if the error is about the pool.
+        generation: The number of the server's connection (the first is 1); None if there was none.
+        phase: What the pool was doing.
         attempt: The number of the connection attempt that failed (the first is 1).
         cause: The exception that led to this one; it becomes `__cause__`.
     """
@@ -81,23 +81,23 @@ class MCPPoolError(Exception):
         return self.__cause__
 
     def again(self) -> Self:
-        """Return an equal error, with the same cause, to be raised in another task.
+        """Return a copy with the same cause, to be raised in another task.
 
-        One object raised in many tasks would collect the tracebacks of all of them.
+        A single object raised in many tasks would accumulate the tracebacks of all of them.
         """
-        twin = copy.copy(self)
-        twin.__cause__ = self.__cause__
-        return twin
+        duplicate = copy.copy(self)
+        duplicate.__cause__ = self.__cause__
+        return duplicate
 
 
 @final
 class ConfigError(MCPPoolError, ValueError):
-    """An argument is wrong. Nothing was started, and nothing that is running was disturbed.
+    """An argument is invalid. Nothing was started, and nothing that was running was disturbed.
 
     Args:
-        reason: What is wrong with which field of what.
+        reason: What is invalid, and why.
         server_id: The server that was being configured; None for the pool's own settings.
-        problems: All that is wrong, as pairs of a field's name and the end of a sentence that begins with it.
+        problems: Everything that is invalid, as pairs: the name of a field, and the rest of a sentence about it.
     """
 
     def __init__(
@@ -114,19 +114,19 @@ class ConfigError(MCPPoolError, ValueError):
 
     @property
     def field(self) -> str | None:
-        """The name of the first field that is wrong; None where it is no field."""
+        """The name of the first invalid field; None if the error is not about a field."""
         return self.problems[0][0] if self.problems else None
 
 
 class ConnectError(MCPPoolError):
-    """A connection could not be made.
+    """A connection attempt failed.
 
     Args:
-        reason: See `MCPPoolError`, as for the keywords that are not named here.
-        retryable: False when another attempt cannot help until something is changed.
-        exit_status: How the server's process ended: its exit code, or minus the number of the signal; None if it did
-            not end or there is none.
-        stderr_tail: The end of what the server wrote to standard error, secrets removed; empty if it wrote nothing.
+        reason: See `MCPPoolError`, also for the keywords that are not listed here.
+        retryable: False if another attempt cannot help until something is changed.
+        exit_status: The exit code of the server's process, or minus the number of the signal that ended it; None if it
+            has not exited or the server has no process.
+        stderr_tail: The end of the server's standard error, with secrets removed; empty if it wrote nothing.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class ConnectError(MCPPoolError):
 
 @final
 class ConnectTimeout(ConnectError, TimeoutError):
-    """A server did not finish the handshake and its first listing within `connect_timeout`."""
+    """A server did not complete the handshake and its first listing within `connect_timeout`."""
 
 
 @final
@@ -154,8 +154,8 @@ class ConnectionLost(MCPPoolError):
     """A connection was lost, during a call or while it was idle.
 
     Args:
-        reason: See `MCPPoolError`, as for the keywords that are not named here.
-        may_have_run: False only when the server provably did not run the call. For a loss without a call: False.
+        reason: See `MCPPoolError`, also for the keywords that are not listed here.
+        may_have_run: False only if the server provably did not run the call, or if the error is not about a call.
         exit_status: As in `ConnectError`.
         stderr_tail: As in `ConnectError`.
     """
@@ -183,32 +183,32 @@ class _CallError(MCPPoolError):
 
 @final
 class CallTimeout(_CallError, TimeoutError):
-    """A call was not answered in time. The server was told; the connection stays in use.
+    """A call was not answered in time. The server was told to cancel it, and the connection stays in use.
 
     Args:
-        reason: See `MCPPoolError`, as for the keywords that are not named here.
-        may_have_run: True when the request had been handed to the server.
+        reason: See `MCPPoolError`, also for the keywords that are not listed here.
+        may_have_run: True if the request had been sent to the server.
     """
 
 
 @final
 class InvalidResponse(_CallError):
-    """A server answered with something that breaks the protocol or the tool's own output schema.
+    """A server sent a response that breaks the protocol or the tool's own output schema.
 
     Args:
-        reason: See `MCPPoolError`, as for the keywords that are not named here.
-        may_have_run: Whether the call may have run. For an answer to something that is not a call: False.
+        reason: See `MCPPoolError`, also for the keywords that are not listed here.
+        may_have_run: Whether the call may have run; False if the response was not to a call.
     """
 
 
 @final
 class HttpStatusError(_CallError):
-    """A server answered with an HTTP error and no JSON-RPC message.
+    """A server responded with an HTTP error that contains no JSON-RPC message.
 
     Args:
-        reason: See `MCPPoolError`, as for the keywords that are not named here.
-        status: The status, such as 503; 0 when it was not told.
-        may_have_run: Whether the call may have run. For an answer to something that is not a call: False.
+        reason: See `MCPPoolError`, also for the keywords that are not listed here.
+        status: The HTTP status, such as 503; 0 if it is not known.
+        may_have_run: Whether the call may have run; False if the response was not to a call.
     """
 
     def __init__(
@@ -220,10 +220,10 @@ class HttpStatusError(_CallError):
 
 @final
 class ServerUnavailable(MCPPoolError):
-    """A server is not connected, and did not connect within the time to wait for it. Nothing of the call has run.
+    """A server is not connected, and did not connect within the time to wait for it. The call has not run.
 
     Args:
-        reason: See `MCPPoolError`, as for the keywords that are not named here.
+        reason: See `MCPPoolError`, also for the keywords that are not listed here.
         missing: The ids of all servers that did not connect.
     """
 
@@ -239,9 +239,9 @@ class UnknownServer(MCPPoolError, LookupError):
 
 @final
 class UnknownTool(MCPPoolError, LookupError):
-    """No server in the pool has offered a tool of this name."""
+    """No server in the pool offers a tool with this name."""
 
 
 @final
 class PoolClosed(MCPPoolError, RuntimeError):
-    """The pool is not open: its block has not been entered yet, is being left, or has ended."""
+    """The pool is not open: its block has not been entered, is ending, or has ended."""

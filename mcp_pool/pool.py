@@ -1,4 +1,4 @@
-"""`MCPPool`, the block that users open: it checks arguments, and delegates."""
+"""`MCPPool`, the block that users open. It checks arguments and delegates."""
 
 from __future__ import annotations
 
@@ -39,24 +39,27 @@ from mcp_pool.telemetry.snapshot import PoolSnapshot
 class MCPPool(AsyncContextManagerMixin):
     """Keeps many MCP connections open inside one `async with` block.
 
-    All times are in seconds, and None means that there is no bound (`close_timeout` must have one).
+    All times are in seconds. None means no limit; `close_timeout` must have one.
 
     Args:
-        servers: Ids and specs of servers to connect when the block opens.
-        connect_timeout: For one connection attempt: start, handshake and first listing. Default 30.
-        open_timeout: For the opening of the block as a whole, which waits for the first outcome of each server; those
-            with `required=True` are waited for beyond it. Default 10.
-        wait_timeout: For a call to wait for a server that is connecting or backing off; 0: fail at once. Default 30.
-        call_timeout: For silence during a call; progress from the server restarts it. Default 60.
-        max_call_time: For one call as a whole. Default 3600.
-        close_timeout: For a connection to close in order. Default 5.
-        restart: When lost connections are made again.
-        health: When silent servers are probed; None: never.
-        max_connecting: How many servers connect at once. One that hangs holds its slot for a second only. Default 16.
-        callbacks: A function from a server's id to its callbacks, for what its spec leaves out.
+        servers: Ids and specs of the servers to connect when the block opens.
+        connect_timeout: Limit for one connection attempt: the wait for a slot, start, handshake and first listing.
+            Default 30.
+        open_timeout: Limit for opening the block, which waits for the first outcome of each server. Servers with
+            `required=True` may take longer. Default 10.
+        wait_timeout: How long a call waits for a server that is connecting or backing off, and for a slot; with 0 it
+            fails at once. Default 30.
+        call_timeout: How long a server may be silent during a call; progress restarts the time. Default 60.
+        max_call_time: Limit for one call as a whole. Default 3600.
+        close_timeout: How long a connection may take to close cleanly. Default 5.
+        restart: When to reconnect after a connection is lost or an attempt fails.
+        health: When to probe a silent server; None disables health checks.
+        max_connecting: How many servers connect at once. A server that hangs holds its slot for only a second.
+            Default 16.
+        callbacks: A function from a server's id to its callbacks, used for those that its spec leaves out.
 
     Raises:
-        ConfigError: An argument, or one of the servers, is invalid; the message names it.
+        ConfigError: An argument or one of the servers is invalid; the message names it.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class MCPPool(AsyncContextManagerMixin):
         call_timeout: float | None = 60.0,
         max_call_time: float | None = 3600.0,
         close_timeout: float = 5.0,
-        restart: RestartPolicy = RestartPolicy(),  # noqa: B008  # a frozen value: one for all is as good as one each
+        restart: RestartPolicy = RestartPolicy(),  # noqa: B008  # a frozen value, safe to share
         health: HealthCheck | None = HealthCheck(),  # noqa: B008  # likewise
         max_connecting: int = 16,
         callbacks: CallbacksFor | None = None,
@@ -103,90 +106,90 @@ class MCPPool(AsyncContextManagerMixin):
     async def connect(self, server_id: str, config: ServerConfig) -> bool:
         """Connect a server and wait until it is connected; from then on it is supervised under its restart policy.
 
-        Concurrent calls for one id join one attempt, which is cancelled only when the last of them is. A server that
-        is backing off or has failed connects at once, with the new config if it is another.
+        Concurrent calls for the same id share one attempt, which is cancelled only when the last of them is. A server
+        that is backing off or has failed connects at once, with the new config if it differs.
 
         Args:
-            server_id: Any printable name that is not empty.
+            server_id: Any non-empty printable string.
             config: What to connect to.
 
         Returns:
-            True. If it was connected already, with an equal config, a warning is logged.
+            True. If the server was already connected with an equal config, a warning is logged.
 
         Raises:
-            ConfigError: An argument is invalid, or a server of this id with another config is connecting or connected.
-            ConnectError: It could not be connected. Its status is `ERROR`, its child has ended, and `connect` may be
-                called again; a server that was in the pool before stays there, under its restart policy.
-            ConnectTimeout: Likewise, because it took longer than `connect_timeout`.
+            ConfigError: An argument is invalid, or a server with this id and another config is connecting or connected.
+            ConnectError: The attempt failed. The server's status is `ERROR`, its child task has ended, and `connect`
+                may be called again. A server that was already in the pool stays there, under its restart policy.
+            ConnectTimeout: Likewise: the attempt took longer than `connect_timeout`.
             PoolClosed: The pool is not open.
         """
         return await self._supervisor.connect(server_id, config)
 
     def add(self, server_id: str, config: ServerConfig) -> None:
-        """Admit a server and return at once; it keeps trying to connect, under its restart policy.
+        """Add a server and return at once; it keeps trying to connect, under its restart policy.
 
-        Args and errors as in `connect`. A current id with an equal config: nothing happens.
+        Arguments and errors as in `connect`. Does nothing if the id is already in use with an equal config.
         """
         self._supervisor.add(server_id, config)
 
     async def disconnect(self, server_id: str, *, drain: float = 5.0) -> bool:
-        """End a server, also one that is connecting, and wait for its end.
+        """Disconnect a server, even one that is still connecting, and wait until it has ended.
 
         Args:
-            server_id: Which.
-            drain: Seconds for calls in flight to finish; new ones are refused at once.
+            server_id: The server's id.
+            drain: How many seconds calls in flight have to finish; new calls are refused at once.
 
         Returns:
-            True; or False, with a warning in the log, when there is no current server of this id.
+            True; or False, with a warning in the log, if no current server has this id.
         """
         return await self._supervisor.disconnect(server_id, drain)
 
     async def replace(self, server_id: str, config: ServerConfig, *, drain: float = 5.0) -> bool:
-        """Replace a server by one with another config, whatever its state, and wait until that is connected.
+        """Disconnect a server, whatever its state, connect it with another config, and wait until it is connected.
 
-        The old one is ended first; calls that come meanwhile wait for the new one. The server keeps its place in the
-        catalog.
+        Calls that arrive meanwhile wait for the new connection. The server keeps its place in the catalog.
 
         Args:
-            server_id: Which.
-            config: What to connect to from now on, also when the first attempt fails.
-            drain: Seconds for calls in flight to finish.
+            server_id: The server's id.
+            config: What to connect to from now on, even if the first attempt fails.
+            drain: How many seconds calls in flight have to finish.
 
         Returns:
             True.
 
         Raises:
             ConfigError: An argument is invalid; nothing was disturbed.
-            UnknownServer: There is no current server of this id.
-            ConnectError: The new one could not be connected; it stays in the pool, under its restart policy.
+            UnknownServer: No current server has this id.
+            ConnectError: The first attempt with the new config failed; the server stays in the pool, under its restart
+                policy.
         """
         return await self._supervisor.replace(server_id, config, drain)
 
     async def close_all(self, *, drain: float = 0.0) -> None:
-        """End all servers at once and wait. Never raises for a server's sake.
+        """End all servers at once and wait until they have ended. Never raises because of a server.
 
-        Whatever was admitted before the call is gone afterwards, also when the caller is cancelled; the pool can be
-        used again at once, and what is admitted meanwhile stays.
+        All servers that were added before the call are ended, even if the caller is cancelled. The pool can be used
+        again at once; servers that are added meanwhile stay.
 
         Args:
-            drain: Seconds for calls in flight to finish.
+            drain: How many seconds calls in flight have to finish.
         """
         await self._supervisor.close_all(drain)
 
     def cancel(self) -> None:
-        """Cancel the whole block: the body, then the connections. The block swallows this cancellation."""
+        """Cancel the whole block: first the body, then the connections. The block swallows this cancellation."""
         self._supervisor.check_open()
         self._block.cancel()
 
     def get_status(self, server_id: str) -> ConnectionStatus | None:
-        """Return the status of a server; None for an id never seen.
+        """Return the status of a server; None for an unknown id.
 
-        The newest 1,024 that have left are remembered until `close_all()` or the end of the block.
+        The last 1,024 servers that left the pool are remembered until `close_all()` or the end of the block.
         """
         return self._supervisor.registry.status(server_id)
 
     def get_all_statuses(self) -> dict[str, ConnectionStatus]:
-        """Return the statuses of the current servers, and of the remembered ones that have left, as a copy."""
+        """Return the statuses of the current servers and of the remembered ones, by id, as a copy."""
         return self._supervisor.registry.statuses()
 
     @property
@@ -196,13 +199,13 @@ class MCPPool(AsyncContextManagerMixin):
 
     @property
     def servers(self) -> Mapping[str, Server]:
-        """The current servers by their ids, as a read-only copy."""
+        """The current servers by id, as a read-only copy."""
         rows = self._supervisor.registry.rows
         return MappingProxyType({server_id: Server(server_id, self._supervisor) for server_id in rows})
 
     @property
     def tools(self) -> Mapping[str, ToolEntry]:
-        """What is offered now, by catalog name, read-only. Entries of a server that is away are marked stale."""
+        """The tools on offer by catalog name, read-only. Those of a server that is not connected are marked stale."""
         return self._catalog.tools
 
     def server(self, server_id: str) -> Server:
@@ -214,13 +217,13 @@ class MCPPool(AsyncContextManagerMixin):
         """Wait until these servers, or all, are connected.
 
         Args:
-            server_ids: Which; none: all current ones.
-            timeout: Seconds; None: no bound; left out: the pool's `wait_timeout`.
+            server_ids: The servers to wait for; without any, all current ones.
+            timeout: How many seconds to wait; None for no limit. Default: the pool's `wait_timeout`.
 
         Raises:
-            ConnectError: One has failed: this is what keeps it from connecting. `ConnectionLost` likewise.
-            ServerUnavailable: The time is up; the message names the ones that are missing.
-            UnknownServer: There is no current server of one of these ids.
+            ConnectError: A server has failed: the error that stopped its reconnects. `ConnectionLost` likewise.
+            ServerUnavailable: The time is up, or a server was disconnected; the message names the missing servers.
+            UnknownServer: No current server has one of these ids.
         """
         await self._supervisor.wait_ready(server_ids, timeout)
 
@@ -235,11 +238,11 @@ class MCPPool(AsyncContextManagerMixin):
     ) -> CallToolResult:
         """Call a tool by its catalog name. Arguments, result and errors as in `Server.call_tool`.
 
-        A server that has not been listed yet, and that may offer a tool of this name, is waited for like one that is
-        connecting, for up to `wait_timeout`.
+        If the name may belong to a server whose tools have not been listed yet, the call waits for that server, up to
+        `wait_timeout`.
 
         Raises:
-            UnknownTool: No server in the pool has offered a tool of this name.
+            UnknownTool: No server in the pool offers a tool with this name.
         """
         self._supervisor.check_open()
         for problem in kind_problems("name", name, str, "must be a string"):
@@ -249,7 +252,7 @@ class MCPPool(AsyncContextManagerMixin):
         return await server.call_tool(entry.name, arguments, timeout=timeout, progress=progress, meta=meta)
 
     async def read_resource(self, server_id: str, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
-        """Read a resource of a server. Arguments and errors as in `Server.read_resource`."""
+        """Read a resource from a server. Arguments and errors as in `Server.read_resource`."""
         return await self.server(server_id).read_resource(uri, timeout=timeout)
 
     async def complete(
@@ -261,15 +264,15 @@ class MCPPool(AsyncContextManagerMixin):
         *,
         timeout: Seconds = DEFAULT,
     ) -> CompleteResult:
-        """Request completions of an argument from a server. Arguments and errors as in `Server.complete`."""
+        """Request completions for an argument from a server. Arguments and errors as in `Server.complete`."""
         return await self.server(server_id).complete(ref, argument, context, timeout=timeout)
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[EventStream]:
-        """Read what happens: an asynchronous context manager that gives an asynchronous iterator of events.
+        """Subscribe to events: an async context manager that gives an async iterator.
 
-        It may be opened before the block, and then sees its opening. A reader that is too slow loses the oldest events
-        and is told how many; its stream ends with the pool's block.
+        It may be entered before the pool's block, to see the servers connect. A reader that is too slow loses the
+        oldest events and is told how many. The iterator ends with the pool's block.
         """
         if self._supervisor.is_open or self._supervisor.broadcast.is_closed:
             self._supervisor.check_open()
@@ -280,5 +283,5 @@ class MCPPool(AsyncContextManagerMixin):
             self._supervisor.broadcast.unsubscribe(queue)
 
     def snapshot(self) -> PoolSnapshot:
-        """Return the state of all servers at this moment, as one frozen value; from any thread."""
+        """Return the current state of all servers as one frozen value. May be called from any thread."""
         return PoolSnapshot.of(self._supervisor.registry.rows, self._supervisor.now())

@@ -42,9 +42,9 @@ _T = TypeVar("_T")
 @final
 @attrs.frozen
 class Server:
-    """A handle on the server of one id. Made by `MCPPool.server` and `MCPPool.servers`, not by hand.
+    """A handle on one server. Returned by `MCPPool.server` and `MCPPool.servers`, not constructed directly.
 
-    It stands for the id: when the server is disconnected and another is admitted under the same id, it is that one.
+    It refers to the id: if the server is disconnected and another is added under the same id, it refers to the new one.
     """
 
     server_id: str
@@ -57,40 +57,40 @@ class Server:
 
     @property
     def status(self) -> ConnectionStatus:
-        """Its status; `DISCONNECTED` when it has left the pool without an error."""
+        """The status; `DISCONNECTED` if the server has left the pool without an error."""
         return self._supervisor.registry.status(self.server_id) or ConnectionStatus.DISCONNECTED
 
     @property
     def state(self) -> State | None:
-        """The state behind the status, with its details; None when it has left the pool."""
-        return None if self._seen is None else self._seen.state
+        """The state behind the status, with its details; None if the server has left the pool."""
+        return None if self._row_or_none is None else self._row_or_none.state
 
     @property
     def config(self) -> ServerConfig | None:
-        """Its spec; None when it has left the pool."""
-        return None if self._seen is None else self._seen.target.spec
+        """The server's spec; None if it has left the pool."""
+        return None if self._row_or_none is None else self._row_or_none.target.spec
 
     @property
     def generation(self) -> int:
-        """How many connections there have been, which is the number of the present one; 0 when it has left the pool."""
-        return 0 if self._seen is None else self._seen.state.generation
+        """How many connections there have been: the number of the current one. 0 if the server has left the pool."""
+        return 0 if self._row_or_none is None else self._row_or_none.state.generation
 
     @property
     def last_error(self) -> ConnectError | ConnectionLost | None:
-        """The latest failure, also when the server has come back since; None if there was none."""
+        """The latest failure, even if the server has reconnected since; None if there was none."""
         return self._supervisor.registry.last_error(self.server_id)
 
     @property
     def client(self) -> Client | None:
-        """The live `mcp.Client`, for whatever the pool does not wrap; None while there is none.
+        """The live `mcp.Client`, for anything the pool does not wrap; None while there is no connection.
 
-        What is done with it directly is not bounded, counted or explained by the pool.
+        Calls made with it directly get no timeouts, counts or explained errors from the pool.
         """
         return None if self._live is None else self._live.client
 
     @property
     def info(self) -> ServerInfo | None:
-        """What the server says about itself; None while it is not connected."""
+        """What the server says about itself; None while there is no connection."""
         return None if self._live is None else self._live.info
 
     async def call_tool(
@@ -107,23 +107,24 @@ class Server:
         Args:
             name: The tool's name.
             arguments: Its arguments.
-            timeout: Seconds for the call as a whole, the wait for the server included; None: no bound. Left out, the
-                server's `call_timeout` (for silence, restarted by progress) and `max_call_time` apply.
-            progress: An async function of (progress, total, message), called in order and one at a time when the server
-                reports progress. What it raises is logged; the answer waits for it for half a second at most.
+            timeout: Seconds for the whole call, including the wait for the server; None for no limit. By default the
+                server's `call_timeout` (for silence; progress restarts it) and `max_call_time` apply.
+            progress: An async function of (progress, total, message), called in order, one report at a time. What it
+                raises is logged. The result waits for it for at most half a second.
             meta: Sent as `_meta`.
 
         Returns:
-            The result, also when the tool says by `is_error` that it failed.
+            The result, even if its `is_error` says that the tool failed.
 
         Raises:
             ConfigError: An argument is invalid; nothing was sent.
-            UnknownTool: The filters of the server's spec leave the tool out.
-            ServerUnavailable: There was no connection within `wait_timeout`; the call has not run.
-            ConnectionLost: The connection was lost; `may_have_run` tells whether the tool may have run.
-            CallTimeout: There was no answer in time.
+            UnknownTool: The spec's `include_tools` or `exclude_tools` leave the tool out.
+            ServerUnavailable: There was no connection, or no slot, within `wait_timeout`; the call has not run.
+            ConnectionLost: The connection was lost; `may_have_run` says whether the tool may have run.
+            CallTimeout: The call was not answered in time.
+            HttpStatusError: The server responded with an HTTP error that contains no JSON-RPC message.
             InvalidResponse: The result breaks the protocol or the tool's schema.
-            mcp.MCPError: The server's own answer.
+            mcp.MCPError: The error that the server returned.
         """
         self._check(
             kind_problems("name", name, str, "must be a string"),
@@ -135,7 +136,7 @@ class Server:
             raise self._invalid(("progress", f"must be an async function, not {kind_of(progress)}"))
         given = None if arguments is None else dict(arguments)
         if not is_offered(name, self._row.target.spec):
-            reason = f"Tool {name!r} of server {self.server_id!r} is left out by include_tools or exclude_tools."
+            reason = f"Tool {name!r} of server {self.server_id!r} is excluded by include_tools or exclude_tools."
             raise UnknownTool(reason, server_id=self.server_id)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
@@ -174,13 +175,13 @@ class Server:
         *,
         timeout: Seconds = DEFAULT,
     ) -> CompleteResult:
-        """Request completions of an argument.
+        """Request completions for an argument.
 
         Args:
             ref: The prompt or resource template that the argument belongs to.
-            argument: The argument: its `name` and the `value` so far.
-            context: Arguments that are already known.
-            timeout: As in `call_tool`, and so are the errors.
+            argument: The `name` of the argument, and its `value` so far.
+            context: The values of arguments that are already known.
+            timeout: As in `call_tool`; so are the errors.
         """
         self._check(
             kind_problems("ref", ref, (ResourceTemplateReference, PromptReference), "must be a reference"),
@@ -194,10 +195,10 @@ class Server:
         )
 
     async def list_tools(self) -> tuple[Tool, ...]:
-        """Return the tools that the server offers, as it last listed them, after the filters of its configuration.
+        """Return the tools in the server's latest listing, without those that its spec filters out.
 
         Raises:
-            ServerUnavailable: It was not connected within `wait_timeout`.
+            ServerUnavailable: The server did not connect within `wait_timeout`.
         """
         row = self._row
         if row.inventory is None:
@@ -207,7 +208,7 @@ class Server:
         return tuple(row.inventory.tools.values()) if row.inventory is not None else ()
 
     async def refresh(self) -> None:
-        """List what the server offers again. Errors as in `call_tool`; the old listing stays when it fails."""
+        """List what the server offers again. Errors as in `call_tool`; if it fails, the old listing stays."""
         row = self._row
         number = row.begin_listing()
         request = Request(
@@ -217,13 +218,13 @@ class Server:
         row.update_inventory(await self._call(request), number)
 
     async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
-        """Make a new connection and wait until it is open; a server that is backing off or has failed connects at once.
+        """Reconnect and wait until the new connection is open, without waiting for any back-off.
 
-        Calls in flight end with `ConnectionLost`.
+        A server that has failed is tried again. Calls in flight end with `ConnectionLost`.
 
         Args:
-            generation: Do nothing if there has been a newer connection than this: many callers that met one dead
-                connection then cause one reconnect. Left out: whichever it is.
+            generation: Do nothing if there has been a connection newer than this one, so that many callers who lost the
+                same connection cause only one reconnect. Default: always reconnect.
 
         Raises:
             ConnectError: The attempt failed; the server stays in the pool, under its restart policy.
@@ -235,13 +236,13 @@ class Server:
             await wait_until_connected(row)
 
     @property
-    def _seen(self) -> Row | None:
+    def _row_or_none(self) -> Row | None:
         return self._supervisor.registry.rows.get(self.server_id)
 
     @property
     def _live(self) -> Connection | None:
-        """The connection that is open or being drained."""
-        connection = None if self._seen is None else self._seen.connection
+        """The connection that is open or draining."""
+        connection = None if self._row_or_none is None else self._row_or_none.connection
         return None if connection is None or connection.closed.is_set() else connection
 
     @property
@@ -249,7 +250,7 @@ class Server:
         return self._supervisor.row(self.server_id)
 
     def _check(self, *problems: Iterable[tuple[str, str]]) -> None:
-        """Raise `ConfigError` for the first problem with the arguments of a call."""
+        """Raise `ConfigError` for the first problem with a call's arguments."""
         for problem in chain(*problems):
             raise self._invalid(problem)
 
@@ -258,6 +259,6 @@ class Server:
         return ConfigError(reason, server_id=self.server_id, problems=[problem])
 
     async def _call(self, request: Request[_T]) -> _T:
-        """Check the time-out, and make the call."""
+        """Check the timeout and make the call."""
         self._check(timeout_problems({"timeout": request.timeout}))
         return await call(self._row, request, self._supervisor.settings.wait_timeout)

@@ -1,4 +1,4 @@
-"""Backends, the check that nothing is left, and recorded logs."""
+"""Backends, the check that nothing is left behind, and recorded logs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from loguru import Message
 
 LEFTOVER_BOUND = 5.0
-"""Seconds in which what a test started must be gone: a killed process needs a moment, a leak stays for ever."""
+"""Seconds within which everything that a test started must have ended: a killed process needs a moment."""
 
 PROC = Path("/proc")
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 
 LOOP_MATTERS = ("contract", "transports", "supervision", "real")
-"""Folders whose tests run on uvloop too: processes, sockets and cancellation. Elsewhere asyncio stands for it."""
+"""Folders whose tests also run on uvloop: processes, sockets and cancellation. Elsewhere asyncio is enough."""
 SMOKE = frozenset(
     {
         "contract/test_agreement.py",
@@ -81,7 +81,7 @@ SMOKE = frozenset(
         "transports/stdio/test_stdio_start.py",
     }
 )
-"""The tests for a Python, or for the lowest versions, on the backends that do not run the whole suite there."""
+"""The tests that run on every backend with each Python version and the lowest versions of the dependencies."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -100,10 +100,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 async def nothing_left(anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Fail a test that leaves a task, a process or a descriptor; part of every async test.
+    """Fail a test that leaves a task, a process or a descriptor behind; part of every async test.
 
-    `TERM` is among the few variables that the SDK hands to a server, and a server hands it to its helpers: so they are
-    known by it even when their parents have gone.
+    `TERM` is one of the few variables that the SDK passes on to servers, and servers pass it on to their helpers. So it
+    identifies them even when their parents have exited.
     """
     if sys.platform != "linux":
         yield  # only Linux shows all this in /proc
@@ -111,23 +111,23 @@ async def nothing_left(anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> A
     mark = f"dumb-{uuid.uuid4().hex}"
     monkeypatch.setenv("TERM", mark)
     if anyio_backend[1].get("use_uvloop"):
-        # The first process of a uvloop makes descriptors that live as long as the loop.
+        # The first process on uvloop creates descriptors that stay as long as the loop.
         await anyio.run_process(["true"])
     known, before = _process_ids(), _own()
     yield
     deadline = time.monotonic() + LEFTOVER_BOUND
     while (left := _more(before, _own()) | _processes(mark, known)) and time.monotonic() < deadline:
         await anyio.lowlevel.checkpoint()
-        time.sleep(0.005)  # noqa: ASYNC251 - the test's clock may be virtual, processes live in real time
+        time.sleep(0.005)  # noqa: ASYNC251 - the test's clock may be virtual, but processes need real time
     for what, number in left:
         if what == "process":
             with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)  # or it would disturb the tests to come
+                os.kill(number, signal.SIGKILL)  # otherwise it would disturb the tests that follow
     assert not left, "left behind:" + "".join(f"\n  {what} {number}: {text}" for (what, number), text in left.items())
 
 
 def _more(before: dict[tuple[str, int], str], now: dict[tuple[str, int], str]) -> dict[tuple[str, int], str]:
-    """Return what is new, unless it took the place of its like: each run of a loop has its own main task and sockets."""
+    """Return what is new and does not replace something similar: each loop has its own main task and sockets."""
 
     def kind(key: tuple[str, int], text: str) -> tuple[str, str]:
         return key[0], re.sub(r"\d+", "", text)
@@ -137,10 +137,10 @@ def _more(before: dict[tuple[str, int], str], now: dict[tuple[str, int], str]) -
 
 
 def _own() -> dict[tuple[str, int], str]:
-    """Return the tasks of this loop and the descriptors of this process."""
+    """Return the tasks of this event loop and the descriptors of this process."""
     present = {("task", task.id): task.name or "" for task in anyio.get_running_tasks()}
     for link in (PROC / "self/fd").iterdir():
-        with suppress(FileNotFoundError):  # that of the listing itself
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
             present["descriptor", int(link.name)] = str(link.readlink())
     return present
 
@@ -151,7 +151,7 @@ def _process_ids() -> set[str]:
 
 
 def _processes(mark: str, known: set[str]) -> dict[tuple[str, int], str]:
-    """Return the processes that are not known and are children of this one, or bear `mark`."""
+    """Return the unknown processes that are children of this one or have `mark` in their environment."""
     present: dict[tuple[str, int], str] = {}
     for number in _process_ids() - known:
         directory = PROC / number
@@ -160,7 +160,7 @@ def _processes(mark: str, known: set[str]) -> dict[tuple[str, int], str]:
             if int(parent) != os.getpid() and mark.encode() not in (directory / "environ").read_bytes():
                 continue
             command = (directory / "cmdline").read_text(errors="replace").replace("\0", " ")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or somebody else's
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has exited, or belongs to another user
             continue
         present["process", int(number)] = f"{command or 'not waited for'} (state {state})"
     return present
@@ -168,7 +168,7 @@ def _processes(mark: str, known: set[str]) -> dict[tuple[str, int], str]:
 
 @pytest.fixture
 def record_logs() -> Iterator[list[Message]]:
-    """Collect what mcp_pool logs: each item is the text as a sink writes it, with the data in `.record`.
+    """Collect what mcp_pool logs: each item is the text as a sink gets it, with the data in `.record`.
 
     Loguru's defaults `backtrace` and `diagnose` are on, so that a logged traceback would show its locals.
     """

@@ -1,4 +1,4 @@
-"""The layout of the package: imports point down, modules are small, what is public is listed and final."""
+"""The layout of the package: imports point down, modules are small, public names are listed and final."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-"""Each module by its name within the package; a package is the name of its `__init__`, the whole one the empty name."""
+"""Each module by its name within the package; the name of a package stands for its `__init__`, the empty name for the root."""
 
 LONGEST_MODULE = 300
 FORBIDDEN = {"asyncio", "trio", "threading", "multiprocessing", "concurrent", "uvloop"}
@@ -34,23 +34,23 @@ def tree(module: str) -> ast.Module:
 
 
 def listed(package: str) -> list[str]:
-    """The modules in the map of a package, top down."""
+    """The modules in the map of a package, in order."""
     text = ast.get_docstring(tree(package)) or ""
     return re.findall(r"^\* `(\w+)`: ", text, re.MULTILINE)
 
 
 def present(package: str) -> set[str]:
-    """The modules that lie in a package, packages among them."""
+    """The modules and packages that a package contains."""
     within = f"{package}." if package else ""
     names = {module.removeprefix(within) for module in MODULES if module and module.startswith(within)}
     return {name.partition(".")[0] for name in names}
 
 
 def imported(module: str) -> Iterator[str]:
-    """The modules of the package that a module imports, by their names within the package; relative imports are none."""
+    """The modules of the package that a module imports, by their names within the package. Relative imports are not allowed."""
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively, in line {node.lineno}"
+            assert node.level == 0, f"{module} has a relative import in line {node.lineno}"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -63,18 +63,18 @@ def imported(module: str) -> Iterator[str]:
 
 
 def packages() -> list[str]:
-    """The package itself, and those within it."""
+    """The root package and all packages within it."""
     return [name for name, path in MODULES.items() if path.name == "__init__.py"]
 
 
 def place(module: str) -> tuple[int, ...]:
-    """The place of a module in the maps, from the outermost package to the innermost."""
+    """The position of a module in the maps, from the outermost package to the innermost."""
     parts = module.split(".")
     return tuple(listed(".".join(parts[:depth])).index(part) for depth, part in enumerate(parts))
 
 
 def foreign(module: str) -> set[str]:
-    """The packages that a module imports, wherever in it."""
+    """The top-level packages that a module imports, anywhere in its code."""
     nodes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Import | ast.ImportFrom)]
     return {
         name.partition(".")[0]
@@ -84,12 +84,12 @@ def foreign(module: str) -> set[str]:
 
 
 def is_private(name: str) -> bool:
-    """Whether a name is for its owner only."""
+    """Whether a name is private."""
     return name.startswith("_") and not name.endswith("__")
 
 
 def own_names(module: str) -> set[str]:
-    """The private names that a module itself gives to something."""
+    """The names that a module itself defines."""
     names = set[str]()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -102,7 +102,7 @@ def own_names(module: str) -> set[str]:
 
 
 def private_walks(module: str) -> list[str]:
-    """Where a module reaches for a private name that is not its own."""
+    """Where a module uses a private name that is not its own."""
     own, found = own_names(module), list[str]()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Attribute) and is_private(node.attr):
@@ -121,7 +121,7 @@ def private_walks(module: str) -> list[str]:
 
 
 def public_classes() -> list[type]:
-    """The classes among the public names, unions and aliases apart."""
+    """The public classes, without unions and aliases."""
     return [value for name in mcp_pool.__all__ if isinstance(value := getattr(mcp_pool, name), type)]
 
 
@@ -134,14 +134,14 @@ def test_the_map_of_each_package_lists_all_its_modules(package: str) -> None:
 
 
 @modules
-def test_imports_point_down_the_maps_only(module: str) -> None:
+def test_imports_only_point_down_the_maps(module: str) -> None:
     for target in imported(module):
-        assert target, f"{module} imports the package itself, and with it all that is above"
+        assert target, f"{module} imports the root package, and with it everything above"
         assert place(module) < place(target), f"{module} imports {target}, which is above it"
 
 
 @pytest.mark.parametrize("package", [package for package in packages() if package])
-def test_packages_inside_hold_a_map_and_nothing_else(package: str) -> None:
+def test_the_init_of_a_package_contains_only_its_map(package: str) -> None:
     assert [node for node in tree(package).body if not isinstance(node, ast.Expr)] == []
 
 
@@ -151,7 +151,7 @@ def test_modules_stay_small(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_knows_a_backend_or_starts_a_thread(module: str) -> None:
+def test_no_module_imports_a_backend_or_starts_a_thread(module: str) -> None:
     assert foreign(module) & FORBIDDEN == set()
 
 
@@ -163,7 +163,7 @@ def test_nothing_is_left_to_the_garbage_collector(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_walks_into_what_is_private_to_another(module: str) -> None:
+def test_no_module_uses_private_names_of_another(module: str) -> None:
     assert private_walks(module) == []
 
 
@@ -177,12 +177,12 @@ def test_the_package_itself_has_no_logic() -> None:
     assert [node for node in tree("").body if not isinstance(node, allowed)] == []
 
 
-def test_every_public_name_is_there_once() -> None:
+def test_every_public_name_is_listed_once() -> None:
     assert len(mcp_pool.__all__) == len(set(mcp_pool.__all__))
     assert [name for name in mcp_pool.__all__ if not hasattr(mcp_pool, name)] == []
 
 
-def test_what_the_package_imports_from_itself_is_what_is_public() -> None:
+def test_the_package_imports_exactly_the_public_names() -> None:
     nodes = [node for node in tree("").body if isinstance(node, ast.ImportFrom)]
     given = {
         alias.asname or alias.name for node in nodes if (node.module or "").startswith(NAME) for alias in node.names
@@ -196,7 +196,7 @@ def test_public_names_are_not_private() -> None:
 
 @pytest.mark.parametrize("public", public_classes(), ids=lambda public: public.__name__)
 def test_public_concrete_classes_are_final(public: Any) -> None:
-    """A class that others of the package derive from is not concrete in this sense."""
+    """A class with subclasses in the package does not count as concrete."""
     derived = [other for other in public_classes() if other is not public and issubclass(other, public)]
     assert derived or getattr(public, "__final__", False)
 
@@ -208,8 +208,8 @@ def test_final_classes_have_no_subclasses(module: str) -> None:
     assert [value for value in final if value.__subclasses__()] == []
 
 
-def test_one_module_alone_writes_to_the_log() -> None:
-    """Its function keeps from its callers what a sink raises; the package itself only switches the log off."""
+def test_only_one_module_writes_to_the_log() -> None:
+    """Its function protects callers from errors of log sinks; the root package only turns the log off."""
     names = {
         module
         for module in MODULES

@@ -1,4 +1,4 @@
-"""The errors that a caller can meet: their families, their data, and equal errors for many callers."""
+"""The errors that the pool raises: their base classes, their data, and copies for many callers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAMILIES: dict[type[MCPPoolError], tuple[type[Exception], ...]] = {
     UnknownServer: (LookupError,),
     UnknownTool: (LookupError,),
 }
-"""Each error of the design, and what else a caller may catch it as."""
+"""Each error, and what else a caller can catch it as."""
 
 WHERE: dict[str, Any] = {"server_id": "files", "generation": 2, "phase": "list", "attempt": 3}
 END: dict[str, Any] = {"exit_status": -9, "stderr_tail": "no more"}
@@ -75,13 +75,13 @@ def test_all_errors_are_listed_here() -> None:
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_every_error_is_of_the_one_root_and_of_its_families(kind: type[MCPPoolError]) -> None:
+def test_every_error_has_the_common_base_class_and_its_own_families(kind: type[MCPPoolError]) -> None:
     assert issubclass(kind, (MCPPoolError, Exception))
     assert all(issubclass(kind, family) for family in (MCPPoolError, *FAMILIES[kind]))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in (CallTimeout, ConnectTimeout)])
-def test_only_the_errors_of_time_are_timeouts(kind: type[MCPPoolError]) -> None:
+def test_only_the_timeout_errors_are_timeouts(kind: type[MCPPoolError]) -> None:
     assert not issubclass(kind, TimeoutError)
 
 
@@ -100,7 +100,7 @@ def test_an_error_reads_as_its_reason_then_its_advice_then_the_tail_of_standard_
 
 
 @examples
-def test_what_an_error_was_not_told_is_none(error: MCPPoolError, data: dict[str, Any]) -> None:
+def test_omitted_data_of_an_error_is_none(error: MCPPoolError, data: dict[str, Any]) -> None:
     bare = type(error)("A sentence.")
     assert [bare.server_id, bare.generation, bare.attempt, bare.cause] == [None] * 4
 
@@ -119,7 +119,7 @@ def test_a_traceback_shows_the_cause() -> None:
 
 
 @examples
-def test_an_error_again_is_an_equal_one(error: MCPPoolError, data: dict[str, Any]) -> None:
+def test_again_returns_an_equal_error(error: MCPPoolError, data: dict[str, Any]) -> None:
     again = error.again()
     assert again is not error
     assert type(again) is type(error)
@@ -127,19 +127,19 @@ def test_an_error_again_is_an_equal_one(error: MCPPoolError, data: dict[str, Any
     assert {name: getattr(again, name) for name in data} == data
 
 
-def test_an_error_again_has_the_same_cause() -> None:
+def test_again_returns_an_error_with_the_same_cause() -> None:
     cause = OSError("no such thing")
     assert ConnectError("It failed.", cause=cause).again().cause is cause
 
 
-def test_an_error_again_does_not_share_the_traceback() -> None:
+def test_again_returns_an_error_without_the_traceback() -> None:
     with pytest.raises(ConnectError) as caught:
         raise ConnectError("It failed.")
     assert caught.value.__traceback__ is not None
     assert caught.value.again().__traceback__ is None
 
 
-def test_raising_an_error_again_leaves_the_first_one_alone() -> None:
+def test_raising_the_copy_of_an_error_does_not_change_the_original() -> None:
     first = ConnectError("It failed.")
     for _ in range(3):
         with pytest.raises(ConnectError):
@@ -160,12 +160,12 @@ def test_an_error_can_be_copied(error: MCPPoolError, data: dict[str, Any]) -> No
     assert {name: getattr(copy.deepcopy(error), name) for name in data} == data
 
 
-def test_a_plain_error_is_left_as_it_is() -> None:
+def test_an_error_outside_a_group_is_unchanged() -> None:
     error = MCPError(-32000, "no")
     assert plain(error) is error
 
 
-def test_a_group_is_taken_apart_down_to_its_first_error() -> None:
+def test_a_group_is_reduced_to_its_first_error() -> None:
     error = ValueError("the one")
     group = BaseExceptionGroup("outer", [ExceptionGroup("inner", [error, OSError()]), KeyboardInterrupt()])
     assert plain(group) is error

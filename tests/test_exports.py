@@ -1,4 +1,4 @@
-"""What whoever installs and imports the package gets."""
+"""What installing and importing the package provides."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DESIGN = {
     "UnknownServer",
     "UnknownTool",
 }
-"""The names that programs are written against; there may be more."""
+"""The names that programs rely on; there may be more."""
 
 MEMBERS = {
     "add",
@@ -59,7 +59,7 @@ MEMBERS = {
 
 
 def run(program: str) -> str:
-    """What a fresh interpreter prints, on both streams, when it runs a program."""
+    """The output of a fresh interpreter, on both streams, when it runs a program."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
@@ -80,20 +80,20 @@ def test_the_pool_has_the_members_of_the_design() -> None:
     assert set(dir(mcp_pool.MCPPool)) >= MEMBERS
 
 
-def test_importing_says_nothing() -> None:
+def test_importing_prints_nothing() -> None:
     assert run("import mcp_pool") == ""
 
 
-def test_importing_turns_the_package_s_own_logs_off() -> None:
+def test_importing_turns_off_the_packages_own_logs() -> None:
     program = """
 import mcp_pool, sys
 from loguru import logger
 exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.supervision.child", "logger": logger})
 exec(compile("logger.error('of another')", "<of a test>", "exec"), {"__name__": "another", "logger": logger})
 """
-    said = run(program)
-    assert "of another" in said
-    assert "of the package" not in said
+    output = run(program)
+    assert "of another" in output
+    assert "of the package" not in output
 
 
 def test_the_logs_can_be_turned_on() -> None:
@@ -141,10 +141,20 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert resources.files(mcp_pool).joinpath("py.typed").is_file()
 
 
-OLD = r"\b(BadAnswer|HttpStatus|EventsMissed|Parked|ToolsChanged|needs_person|next_try|retry_at|last_words|resend|misses)\b"
-"""Public names of the first edition, which nobody should meet any more."""
+OLD = (
+    r"\b(BadAnswer|HttpStatus|EventsMissed|Listener|Parked|parked|ToolsChanged|needs_person|next_try|retry_at|last_words"
+    r"|resend|misses)\b"
+)
+"""Public names of the first edition, which must not come back."""
+ROOT = Path(__file__).parent.parent
+READ_BY_USERS = [
+    *PACKAGE.rglob("*.py"),
+    ROOT / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "examples").rglob("*.py"),
+]
 
 
-@pytest.mark.parametrize("path", [*PACKAGE.rglob("*.py")], ids=lambda path: path.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize("path", READ_BY_USERS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_old_public_names_are_gone(path: Path) -> None:
     assert re.findall(OLD, path.read_text(encoding="utf-8")) == []

@@ -1,4 +1,4 @@
-"""The documents tell the truth: their Python runs, and their commands are those that are tested."""
+"""The documentation is correct: its Python runs, and its commands are the tested ones."""
 
 import ast
 import re
@@ -31,8 +31,8 @@ def python_blocks():
 
 
 @pytest.mark.parametrize(("document", "line", "code"), list(python_blocks()))
-def test_python_block(document, line, code, tmp_path):
-    source = "\n" * (line - 1) + code  # so that a traceback names the line of the document
+def test_each_python_block_runs(document, line, code, tmp_path):
+    source = "\n" * (line - 1) + code  # so that a traceback has the line numbers of the document
     if NOT_RUN.match(code):
         compile(source, str(document), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         return
@@ -51,7 +51,7 @@ def test_python_block(document, line, code, tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-def test_two_commands():
+def test_the_readme_contains_the_two_tested_commands():
     commands = [
         line.removeprefix("$ ")
         for _, code in blocks(README, "bash", "console", "sh", "shell")
@@ -63,7 +63,7 @@ def test_two_commands():
     assert f"{commands[1]} || exit 1" in CI.read_text().splitlines()
 
 
-def test_each_test_that_the_table_of_failures_names_exists():
+def test_each_test_named_in_failures_md_exists():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "failures.md").read_text()))
     there = set()
     for path in (ROOT / "tests").rglob("test_*.py"):

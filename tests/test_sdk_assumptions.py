@@ -1,4 +1,4 @@
-"""What the package assumes about the inner workings of the SDK and httpx2, by name: an upgrade that breaks it says so."""
+"""What the package assumes about the internals of the SDK and httpx2: an upgrade that breaks it fails here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 class Recording(httpx2.AsyncClient):
-    """Notes how the SDK's transports make and send requests."""
+    """Records how the SDK's transports make and send requests."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -83,7 +83,7 @@ async def test_a_context_variable_of_the_caller_reaches_the_http_client(posts: t
 
 
 @on_each_http_transport
-async def test_messages_are_given_by_the_json_keyword(posts: tuple[Recording, Any]) -> None:
+async def test_messages_are_passed_by_the_json_keyword(posts: tuple[Recording, Any]) -> None:
     client, session = posts
     CALLER.set("me")
     await session.call_tool("echo", {"text": "hello"})
@@ -93,7 +93,7 @@ async def test_messages_are_given_by_the_json_keyword(posts: tuple[Recording, An
 
 
 @on_each_http_transport
-async def test_the_trace_tells_when_a_request_begins_to_be_handed_over(posts: tuple[Recording, Any]) -> None:
+async def test_the_trace_says_when_a_request_starts_to_be_sent(posts: tuple[Recording, Any]) -> None:
     client, _ = posts
     assert any(event.endswith("send_request_headers.started") for event in client.traced)
 
@@ -138,7 +138,7 @@ async def test_a_request_is_written_in_the_task_of_its_caller() -> None:
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
-async def test_a_result_that_breaks_the_schema_of_its_tool_is_one_of_the_errors_taken_for_a_broken_result(
+async def test_a_result_that_breaks_its_tools_schema_raises_an_error_that_counts_as_an_invalid_result(
     mode: str,
 ) -> None:
     server = MCPServer("liar")
@@ -164,7 +164,7 @@ async def test_a_client_whose_session_has_ended_says_connection_closed() -> None
 
 
 @pytest.mark.parametrize("provider", [OAuthClientProvider, ClientCredentialsOAuthProvider])
-def test_the_providers_that_hold_a_lock_until_the_answer_are_known_by_their_module(provider: type[Any]) -> None:
+def test_auth_providers_that_hold_a_lock_until_the_response_are_recognized_by_their_module(provider: type[Any]) -> None:
     assert any(kind.__module__.startswith(SDK_PROVIDERS) for kind in provider.__mro__)
 
 
@@ -176,15 +176,17 @@ def test_the_providers_that_hold_a_lock_until_the_answer_are_known_by_their_modu
         (get_default_environment, set[str]()),
     ],
 )
-def test_the_functions_of_the_sdk_take_what_they_are_given(function: Callable[..., Any], names: set[str]) -> None:
+def test_the_functions_of_the_sdk_accept_the_arguments_that_the_pool_passes(
+    function: Callable[..., Any], names: set[str]
+) -> None:
     assert names <= set(inspect.signature(function).parameters)
 
 
-def test_the_longest_event_over_sse_is_the_one_that_httpx2_takes() -> None:
+def test_the_longest_sse_event_is_the_one_that_httpx2_accepts() -> None:
     assert inspect.signature(httpx2.EventSource).parameters["max_event_size"].default == MAX_EVENT_SIZE
 
 
-def test_errors_of_validation_are_not_the_errors_of_a_broken_session() -> None:
+def test_validation_errors_are_not_session_errors() -> None:
     assert issubclass(ValidationError, ValueError)
     assert not issubclass(ValidationError, RuntimeError)
 

@@ -1,4 +1,4 @@
-"""`Server`, the handle on one server: what is asked of the server through it, by the server's own names."""
+"""`Server`, the handle on one server: requests made through it, by the server's own names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_listing_a_server_that_cannot_be_connected_says_why() -> None:
             await pool.server("s").list_tools()
 
 
-async def test_what_a_server_offered_is_listed_while_it_is_away() -> None:
+async def test_the_tools_of_a_server_are_listed_while_it_is_not_connected() -> None:
     async with MCPPool({"s": answering(restart=SLOWLY)}) as pool:
         before = await pool.server("s").list_tools()
         with pytest.raises(ConnectionLost):
@@ -74,7 +74,7 @@ async def test_what_a_server_offered_is_listed_while_it_is_away() -> None:
 
 
 @in_both_protocols
-async def test_refreshing_lists_the_tools_anew(mode: str) -> None:
+async def test_a_refresh_lists_the_tools_again(mode: str) -> None:
     inner = calculator()
     async with MCPPool({"s": InProcessServer(inner, mode=mode)}) as pool:
         inner.add_tool(lambda: "new", name="latest", structured_output=False)
@@ -83,7 +83,7 @@ async def test_refreshing_lists_the_tools_anew(mode: str) -> None:
         assert words(await pool.call_tool("s__latest")) == "new"
 
 
-async def test_refreshing_asks_the_server_once_for_each_page(tmp_path: Path) -> None:
+async def test_a_refresh_requests_each_page_once(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, "--pages", "2")}) as pool:
         await pool.server("s").refresh()
@@ -113,7 +113,7 @@ async def test_a_handle_gets_prompts(mode: str) -> None:
 
 
 @in_both_protocols
-async def test_resources_are_read_by_the_handle_and_by_the_pool(mode: str) -> None:
+async def test_resources_can_be_read_through_the_handle_and_the_pool(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         for result in (
             await pool.server("s").read_resource("shelf://ada"),
@@ -125,7 +125,7 @@ async def test_resources_are_read_by_the_handle_and_by_the_pool(mode: str) -> No
 
 
 @in_both_protocols
-async def test_completions_are_asked_for_by_the_handle_and_by_the_pool(mode: str) -> None:
+async def test_completions_can_be_requested_through_the_handle_and_the_pool(mode: str) -> None:
     ref, argument = PromptReference(type="ref/prompt", name="greet"), {"name": "name", "value": "A"}
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         plain = await pool.server("s").complete(ref, argument)
@@ -135,7 +135,7 @@ async def test_completions_are_asked_for_by_the_handle_and_by_the_pool(mode: str
 
 
 @in_both_protocols
-async def test_what_the_server_refuses_passes_from_every_method(mode: str) -> None:
+async def test_an_error_from_the_server_passes_through_every_method(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         server = pool.server("s")
         with pytest.raises(MCPError):
@@ -145,7 +145,7 @@ async def test_what_the_server_refuses_passes_from_every_method(mode: str) -> No
         assert server.generation == 1
 
 
-async def test_a_timeout_bounds_every_method() -> None:
+async def test_a_timeout_limits_every_method() -> None:
     async def never(*_: Any) -> Any:
         await anyio.sleep_forever()
 
@@ -169,7 +169,7 @@ async def test_a_timeout_bounds_every_method() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["name"], {1: "x"}, "name"], ids=["list", "number as key", "string"])
-async def test_wrong_arguments_are_refused_by_every_method(arguments: Any) -> None:
+async def test_every_method_rejects_invalid_arguments(arguments: Any) -> None:
     ref = PromptReference(type="ref/prompt", name="greet")
     async with MCPPool({"s": InProcessServer(bookshelf())}) as pool:
         server = pool.server("s")
@@ -181,7 +181,7 @@ async def test_wrong_arguments_are_refused_by_every_method(arguments: Any) -> No
             await server.complete(ref, {"name": "name", "value": "A"}, arguments)
 
 
-async def test_an_endless_listing_is_a_bad_answer_to_a_refresh() -> None:
+async def test_an_endless_listing_is_an_invalid_response_to_a_refresh() -> None:
     inner = calculator()
     async with MCPPool({"s": InProcessServer(inner)}) as pool:
 
@@ -194,15 +194,15 @@ async def test_an_endless_listing_is_a_bad_answer_to_a_refresh() -> None:
             await pool.server("s").refresh()
 
 
-async def test_a_tool_that_the_filters_leave_out_cannot_be_called_by_the_servers_own_name_either() -> None:
+async def test_a_tool_that_is_filtered_out_cannot_be_called_by_the_servers_own_name() -> None:
     record: list[str] = []
     async with MCPPool({"s": InProcessServer(calculator(record), exclude_tools=["ech*"])}) as pool:
-        with pytest.raises(UnknownTool, match="'echo' of server 's' is left out"):
+        with pytest.raises(UnknownTool, match="'echo' of server 's' is excluded"):
             await pool.server("s").call_tool("echo", {"text": "hello"})
         assert await pool.server("s").call_tool("add", {"a": 1, "b": 2})
 
 
-async def test_a_listing_that_began_earlier_does_not_overwrite_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_that_started_earlier_does_not_overwrite_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     listings, holding = 0, anyio.Event()
 
     async def listed(*_arguments: Any) -> Inventory:

@@ -1,4 +1,4 @@
-"""`Server`, the handle on one server: what it shows, and what is left of it when the server has gone."""
+"""`Server`, the handle on one server: what it shows, and what it still shows when the server has left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SLOWLY = RestartPolicy(initial_delay=1000, max_delay=1000)
 in_both_protocols = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
-# What it shows
+# While the server is in the pool
 
 
 async def test_a_handle_shows_a_server_that_is_connected() -> None:
@@ -78,7 +78,7 @@ async def test_a_handle_shows_a_server_that_has_failed() -> None:
         assert server.status is ConnectionStatus.ERROR
 
 
-async def test_the_last_error_stays_when_the_server_has_come_back() -> None:
+async def test_the_last_error_stays_after_a_reconnect() -> None:
     async with MCPPool({"s": answering(restart=RestartPolicy(initial_delay=0.01))}) as pool:
         server = pool.server("s")
         with pytest.raises(ConnectionLost):
@@ -90,7 +90,7 @@ async def test_the_last_error_stays_when_the_server_has_come_back() -> None:
 
 
 @in_both_protocols
-async def test_a_handle_tells_what_the_server_says_of_itself(mode: str) -> None:
+async def test_a_handle_shows_what_the_server_says_about_itself(mode: str) -> None:
     async with MCPPool({"s": InProcessServer(bookshelf(), mode=mode)}) as pool:
         info = pool.server("s").info
         assert info is not None
@@ -99,14 +99,14 @@ async def test_a_handle_tells_what_the_server_says_of_itself(mode: str) -> None:
         assert info.protocol_version == ("2025-11-25" if mode == "legacy" else "2026-07-28")
 
 
-async def test_a_server_whose_version_is_pinned_has_not_said_who_it_is() -> None:
+async def test_a_server_with_a_pinned_protocol_version_has_no_name() -> None:
     async with MCPPool({"s": answering("--modern", mode="2026-07-28")}) as pool:
         info = pool.server("s").info
         assert info is not None
         assert (info.name, info.version, info.protocol_version) == (None, None, "2026-07-28")
 
 
-async def test_a_handle_gives_the_live_client_of_the_present_connection() -> None:
+async def test_a_handle_has_the_client_of_the_current_connection() -> None:
     async with MCPPool({"s": answering()}) as pool:
         server = pool.server("s")
         first = server.client
@@ -117,7 +117,7 @@ async def test_a_handle_gives_the_live_client_of_the_present_connection() -> Non
         assert server.client is not first
 
 
-async def test_the_pool_gives_handles_on_all_living_servers_in_a_mapping_that_cannot_be_written() -> None:
+async def test_the_pool_has_a_read_only_mapping_of_handles_on_all_current_servers() -> None:
     async with MCPPool({"a": InProcessServer(calculator()), "b": InProcessServer(calculator())}) as pool:
         servers: Any = pool.servers
         assert list(servers) == ["a", "b"]
@@ -130,10 +130,10 @@ async def test_the_pool_gives_handles_on_all_living_servers_in_a_mapping_that_ca
         assert list(pool.servers) == ["b"]
 
 
-# What is left of it
+# When the server has left
 
 
-async def test_the_handle_on_a_left_server_still_reads_and_does_nothing_else() -> None:
+async def test_the_handle_on_a_server_that_has_left_can_only_be_read() -> None:
     async with MCPPool({"s": answering()}) as pool:
         server = pool.server("s")
         await pool.disconnect("s")
@@ -151,7 +151,7 @@ async def test_the_handle_on_a_left_server_still_reads_and_does_nothing_else() -
                 await method
 
 
-async def test_the_handle_on_a_server_that_left_with_an_error_still_tells_it() -> None:
+async def test_the_handle_on_a_server_that_left_with_an_error_still_shows_it() -> None:
     async with MCPPool({"s": answering(restart=SLOWLY)}) as pool:
         server = pool.server("s")
         with pytest.raises(ConnectionLost):
@@ -160,7 +160,7 @@ async def test_the_handle_on_a_server_that_left_with_an_error_still_tells_it() -
         assert isinstance(server.last_error, ConnectionLost)
 
 
-async def test_a_handle_stands_for_the_id_and_not_for_one_admission() -> None:
+async def test_a_handle_refers_to_the_id_not_to_one_server() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         server = pool.server("s")
         await pool.disconnect("s")
@@ -170,7 +170,7 @@ async def test_a_handle_stands_for_the_id_and_not_for_one_admission() -> None:
         assert words(await server.call_tool("pid"))
 
 
-async def test_after_the_block_a_handle_reads_as_left_and_everything_else_raises() -> None:
+async def test_after_the_block_a_handle_can_only_be_read() -> None:
     async with MCPPool({"s": answering()}) as pool:
         server = pool.server("s")
     assert server.status is ConnectionStatus.DISCONNECTED
@@ -190,7 +190,7 @@ async def test_after_the_block_a_handle_reads_as_left_and_everything_else_raises
             await outside
 
 
-async def test_while_it_drains_a_handle_shows_a_server_that_is_leaving_and_its_client(tmp_path: Path) -> None:
+async def test_a_handle_shows_a_draining_server_as_closing_with_its_client(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger)}) as pool, anyio.create_task_group() as group:
         server = pool.server("s")
@@ -203,11 +203,11 @@ async def test_while_it_drains_a_handle_shows_a_server_that_is_leaving_and_its_c
         assert client is not None
         with pytest.raises(ServerUnavailable, match="disconnected"):
             await server.call_tool("echo")
-        # The connection ends with the call that it is drained for, and does not wait for the answer to this one.
+        # The connection closes with the last call that it drains for, and does not wait for the response to this one.
         group.start_soon(Outcome().of, client.call_tool, "release", {"key": "a"})
 
 
-async def test_a_restart_that_is_asked_for_an_older_connection_does_nothing() -> None:
+async def test_a_restart_requested_for_an_older_connection_does_nothing() -> None:
     async with MCPPool({"s": answering()}) as pool:
         server = pool.server("s")
         await server.restart(generation=1)

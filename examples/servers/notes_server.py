@@ -1,4 +1,4 @@
-"""A small MCP server over standard input and output, for the examples: it keeps notes in memory."""
+"""A small stdio server for the examples: it keeps notes in memory."""
 
 from mcp.server.mcpserver import MCPServer
 
@@ -8,9 +8,9 @@ notes: list[str] = []
 
 @server.tool()
 def write(text: str) -> str:
-    """Keep a note."""
+    """Save a note."""
     notes.append(text)
-    return f"{len(notes)} kept"
+    return f"{len(notes)} saved"
 
 
 @server.tool()

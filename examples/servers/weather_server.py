@@ -1,4 +1,4 @@
-"""A server behind a URL, for the examples. Prints the port that it listens on, and ends with its standard input.
+"""A small HTTP server for the examples. It prints its port, and exits when its standard input ends.
 
 python examples/servers/weather_server.py
 """

@@ -1,4 +1,4 @@
-"""The merged view of what all servers offer: look-up, and what is stale."""
+"""The merged view of what all servers offer."""
 
 from __future__ import annotations
 
@@ -22,48 +22,49 @@ class ToolEntry:
     """One tool in the catalog."""
 
     server_id: str
-    """The server that offers it."""
+    """The id of the server that offers it."""
     name: str
     """The server's own name for it."""
     tool: Tool
-    """Its definition, as the server gave it."""
+    """Its definition, as the server sent it."""
     stale: bool
-    """Whether the server is away, and this is what it offered when it was last connected."""
+    """Whether the server is not connected now, so that this is the tool as it was last listed."""
 
 
 @final
 @attrs.frozen(eq=False)
 class _Merged:
-    """What the rows of one registry offered at one version of it."""
+    """The tools of one registry at one version of it."""
 
     registry: Registry
     version: int
     offered: Mapping[str, ToolEntry]
     """By catalog name."""
     failed: Mapping[str, ToolEntry]
-    """What servers offered whose automatic reconnects have stopped."""
+    """The tools of servers whose automatic reconnects have stopped, by catalog name."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class Catalog:
-    """The tools of all current servers, merged when somebody looks and kept until something changes."""
+    """The tools of all current servers, merged on first access and cached until something changes."""
 
     _supervisor: Supervisor
     _merged: _Merged | None = attrs.field(default=None, init=False)
 
     @property
     def tools(self) -> Mapping[str, ToolEntry]:
-        """What is offered now, by catalog name: not the tools of servers that have failed."""
+        """The tools on offer by catalog name, without those of servers that have failed."""
         return self._merge(self._supervisor.registry).offered
 
     def find(self, name: str) -> ToolEntry | Row:
-        """Return the entry of a name; or a server that was never listed and may offer it, one that may connect first.
+        """Return the entry with this name, or else the row of a server not listed yet that may offer the tool.
 
-        The tools of a server that has failed are found as well, so that a call can say why it is unavailable.
+        Of several such servers, one that is still trying to connect is preferred. Tools of servers that have failed are
+        found as well, so that a call can say why its server is unavailable.
 
         Raises:
-            UnknownTool: There is neither.
+            UnknownTool: No entry has this name, and no unlisted server may offer it.
         """
         registry = self._supervisor.registry
         merged = self._merge(registry)
@@ -76,14 +77,14 @@ class Catalog:
         raise self._unknown(name, merged)
 
     def _unknown(self, name: str, merged: _Merged) -> UnknownTool:
-        import difflib  # noqa: PLC0415  # only where a name is wrong, or every program would pay for it at its start
+        import difflib  # noqa: PLC0415  # keeps `import mcp_pool` fast: needed only for a wrong name
 
         close = ", ".join(map(repr, difflib.get_close_matches(name, merged.offered, n=3)))
         unlisted = ", ".join(repr(i) for i, row in merged.registry.rows.items() if row.inventory is None)
         hint = f" Did you mean {close}?" if close else ""
-        later = f" Not listed yet: the tools of {unlisted}." if unlisted else ""
-        reason = f"No server in the pool has offered a tool {name!r}.{hint}{later}"
-        return UnknownTool(reason, advice="`pool.tools` holds the names.")
+        later = f" The tools of these servers are not listed yet: {unlisted}." if unlisted else ""
+        reason = f"No server in the pool offers a tool {name!r}.{hint}{later}"
+        return UnknownTool(reason, advice="`pool.tools` lists all names.")
 
     def _merge(self, registry: Registry) -> _Merged:
         merged = self._merged

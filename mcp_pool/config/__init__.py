@@ -1,10 +1,10 @@
-"""What users say: specs, settings, policies, callbacks.
+"""What users configure: specs, settings, policies, callbacks.
 
-* `target`: what holds for one server of a pool
-* `servers`: the specs of the kinds of servers
-* `spec`: what they have in common
-* `settings`: the pool's own settings, and the bounds of one server
-* `callbacks`: functions of the user's that servers call back
+* `target`: one server of a pool, with the pool's defaults filled in
+* `servers`: a spec for each kind of server
+* `spec`: what all specs have in common
+* `settings`: the pool's own settings, and the limits of one server
+* `callbacks`: user functions that answer servers' requests
 * `policies`: when to restart, and when to probe
 * `validation`: what makes a value invalid
 """

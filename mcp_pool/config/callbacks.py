@@ -1,4 +1,4 @@
-"""Functions of the user's that servers call back."""
+"""User functions that answer servers' requests and receive their notifications."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from mcp_pool.config.validation import kind_of, reject
 @final
 @attrs.frozen(kw_only=True)
 class ClientCallbacks:
-    """Async functions that answer a server's requests and take its notifications.
+    """Async functions that answer a server's requests and receive its notifications.
 
-    Each has the signature that `mcp.Client` gives it. Without one, the server is told that the client does not support
-    it. What a function raises is logged and fails only the request it serves; the server does not see its text.
+    Each has the signature that `mcp.Client` defines for it. If one is missing, the server is told that the client does
+    not support that feature. What a function raises is logged and fails only the request that it serves; the server
+    does not see the text.
     """
 
     sampling: SamplingFnT | None = None
-    """Asks a model. The call timeouts of this server pause meanwhile."""
+    """Queries a model. Timeouts of calls to this server pause while it runs."""
     elicitation: ElicitationFnT | None = None
-    """Asks a person. The call timeouts of this server pause meanwhile."""
+    """Asks the user. Timeouts of calls to this server pause while it runs."""
     list_roots: ListRootsFnT | None = None
     """Lists the roots that the server may access."""
     logging: LoggingFnT | None = None
-    """Takes a log message of the server. On the modern protocol none comes without `log_level` in `client_options`."""
+    """Receives log messages. The modern protocol sends none unless `client_options` contains `log_level`."""
     message: MessageHandlerFnT | None = None
-    """Takes any notification of the server, and errors of the transport."""
+    """Receives every notification from the server, and errors of the transport."""
 
     def __attrs_post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in attrs.fields(ClientCallbacks)}
@@ -40,7 +41,7 @@ class ClientCallbacks:
         )
 
     def merged_with(self, wider: ClientCallbacks) -> ClientCallbacks:
-        """Return these, and the wider ones where there is none here."""
+        """Return these callbacks, with the missing ones taken from `wider`."""
         return ClientCallbacks(
             sampling=self.sampling or wider.sampling,
             elicitation=self.elicitation or wider.elicitation,
@@ -51,4 +52,4 @@ class ClientCallbacks:
 
 
 CallbacksFor: TypeAlias = Callable[[str], ClientCallbacks | None]
-"""Returns the callbacks of a server, by its id."""
+"""A function from a server's id to its callbacks."""

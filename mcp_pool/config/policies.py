@@ -12,15 +12,15 @@ from mcp_pool.config.validation import count_problems, is_count, is_number, reje
 @final
 @attrs.frozen(kw_only=True)
 class RestartPolicy:
-    """When a lost or failed connection is tried again.
+    """When to reconnect after a connection is lost or an attempt fails.
 
-    The wait before the n-th restart in a row is exponential back-off with jitter (the formula is that of
-    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, with the random part limited to a fraction)::
+    The wait before the n-th restart in a row is exponential back-off with jitter (as in "Exponential Backoff And
+    Jitter", AWS Architecture Blog, 2015, but only a fraction of the wait is random)::
 
         ceiling = min(max_delay, initial_delay * multiplier ** (n - 1))
         wait    = ceiling * (1 - jitter * chance)        0 <= chance < 1, all times in seconds
 
-    so a wait is never longer than `max_delay`, and servers that failed together do not return together.
+    So a wait never exceeds `max_delay`, and servers that failed together do not reconnect together.
     """
 
     initial_delay: float = 0.5
@@ -30,15 +30,15 @@ class RestartPolicy:
     max_delay: float = 60.0
     """The longest wait in seconds."""
     jitter: float = 0.5
-    """The fraction of each wait, 0 to 1, that is left to chance."""
+    """The fraction of each wait that is random, from 0 to 1."""
     stable_after: float = 60.0
-    """Seconds that a connection must have stayed open for earlier restarts to be forgotten."""
+    """Seconds that a connection must stay open before the count of restarts starts over."""
     max_restarts: int | None = None
-    """Automatic reconnects stop at the first loss after this many restarts without a stable time; None: never."""
+    """Automatic reconnects stop at the first failure after this many restarts in a row; None for no limit."""
 
     @classmethod
     def never(cls) -> RestartPolicy:
-        """Return the policy whose automatic reconnects stop at the first loss."""
+        """Return a policy that never reconnects automatically."""
         return cls(max_restarts=0)
 
     def __attrs_post_init__(self) -> None:
@@ -64,19 +64,20 @@ class RestartPolicy:
 @final
 @attrs.frozen(kw_only=True)
 class HealthCheck:
-    """When a silent server is probed, and when it is considered lost.
+    """When to probe a silent server, and when to consider its connection lost.
 
-    It is probed when nothing has arrived from it for `interval`, by `ping`, or by `server/discover` on the modern
-    protocol, which has no `ping`. Anything that arrives is activity: a message, an answer under any HTTP status, or a
-    status below 500. A server that has died silently is noticed after `interval + failure_threshold * timeout` seconds.
+    A server is probed when nothing has arrived from it for `interval` seconds: by `ping`, or by `server/discover` on
+    the modern protocol, which has no `ping`. Anything that arrives counts as activity: a message, a JSON-RPC response
+    with any HTTP status, or any status below 500. A server that has silently stopped working is detected after
+    `interval + failure_threshold * timeout` seconds.
     """
 
     interval: float = 30.0
     """Seconds of silence after which a server is probed."""
     timeout: float = 10.0
-    """Seconds that a probe waits for activity."""
+    """Seconds that a probe waits for any activity."""
     failure_threshold: int = 2
-    """How many probes in a row must fail for the connection to be considered lost."""
+    """How many probes in a row must fail before the connection is considered lost."""
 
     def __attrs_post_init__(self) -> None:
         problems = [

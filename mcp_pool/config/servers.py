@@ -1,4 +1,4 @@
-"""The specs of the kinds of servers: frozen values that say what to connect to, and what applies to it."""
+"""A spec for each kind of server: frozen values that say what to connect to, and how."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from mcp_pool.config.validation import (
 @final
 @attrs.frozen(repr=False)
 class StdioServer(ServerSpec):
-    """A server that runs as a process of its own and speaks over its standard input and output.
+    """A server that the pool runs as a process, over its standard input and output.
 
     Attributes:
-        command: The program to run; found along PATH.
-        args: Its arguments. The pool does not show them; other programs can see them, so a secret belongs into `env`.
+        command: The program to run; looked up on PATH.
+        args: Its arguments. The pool never shows them, but other programs can see them, so put secrets in `env`.
         env: Environment variables, merged over the SDK's short list of safe ones (not over `os.environ`). Never shown.
-        cwd: The working directory; None: that of this program.
+        cwd: The working directory. Default None: that of this program.
 
-    The other attributes are those that all kinds have, keyword-only: see `ServerSpec`.
+    For the other attributes, which are keyword-only, see `mcp_pool.config.spec.ServerSpec`.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -52,7 +52,7 @@ class StdioServer(ServerSpec):
 
     def _problems(self) -> Iterator[Problem]:
         if not is_text(self.command) or not self.command.strip():
-            yield "command", "must be the name or path of a program, a string that is not empty"
+            yield "command", "must be the name or path of a program, as a non-empty string"
         yield from string_problems("args", self.args, "arguments")
         if self.env is not None:
             yield from environment_problems(self.env)
@@ -67,15 +67,15 @@ class StdioServer(ServerSpec):
 
 @attrs.frozen(repr=False)
 class UrlServer(ServerSpec):
-    """What the two kinds of servers behind a URL have in common. Not made directly: use one of the kinds.
+    """What `HttpServer` and `SseServer` have in common. Not constructed directly.
 
     Attributes:
-        url: Where the server is, with `http` or `https`. Of it only scheme, host and port are ever shown.
-        headers: Sent with each request. Values are never shown.
-        auth: Authorizes each request: any `httpx2.Auth`, such as the SDK's OAuth providers. Never shown.
-        http_client: A client of your own, for certificates, proxies or transports of your own. It is borrowed and never
-            closed, and its connections, cookies and headers are whatever you share them with. If its transport sends
-            requests again by itself, a tool may run more than once. None: one for this server alone.
+        url: The server's address, with `http` or `https`. Only its scheme, host and port are ever shown.
+        headers: Headers for every request. Their values are never shown.
+        auth: Authorizes every request: any `httpx2.Auth`, such as the SDK's OAuth providers. Never shown.
+        http_client: An HTTP client of your own, for custom certificates, proxies or transports. The pool never closes
+            it, and its connections, cookies and headers are shared with everything else that uses it. If its transport
+            retries requests, a tool may run more than once. Default None: a client that only this server uses.
     """
 
     url: str
@@ -101,7 +101,7 @@ class UrlServer(ServerSpec):
     def current_problems(self) -> Iterator[Problem]:
         """See `ServerSpec.current_problems`."""
         if self.http_client is not None and self.http_client.is_closed:
-            yield "http_client", "must be open, and was closed"
+            yield "http_client", "must be open, but has been closed"
 
     def secrets(self) -> Iterable[str]:
         """See `ServerSpec.secrets`."""
@@ -112,14 +112,15 @@ class UrlServer(ServerSpec):
             yield from secrets_of_basic_auth(self.auth)
 
 
-# Without a decorator of their own: they add no fields, and attrs would generate all methods again at import.
+# No attrs decorator: they add no fields, and generating all methods again would slow down the import.
 
 
 @final
 class HttpServer(UrlServer):
-    """A server behind a URL, over streamable HTTP, in either protocol.
+    """A server behind a URL, over streamable HTTP, with the modern or a legacy protocol.
 
-    Its attributes are those of `UrlServer` and, keyword-only, those of `ServerSpec`.
+    For its attributes, see `mcp_pool.config.servers.UrlServer` and `mcp_pool.config.spec.ServerSpec`; all but `url` are
+    keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -130,10 +131,12 @@ class HttpServer(UrlServer):
 
 @final
 class SseServer(UrlServer):
-    """A server behind a URL, over the older HTTP with SSE. It always speaks a legacy protocol, whatever `mode` says.
+    """A server behind a URL, over the older HTTP+SSE transport. Its protocol is always legacy, whatever `mode` says.
 
-    The SDK takes no message of more than 1 MiB from it, even if `max_message_size` is more. Its attributes are those of
-    `UrlServer` and, keyword-only, those of `ServerSpec`.
+    The SDK accepts no message above 1 MiB from it, even if `max_message_size` is higher.
+
+    For its attributes, see `mcp_pool.config.servers.UrlServer` and `mcp_pool.config.spec.ServerSpec`; all but `url` are
+    keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -145,12 +148,12 @@ class SseServer(UrlServer):
 @final
 @attrs.frozen(repr=False)
 class InProcessServer(ServerSpec):
-    """A server that is an object of this program.
+    """A server that is an object in this program.
 
     Attributes:
-        server: The server; two specs are equal only if they name the same object.
+        server: The server. Two specs are equal only if they hold the same object.
 
-    The other attributes are those that all kinds have, keyword-only: see `ServerSpec`.
+    For the other attributes, which are keyword-only, see `mcp_pool.config.spec.ServerSpec`.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.

@@ -1,4 +1,4 @@
-"""The pool's own settings, and what holds for one server once the defaults are filled in."""
+"""The pool's own settings, and the limits of one server once the defaults are filled in."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Default(enum.Enum):
 
 
 DEFAULT: Final = Default.DEFAULT
-"""Stands for a parameter that was left out: the next wider setting applies."""
+"""Stands for an omitted parameter: the next wider setting applies."""
 
 Seconds: TypeAlias = float | Literal[Default.DEFAULT] | None
-"""A time in seconds; None: no bound; `DEFAULT`: the pool's setting."""
+"""A time in seconds; None for no limit, `DEFAULT` for the pool's setting."""
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Limits:
-    """The bounds and the policy of one server, with the pool's defaults filled in. Times in seconds."""
+    """The limits and policies of one server, with the pool's defaults filled in. Times are in seconds."""
 
     connect_timeout: float | None
     call_timeout: float | None
@@ -49,7 +49,7 @@ class Limits:
 @final
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The pool's own settings. Times in seconds; None: no bound."""
+    """The pool's own settings. Times are in seconds; None means no limit."""
 
     connect_timeout: float | None
     open_timeout: float | None
@@ -78,7 +78,7 @@ class Settings:
 
 
 def resolve(value: _T | Literal[Default.DEFAULT], wider: _T) -> _T:
-    """Return `value`, or the wider setting when it was left out."""
+    """Return `value`, or the wider setting if it is `DEFAULT`."""
     return wider if value is DEFAULT else value
 
 

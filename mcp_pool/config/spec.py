@@ -1,4 +1,4 @@
-"""What the specs of all kinds of servers have in common. A spec that exists is valid."""
+"""What all specs have in common. A spec is validated when it is constructed."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ CLIENT_OPTIONS: Final = frozenset(
         "sampling_capabilities",
     }
 )
-"""The arguments of `mcp.Client` that are the user's; all others are the pool's own."""
+"""The arguments of `mcp.Client` that users may set; the pool sets all others."""
 
 ANNOTATED: Final = "annotated"
-"""The value of `retry_safe` that trusts what a server says of its tools."""
+"""The value of `retry_safe` that trusts the server's annotations of its tools."""
 
 MEBIBYTE: Final = 2**20
 
 
-# The converters leave values of a wrong type alone: the check of the fields reports them.
+# The converters do not touch values of a wrong type: validation reports those.
 
 
 def as_tuple(value: Sequence[str]) -> Sequence[str]:
-    """Return a list as a tuple, and anything else as it is."""
+    """Turn a list into a tuple; return anything else unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def as_strings(value: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """Return a read-only copy of a mapping, and anything else as it is."""
+    """Turn a mapping into a read-only copy; return anything else unchanged."""
     return MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
 
 
@@ -62,30 +62,32 @@ def _as_options(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(value)) if is_mapping(value) else value
 
 
-# Never made itself: what attrs would generate for it would only cost every program time at import.
+# Never constructed itself: letting attrs generate its methods would only slow down the import.
 @attrs.frozen(kw_only=True, init=False, eq=False, repr=False)
 class ServerSpec:
-    """What all kinds of servers have in common. Not made directly: use one of the kinds.
+    """What the specs of all kinds of servers have in common. Not constructed directly.
 
     Specs are frozen, compared by value, hashable, and can be copied and pickled.
 
     Attributes:
-        connect_timeout: Seconds for one connection attempt: start, handshake and first listing. Default: the pool's.
-        call_timeout: Seconds of silence after which a call times out; progress restarts them. Default: the pool's.
-        max_call_time: Seconds for one call as a whole. Default: the pool's.
-        close_timeout: Seconds for a connection to close in order. Default: the pool's.
-        restart: When a lost connection is made again. Default: the pool's.
-        health: When the server is probed; None: never. Default: the pool's.
+        connect_timeout: Seconds for one connection attempt: the wait for a slot, start, handshake and first listing;
+            None for no limit. Default: the pool's.
+        call_timeout: Seconds of silence after which a call times out; progress restarts the time. None for no limit.
+            Default: the pool's.
+        max_call_time: Seconds for one call as a whole; None for no limit. Default: the pool's.
+        close_timeout: Seconds that a connection may take to close cleanly. Default: the pool's.
+        restart: When to reconnect after a connection is lost or an attempt fails. Default: the pool's.
+        health: When to probe the server; None disables health checks. Default: the pool's.
         required: Whether the pool's block opens only if this server connects. For `MCPPool(servers=…)`. Default False.
-        mode: How the protocol is found, as in `mcp.Client`: `"auto"`, `"legacy"`, or a modern version.
-        max_in_flight: How many calls may run at once; further ones wait in order of arrival. Default None: no bound.
-        max_message_size: The longest message in bytes that the server may send. Default 16 MiB.
-        include_tools: Globs of the tools that are offered, by the server's own names. Default: all.
-        exclude_tools: Globs of the tools that are left out; stronger than `include_tools`. Default: none.
-        retry_safe: Globs of the tools that may be sent again when a connection was lost and they may have run; or
-            `"annotated"`: those that the server marks with `readOnlyHint` or `idempotentHint`. Default: none.
-        callbacks: What answers the server's requests; where there is none, the pool's.
-        client_options: Handed on to `mcp.Client`: `cache`, `client_info`, `extensions`, `input_required_max_rounds`,
+        mode: How the protocol is chosen, as in `mcp.Client`: `"auto"`, `"legacy"`, or a modern version.
+        max_in_flight: How many calls may run at once; others wait in order of arrival. Default None: no limit.
+        max_message_size: The longest message that the server may send, in bytes. Default 16 MiB.
+        include_tools: Globs of the tools to offer, by the server's own names. Default: all.
+        exclude_tools: Globs of the tools to leave out, even if `include_tools` matches them. Default: none.
+        retry_safe: Globs of the tools that may be retried after a lost connection although they may have run; or
+            `"annotated"` for those that the server marks with `readOnlyHint` or `idempotentHint`. Default: none.
+        callbacks: Functions that answer the server's requests. Missing ones are taken from the pool's `callbacks`.
+        client_options: Passed on to `mcp.Client`: `cache`, `client_info`, `extensions`, `input_required_max_rounds`,
             `log_level`, `prior_discover`, `sampling_capabilities`.
     """
 
@@ -103,7 +105,7 @@ class ServerSpec:
     exclude_tools: Sequence[str] = attrs.field(default=(), converter=as_tuple)
     retry_safe: Sequence[str] = attrs.field(default=(), converter=as_tuple)
     callbacks: ClientCallbacks = attrs.field(factory=ClientCallbacks)
-    # A mapping has no hash; specs that differ only in it are told apart by comparison.
+    # A mapping is not hashable; specs that differ only here are still unequal.
     client_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_options, hash=False)
 
     def __attrs_post_init__(self) -> None:
@@ -143,7 +145,7 @@ class ServerSpec:
         yield from _option_problems(self.client_options)
 
     def current_problems(self) -> Iterator[Problem]:
-        """Yield what has become wrong since the spec was made, as pairs of a field's name and a sentence."""
+        """Yield what has become invalid since the spec was constructed."""
         yield from ()
 
     def secrets(self) -> Iterable[str]:
@@ -168,10 +170,10 @@ def _option_problems(options: object) -> Iterator[Problem]:
         yield "client_options", f"must be a mapping, not {kind_of(options)}"
         return
     if foreign := sorted(str(key) for key in options if key not in CLIENT_OPTIONS):
-        yield "client_options", f"has {', '.join(foreign)}; allowed are {', '.join(sorted(CLIENT_OPTIONS))}"
+        yield "client_options", f"has {', '.join(foreign)}, but only allows {', '.join(sorted(CLIENT_OPTIONS))}"
         return
     try:
-        # A client that is never entered: its constructor is what knows the rules of its options.
+        # Never entered: constructing a client is how its options are validated.
         Client(cast("Transport", nullcontext()), **options)
     except (TypeError, ValueError) as error:
-        yield "client_options", f"was refused by mcp.Client: {error}"
+        yield "client_options", f"was rejected by mcp.Client: {error}"

@@ -1,4 +1,4 @@
-"""What holds for one server of a pool: its id, its spec, and the bounds with the pool's defaults filled in."""
+"""One server of a pool: its id, its spec, and its limits with the pool's defaults filled in."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from mcp_pool.errors import ConfigError
 @final
 @attrs.frozen(eq=False, repr=False)
 class Target:
-    """One server, as everything that connects to it, calls it or speaks about it needs to know it."""
+    """What is needed to connect to a server, to call it, and to write about it."""
 
     server_id: str
     """Its id in the pool."""
     spec: ServerConfig
     """What to connect to."""
     limits: Limits
-    """Its bounds."""
+    """Its limits, with the pool's defaults filled in."""
     redactor: Redactor
     """Removes its secrets from texts and errors."""
 
     @classmethod
     def of(cls, settings: Settings, server_id: str, spec: ServerConfig) -> Target:
-        """Fill in the pool's settings where the spec has none.
+        """Fill in the pool's settings for whatever the spec leaves out.
 
         Raises:
-            ConfigError: The pool's function of callbacks failed, or returned something else.
+            ConfigError: The pool's `callbacks` function raised, or returned something other than callbacks.
         """
         limits = Limits(
             connect_timeout=resolve(spec.connect_timeout, settings.connect_timeout),
@@ -45,18 +45,18 @@ class Target:
             health=resolve(spec.health, settings.health),
             callbacks=spec.callbacks.merged_with(_pool_callbacks(settings, server_id)),
         )
-        # What the id itself says is not a secret: it stands in every message.
+        # A value that is part of the id is not masked: the id appears in every message.
         return cls(server_id, spec, limits, Redactor.of(spec.secrets(), shown=server_id))
 
 
 def _pool_callbacks(settings: Settings, server_id: str) -> ClientCallbacks:
-    """Ask the pool's function for the callbacks of a server."""
+    """Call the pool's `callbacks` function for a server."""
     if settings.callbacks is None:
         return ClientCallbacks()
     try:
         given = settings.callbacks(server_id)
     except Exception as error:
-        problem = ("callbacks", f"could not be had: the pool's function raised {type(error).__name__}")
+        problem = ("callbacks", f"failed: the pool's function raised {type(error).__name__}")
         raise ConfigError(
             f"server {server_id!r}: {' '.join(problem)}.", server_id=server_id, problems=[problem]
         ) from error
@@ -67,9 +67,9 @@ def _pool_callbacks(settings: Settings, server_id: str) -> ClientCallbacks:
 
 
 def check(server_id: object, spec: object) -> None:
-    """Raise `ConfigError`, naming the id, when an id is invalid, or a spec is none or has become invalid."""
+    """Raise `ConfigError` if the id is invalid, or the spec is not a spec or has become invalid."""
     if not isinstance(server_id, str) or not server_id or not server_id.isprintable():
-        problem = ("server_id", f"must be a printable string that is not empty, not {server_id!r}")
+        problem = ("server_id", f"must be a non-empty printable string, not {server_id!r}")
         raise ConfigError(f"{' '.join(problem)}.", problems=[problem])
     if isinstance(spec, ServerSpec):
         problems = spec.current_problems()
@@ -80,7 +80,7 @@ def check(server_id: object, spec: object) -> None:
 
 
 def check_all(servers: object) -> dict[str, ServerConfig]:
-    """Return the servers given to a pool as a dictionary of its own, or raise `ConfigError`."""
+    """Return a copy of the servers given to a pool, or raise `ConfigError`."""
     if servers is None:
         return {}
     if not is_mapping(servers):

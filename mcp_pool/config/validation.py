@@ -1,6 +1,6 @@
-"""What makes a value invalid: predicates, and problems as pairs of a field's name and the end of a sentence about it.
+"""What makes a value invalid: predicates, and problems as pairs of a field's name and the rest of a sentence about it.
 
-Each class of the configuration collects its problems when it is made, and `reject` raises them all together.
+Each configuration class collects its problems when it is constructed, and `reject` raises them all together.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from pydantic_core import to_json
 
 from mcp_pool.errors import ConfigError
 
-# Not compiled here: few programs need them, and all would pay for it at import.
+# Not compiled here, to keep the import fast: few programs need them.
 _HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEADER_VALUE: Final = r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?"
 _HOST: Final = r"[\w.-]+|[0-9A-Fa-f:.]+(%25[\w.-]+)?"
-_HEADERS_OF_THE_WIRE: Final = frozenset({"content-length", "transfer-encoding", "mcp-session-id"})
-"""Headers that would break each request, or put it into another connection's session."""
+_TRANSPORT_HEADERS: Final = frozenset({"content-length", "transfer-encoding", "mcp-session-id"})
+"""Headers that would break every request, or put it in another connection's session."""
 HIGHEST_PORT: Final = 65535
 
-
 Problem: TypeAlias = tuple[str, str]
-"""A field's name, and the end of a sentence that begins with it."""
+"""A field's name, and the rest of a sentence about it."""
 
 
 def reject(owner: str, problems: Iterable[Problem], *, server_id: str | None = None, after: str = "") -> None:
     """Raise one `ConfigError` for all problems, if there are any.
 
     Args:
-        owner: What they are problems of: the beginning of the message.
-        problems: Usually none.
-        server_id: The server, where it is known.
-        after: A sentence to end the message with.
+        owner: What has the problems; the message begins with it.
+        problems: The problems; usually none.
+        server_id: The id of the server, if it is known.
+        after: The last sentence of the message.
     """
     if found := tuple(problems):
         reason = f"{owner}: {'; '.join(map(' '.join, found))}.{after and f' {after}'}"
@@ -44,21 +43,21 @@ def reject(owner: str, problems: Iterable[Problem], *, server_id: str | None = N
 
 
 def kind_of(value: object) -> str:
-    """Return the name of a value's class with its article, for the end of a sentence."""
+    """Return the name of a value's class, with an article."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def is_count(value: object, *, least: int) -> bool:
-    """Tell whether a value is a whole number of at least `least`; True and False are none."""
+    """Tell whether a value is a whole number of at least `least`; booleans do not count."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a finite number; True and False are none."""
+    """Tell whether a value is a finite number; booleans do not count."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer too large for a float
         return False
 
 
@@ -68,7 +67,7 @@ def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Tell whether a value is a string that can be given to a process."""
+    """Tell whether a value is a string that can be passed to a process."""
     try:
         return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:  # half a surrogate pair
@@ -82,18 +81,18 @@ def count_problems(name: str, value: object) -> Iterator[Problem]:
 
 
 def kind_problems(name: str, value: object, kind: type | tuple[type, ...], rule: str) -> Iterator[Problem]:
-    """Yield a problem unless the value is of the kind."""
+    """Yield a problem unless the value is an instance of `kind`."""
     if not isinstance(value, kind):
         yield name, f"{rule}, not {kind_of(value)}"
 
 
 def instance_problems(name: str, value: object, kind: type) -> Iterator[Problem]:
-    """Yield a problem unless the value is an instance of a class, which checks its own fields."""
+    """Yield a problem unless the value is an instance of a class that validates its own fields."""
     yield from kind_problems(name, value, kind, f"must be a {kind.__name__}")
 
 
 def path_problems(name: str, value: object) -> Iterator[Problem]:
-    """Yield a problem unless the value is a path that can be given to a process."""
+    """Yield a problem unless the value is a path that can be passed to a process."""
     if not isinstance(value, str | os.PathLike):
         yield name, f"must be a path, not {kind_of(value)}"
     elif not is_text(os.fspath(cast("str | os.PathLike[str]", value))):
@@ -101,29 +100,29 @@ def path_problems(name: str, value: object) -> Iterator[Problem]:
 
 
 def string_problems(name: str, value: object, kind: str) -> Iterator[Problem]:
-    """Yield a problem for each item that is no string, or one when the value is no sequence of items."""
+    """Yield a problem for each item that is not a string, or one problem if the value is not a list or tuple."""
     if not isinstance(value, tuple):
         yield name, f"must be a list or tuple of {kind}, not {kind_of(value)}"
         return
     for position, item in enumerate(cast("tuple[object, ...]", value)):
         if not is_text(item):
-            yield name, f"must hold encodable strings without NUL; item {position} is none"
+            yield name, f"must contain only encodable strings without NUL; item {position} is not one"
 
 
 def environment_problems(environment: object) -> Iterator[Problem]:
-    """Yield a problem for each variable that no process can be given. Values are never shown."""
+    """Yield a problem for each variable that cannot be passed to a process. Values are never shown."""
     if not is_mapping(environment):
         yield "env", f"must be a mapping of names to values, not {kind_of(environment)}"
         return
     for name, value in environment.items():
         if not is_text(name) or not name or "=" in name:
-            yield "env", "must have names that are strings, not empty, without '=' and NUL"
+            yield "env", "must have names that are non-empty strings without '=' or NUL"
         elif not is_text(value):
-            yield "env", f"must have values that are encodable strings without NUL; that of {name!r} is none"
+            yield "env", f"must have values that are encodable strings without NUL; the value of {name!r} is not"
 
 
 def url_problems(name: str, value: object) -> Iterator[Problem]:
-    """Yield a problem unless the value is a URL that HTTP can be spoken to. Nothing of it is shown."""
+    """Yield a problem unless the value is a URL for HTTP. No part of it is shown."""
     if not isinstance(value, str):
         yield name, f"must be a URL as a string, not {kind_of(value)}"
         return
@@ -135,9 +134,9 @@ def url_problems(name: str, value: object) -> Iterator[Problem]:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         yield name, "must begin with http:// or https:// and name a host"
     elif not re.fullmatch(_HOST, parsed.raw_host.decode("ascii", "replace"), re.ASCII):
-        yield name, "must name a host in letters, digits, hyphens and dots, or by its address"
+        yield name, "must name a host by letters, digits, hyphens and dots, or by its IP address"
     elif parsed.port is not None and not 0 < parsed.port <= HIGHEST_PORT:
-        yield name, f"must have a port from 1 to {HIGHEST_PORT}"
+        yield name, f"must have a port between 1 and {HIGHEST_PORT}"
 
 
 def header_problems(headers: object) -> Iterator[Problem]:
@@ -148,14 +147,14 @@ def header_problems(headers: object) -> Iterator[Problem]:
     seen = set[str]()
     for name, value in headers.items():
         if not isinstance(name, str) or not re.fullmatch(_HEADER_NAME, name):
-            yield "headers", "must have names of letters, digits and hyphens; one is something else"
+            yield "headers", "must have names of letters, digits and hyphens; one name has other characters"
             continue
         if name.lower() in seen:
-            yield "headers", f"must name each header once, and not {name!r} twice"
-        if name.lower() in _HEADERS_OF_THE_WIRE:
-            yield "headers", f"must not have {name!r}, which is decided for each request anew"
+            yield "headers", f"must not name a header twice, as it does {name!r}"
+        if name.lower() in _TRANSPORT_HEADERS:
+            yield "headers", f"must not contain {name!r}, which the transport sets for each request"
         if not isinstance(value, str) or not re.fullmatch(_HEADER_VALUE, value):
-            yield "headers", f"must have values of printable ASCII, without spaces around; that of {name!r} has not"
+            yield "headers", f"must have values of printable ASCII without surrounding spaces; that of {name!r} is not"
         seen.add(name.lower())
 
 
@@ -168,7 +167,7 @@ def json_problems(name: str, value: object) -> Iterator[Problem]:
 
 
 def argument_problems(name: str, value: object, kind: type = object) -> Iterator[Problem]:
-    """Yield a problem unless the value is None or maps strings to values of the kind."""
+    """Yield a problem unless the value is None or maps strings to values of type `kind`."""
     if value is None:
         return
     if not is_mapping(value):
@@ -176,4 +175,4 @@ def argument_problems(name: str, value: object, kind: type = object) -> Iterator
     elif not all(isinstance(key, str) for key in value):
         yield name, "must have strings as keys"
     elif not all(isinstance(item, kind) for item in value.values()):
-        yield name, f"must have values that are {kind.__name__}"
+        yield name, f"must have only values of type {kind.__name__}"

@@ -1,15 +1,15 @@
-"""The task group: one child task per server, one cancel that ends them all.
+"""The task group: one child task per server, one cancellation that ends them all.
 
-* `block`: body first, then connections; the errors that leave it
-* `supervisor`: admits servers, finds them, and ends them
-* `waiting`: for an attempt, for one connection, for many
-* `child_group`: a group of children and their registry: what one cancel ends
-* `child`: connect, stay connected, ask the policy, wait, and again
-* `connect_limiter`: how many servers connect at once
-* `health`: probes of silent servers
-* `restart`: the decision what follows a failure
+* `block`: ends the body first, then the connections, and decides which error leaves the block
+* `supervisor`: adds servers, finds them, and ends them
+* `waiting`: waits for an attempt, for one connection, or for many
+* `child_group`: a group of children and their registry, ended by one cancellation
+* `child`: connects, stays connected, asks the policy, waits, and starts over
+* `connect_limiter`: limits how many servers connect at once
+* `health`: probes silent servers
+* `restart`: decides what follows a failure
 * `registry`: the rows of the current servers
 * `events`: what happened, and a bounded broadcast of it
-* `state`: the states of a server, and the legal moves between them
+* `state`: the states of a server, and the legal transitions between them
 * `call_counts`: how the calls to one server ended
 """

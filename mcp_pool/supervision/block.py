@@ -1,4 +1,4 @@
-"""The block around the body: the body ends first, then the connections, and what leaves it is what the body raised."""
+"""The block around the body. The body ends first, then the connections; what the body raised leaves the block."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Block:
     """One `async with` block of a pool; it is entered once."""
 
     supervisor: Supervisor
-    """Whose children live as long as the block."""
+    """Its children run for as long as the block."""
     _entered: bool = attrs.field(default=False, init=False)
     _opening: anyio.CancelScope = attrs.field(init=False, repr=False)
     _body: anyio.CancelScope = attrs.field(init=False, repr=False)
 
     def cancel(self) -> None:
-        """Cancel the block: what it is opening, the body, then the connections. It swallows this cancellation."""
+        """Cancel the block: its opening or its body, then the connections. It swallows this cancellation."""
         self._opening.cancel()
         self._body.cancel()
 
@@ -37,14 +37,14 @@ class Block:
         """Open the pool, run the body, and end all connections.
 
         Args:
-            servers: Are connected before the body begins.
+            servers: The servers to connect before the body starts.
 
         Raises:
-            PoolClosed: It was entered before.
+            PoolClosed: The block has been entered before.
             BaseException: Whatever the body raised, as the same object.
         """
         if self._entered:
-            raise PoolClosed("A pool opens once. Make a new MCPPool for another block.")
+            raise PoolClosed("A pool can only be opened once.", advice="Create a new MCPPool for each block.")
         self._entered = True
         self._opening, self._body = anyio.CancelScope(), anyio.CancelScope()
         failure: BaseException | None = None
@@ -61,31 +61,31 @@ class Block:
                         except BaseException as error:
                             if _has_cancellation(error):
                                 raise
-                            # Kept from the scope as well: on trio it makes a new group of any group that passes it.
+                            # Kept away from the scope, too: on trio, a group passing it becomes a new object.
                             failure = error
-                except BaseException as error:  # noqa: BLE001  # kept from the group, which would wrap it; raised below
+                except BaseException as error:  # noqa: BLE001  # the group would wrap it; raised below
                     failure = error
                 finally:
                     self.supervisor.finish()
         except BaseException as error:  # noqa: BLE001  # likewise
-            failure = _graver(failure, plain(error))
+            failure = _more_important(failure, plain(error))
         if failure is not None:
             try:
                 raise failure
             finally:
-                del failure  # its traceback leads to this frame: without this, a cycle would keep both alive
+                del failure  # breaks a reference cycle: its traceback refers to this frame
 
 
-def _graver(of_body: BaseException | None, of_connections: BaseException) -> BaseException:
-    """Choose between what left the body and what ended the connections, which cancelled the body or failed its calls.
+def _more_important(of_body: BaseException | None, of_connections: BaseException) -> BaseException:
+    """Choose between the error that left the body and the one that ended the connections.
 
-    An error of the body yields only to the end of the program, which a server in this program can ask for.
+    An error of the body only gives way to `SystemExit` and the like, which an in-process server may raise.
     """
     cancelled = anyio.get_cancelled_exc_class()
     if of_body is None or isinstance(of_body, cancelled):
         return of_connections
     if isinstance(of_connections, Exception):
-        log("ERROR", None, "The connections ended with {}, behind the error of the body", type(of_connections).__name__)
+        log("ERROR", None, "{} ended the connections after the body had failed", type(of_connections).__name__)
         return of_body
     ends_program = isinstance(of_body, Exception) and not isinstance(of_connections, cancelled)
     return of_connections if ends_program else of_body

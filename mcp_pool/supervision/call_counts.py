@@ -13,12 +13,11 @@ class CallCounts:
     """How the calls to one server ended so far."""
 
     done: int = 0
-    """Calls that brought a result."""
+    """Calls that returned a result."""
     failed: int = 0
-    """Calls that ended with an error, a time-out or a cancellation."""
-
+    """Calls that ended with an error, a timeout or a cancellation."""
     tool_errors: int = 0
-    """Those of `done` whose result says by `is_error` that the tool failed."""
+    """Calls in `done` whose result has `is_error` set: the tool itself failed."""
 
     def after(self, *, succeeded: bool, tool_error: bool) -> CallCounts:
         """Return the counts after one more call."""

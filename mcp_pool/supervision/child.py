@@ -1,6 +1,6 @@
-"""One child: connect, stay connected, ask the policy, wait, and again, until it is ended.
+"""One child: it connects, stays connected, asks the policy, waits, and starts over, until it is ended.
 
-The child keeps the connection that it started, and is the only one that ends it; its row only shows it.
+The child owns the connection that it started, and nothing else ends it; its row only shows it.
 """
 
 from __future__ import annotations
@@ -37,25 +37,24 @@ if TYPE_CHECKING:  # loaded with the first process
 @final
 @attrs.define(eq=False, repr=False)
 class Child:
-    """The task that owns one server's connections, one after the other."""
+    """The task that owns one server's connections, one after another."""
 
     row: Row
-    """Its row, which exists as long as the child."""
+    """Its row, which exists exactly as long as the child."""
     limiter: ConnectLimiter
     """Where attempts wait for a slot."""
     guardian: Callable[[], Guardian]
-    """Returns the pool's guardian, which the first process starts."""
+    """Returns the pool's guardian, which is started with the first process."""
     monitor: HealthMonitor
-    """Probes a server that is silent."""
+    """Probes the server when it is silent."""
     _connection: Connection | None = attrs.field(default=None, init=False)
-    """The open connection; the child is the only one that ends it."""
+    """The open connection; only the child ends it."""
     _restarts: int = attrs.field(default=0, init=False)
     """Restarts in a row, as the policy counts them."""
     _is_legacy: bool = attrs.field(default=False, init=False)
-    """Whether the server has shown that it speaks a legacy protocol only, so that attempts need not probe it again."""
-
+    """Whether the server turned out to support only a legacy protocol, so that attempts skip `server/discover`."""
     _renewal_limit: SessionRenewalLimit = attrs.field(init=False)
-    """When its session was last renewed on suspicion: one connection does not know of the one before."""
+    """When its session was last renewed on suspicion; kept here because it must outlast a connection."""
 
     def __attrs_post_init__(self) -> None:
         self._renewal_limit = SessionRenewalLimit(self.row.target.limits.restart.stable_after)
@@ -65,7 +64,7 @@ class Child:
         with self.row as row, row.scope:
             try:
                 await self._wait_for_predecessors()
-                while not self._is_done:  # again: an attempt may have been requested while the last one was drained
+                while not self._is_done:  # an attempt may be requested while the last connection drains
                     async with anyio.create_task_group() as connections:
                         while not self._is_done:
                             await self._stay_connected(connections)
@@ -81,19 +80,19 @@ class Child:
         return isinstance(self.row.state, Closing) or (isinstance(self.row.state, Failed) and not self.row.persistent)
 
     async def _wait_for_predecessors(self) -> None:
-        """Two connections of one id never overlap: a closing server may still hold a lock, a port or a file."""
-        # Shielded: a child that ended before its predecessor would hide it from a third one of the same id.
+        """Wait until no other server uses this id: one that is closing may still hold a lock, a port or a file."""
+        # Shielded: if this child ended before its predecessor, a third one with the same id would not wait for that.
         with anyio.CancelScope(shield=True):
             for older in self.row.predecessors():
                 await older.ended.wait()
         self.row.predecessor = None
-        await anyio.lowlevel.checkpoint_if_cancelled()  # the shield has kept it from being noticed
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the shield has hidden any cancellation
 
     async def _stay_connected(self, connections: TaskGroup) -> None:
-        """Run one connection in a task of its own, from the attempt to its end. The row's state then says what is next.
+        """Run one connection in its own task, from the attempt to the end. The row's state then says what comes next.
 
-        A child that is cancelled must not tear the client's tasks down under it. So the connection's task is shielded
-        while the connection is open, and a cancellation becomes a close.
+        Cancelling the child must not cancel the client's own tasks before the client has closed. So the connection's
+        task is shielded while the connection is open, and a cancellation turns into an orderly close.
         """
         row, attempt, ended = self.row, self.row.state.attempt, anyio.Event()
         connections.start_soon(self._connect, ended, name=f"mcp_pool: connection of {row.server_id!r}")
@@ -103,19 +102,19 @@ class Child:
             await ended.wait()
         finally:
             if self._connection is not None:
-                # Whoever disconnects one server has it refuse calls first; whoever ends them all just cancels.
+                # `disconnect` makes a server refuse calls before it cancels the child; ending all of them does not.
                 alone = isinstance(row.state, Closing)
                 row.refuse()
-                self._close("was disconnected" if alone else "was closed together with all servers of the pool")
+                self._close("was disconnected" if alone else "was closed with all servers of the pool")
 
     def _close(self, what: str) -> None:
-        """End the connection on purpose, if there is one."""
+        """Close the connection deliberately, if there is one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close(what)
 
     async def _connect(self, ended: anyio.Event) -> None:
-        """Connect, and hold the connection. Sets `ended` at its end; earlier, where it only finishes its last calls."""
+        """Connect and hold the connection. Sets `ended` when it ends, or when it only has to finish its last calls."""
         timeout, slot = self.row.target.limits.connect_timeout, self.limiter.acquire_nowait()
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         try:
@@ -123,12 +122,12 @@ class Child:
                 with anyio.CancelScope(deadline=deadline):
                     slot = await self.limiter.acquire()
             if slot is None:
-                raise self._queue_timeout()  # noqa: TRY301  # one place settles all failures of an attempt
+                raise self._queue_timeout()  # noqa: TRY301  # one place handles all failures of an attempt
             await self._hold(deadline, slot, ended)
         except ConnectError as error:
-            self._is_legacy = False  # the verdict may have been about another version of the server
+            self._is_legacy = False  # the server may be another version by now
             self._settle(error, uptime=0.0)
-        except Exception as error:  # noqa: BLE001  # else an attempt that breaks off would end the whole block
+        except Exception as error:  # noqa: BLE001  # otherwise an unexpected error would end the whole block
             self._settle(self._broken_attempt(plain(error)), uptime=0.0)
         finally:
             if slot is not None:
@@ -137,15 +136,15 @@ class Child:
             self.row.changed.notify()
 
     async def _hold(self, deadline: float, slot: ConnectSlot, ended: anyio.Event) -> None:
-        """Connect, once more with the legacy handshake where that is called for, and hold the connection."""
+        """Connect, if necessary a second time with the legacy handshake, and hold the connection."""
         connector = self._connector(deadline, slot, ended)
         try:
             await connector.run()
         except ConnectError:
-            # A process may have exited because of a request it never heard of: connect again, without that request.
-            exited_on_it = connector.channel.disconnect_cause is not None and connector.channel.phase == "discover"
-            target, mode = self.row.target, connector.attempt.mode
-            if mode != "auto" or not exited_on_it or not isinstance(target.spec, StdioServer):
+            # Some old servers exit on `server/discover`, which they do not know: connect again without it.
+            channel, target, mode = connector.channel, self.row.target, connector.attempt.mode
+            exited_on_discover = channel.disconnect_cause is not None and channel.phase == "discover"
+            if mode != "auto" or not exited_on_discover or not isinstance(target.spec, StdioServer):
                 raise
             self._is_legacy = True
             connector = self._connector(deadline, slot, ended)
@@ -174,7 +173,7 @@ class Child:
     def _on_open(self, slot: ConnectSlot, connection: Connection, inventory: Inventory) -> None:
         self.limiter.release(slot)
         row = self.row
-        if isinstance(row.state, Closing):  # while calls on an earlier connection were being drained
+        if isinstance(row.state, Closing):  # it was disconnected while calls on an earlier connection drained
             connection.close("was disconnected")
             return
         self._is_legacy = not connection.is_modern and row.target.spec.mode == "auto"
@@ -182,28 +181,28 @@ class Child:
         row.become_ready(connection, inventory)
         self.monitor.watch(connection)
         if connection.generation == 1 and connection.needs_log_level:
-            words = "Server {!r} speaks {}: its log messages come only with a log_level in client_options"
-            log("WARNING", row.server_id, words, row.server_id, connection.info.protocol_version)
-        words = "Server {!r} is connected (connection {}, protocol {}, {} tools)"
+            message = "Server {!r} uses protocol {}: to receive its log messages, set log_level in client_options"
+            log("WARNING", row.server_id, message, row.server_id, connection.info.protocol_version)
+        message = "Server {!r} is connected (connection {}, protocol {}, {} tools)"
         version = connection.info.protocol_version
-        log("INFO", row.server_id, words, row.server_id, connection.generation, version, len(inventory.tools))
+        log("INFO", row.server_id, message, row.server_id, connection.generation, version, len(inventory.tools))
 
     def _on_lost(self, ended: anyio.Event, connection: Connection) -> None:
         self._connection = None
         if connection.is_draining:
             ended.set()
-        if isinstance(self.row.state, Ready):  # else a restart was requested already, or the server is leaving
+        if isinstance(self.row.state, Ready):  # otherwise a restart was already requested, or the server is closing
             self._settle(connection.lost(), uptime=anyio.current_time() - self.row.state.since)
 
     def _settle(self, error: ConnectError | ConnectionLost, *, uptime: float) -> None:
-        """Ask the policy what follows a failure, and change the row's state. The log is last: sinks are user code."""
+        """Ask the policy what follows a failure, and change the row's state. Logs last, because sinks are user code."""
         row, state = self.row, self.row.state
         if isinstance(state, Closing):
             return
         now, past = anyio.current_time(), {"attempt": state.attempt, "generation": state.generation}
         decision = None
         if row.persistent and not (isinstance(error, ConnectError) and not error.retryable):
-            chance = random.random()  # noqa: S311  # jitter is no secret
+            chance = random.random()  # noqa: S311  # jitter needs no cryptographic randomness
             decision = decide(row.target.limits.restart, restarts=self._restarts, uptime=uptime, chance=chance)
         if decision is None:
             row.move(Failed(**past, since=now, error=error))
@@ -215,12 +214,12 @@ class Child:
             log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", error, decision.after)
 
     def _queue_timeout(self) -> ConnectTimeout:
-        """Return the error of an attempt that got no slot in time."""
+        """Return the error for an attempt that got no slot in time."""
         row = self.row
         timeout = row.target.limits.connect_timeout
         return ConnectTimeout(
-            f"Server {row.server_id!r} (attempt {row.state.attempt}) got no slot to connect within "
-            f"connect_timeout={timeout} s: all {self.limiter.slots} were taken.",
+            f"Server {row.server_id!r} (attempt {row.state.attempt}) got no connect slot within "
+            f"connect_timeout={timeout} s: all {self.limiter.slots} slots were in use.",
             advice="Raise max_connecting or connect_timeout.",
             server_id=row.server_id,
             generation=row.state.generation,
@@ -229,11 +228,11 @@ class Child:
         )
 
     def _broken_attempt(self, error: BaseException) -> ConnectError:
-        """Return the error of an attempt that broke off in a way that nothing accounts for."""
+        """Return the error for an attempt that ended with an unexpected exception."""
         row = self.row
         return ConnectError(
-            f"Server {row.server_id!r} (attempt {row.state.attempt}) could not be connected: the attempt broke off "
-            f"with {type(error).__name__}. See the cause.",
+            f"Server {row.server_id!r} (attempt {row.state.attempt}) could not be connected: the attempt failed "
+            f"unexpectedly with {type(error).__name__}. See the cause.",
             server_id=row.server_id,
             generation=row.state.generation,
             attempt=row.state.attempt,

@@ -1,4 +1,4 @@
-"""A group of children and their registry: what one cancel ends."""
+"""A group of children and their registry, ended by one cancellation."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class ChildGroup:
         self._arriving, self._arrivals = anyio.create_memory_object_stream[Child](math.inf)
 
     def start(self, child: Child) -> None:
-        """Start a child, in the context in which the pool was opened and not in that of the caller."""
+        """Start a child, in the context in which the pool was opened, not in the caller's."""
         self._arriving.send_nowait(child)
 
     def end(self) -> None:
-        """End all children; `ended` tells when they have."""
+        """End all children; `ended` is set when they have ended."""
         self._arriving.close()
 
     def discard(self) -> None:
-        """Close a group that is never to run."""
+        """Close a group that will never run."""
         self._arriving.close()
         self._arrivals.close()
 
     async def run(self) -> None:
-        """Hold the group of children until `end` is called and they have ended."""
+        """Run the children until `end` is called and they have ended."""
         try:
             with self._arrivals:
                 async with anyio.create_task_group() as children:
                     async for child in self._arrivals:
                         children.start_soon(child.run, name=f"mcp_pool: child {child.row.server_id!r}")
-                    children.cancel_scope.cancel()  # the one cancel
+                    children.cancel_scope.cancel()  # the one cancellation that ends them all
         finally:
             self.ended.set()

@@ -1,4 +1,4 @@
-"""How many servers connect at once: a pool of hundreds must not start them all in one moment."""
+"""Limits how many servers connect at once: a pool of hundreds must not start all of them in the same moment."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import attrs
 from mcp_pool._shared.changed import Changed
 
 SLOT_TIME: Final = 1.0
-"""Seconds for which an attempt holds its slot: most are done by then, and one that hangs must not hold up others."""
+"""Seconds that an attempt may hold its slot. Most are done by then, and one that hangs must not delay the others."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class ConnectSlot:
-    """The slot of one attempt."""
+    """The slot that one attempt holds."""
 
     until: float
-    """When it is free again, on the event loop's clock, if it is not released before."""
+    """When it becomes free, on the event loop's clock, unless it is released earlier."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class ConnectLimiter:
-    """Lets attempts begin, so many at once, in the order in which they came."""
+    """Lets a limited number of attempts run at once, in order of arrival."""
 
     slots: int
-    """How many."""
+    """How many may run at once."""
     _taken: set[ConnectSlot] = attrs.field(factory=set[ConnectSlot], init=False)
     _released: Changed = attrs.field(factory=Changed, init=False)
     _turn: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
-    """Held by the first of those who wait: only one of hundreds wakes when a slot is free."""
+    """Held by the first task that waits, so that a free slot wakes one task and not hundreds."""
 
     def acquire_nowait(self) -> ConnectSlot | None:
-        """Take a slot if one is free and nobody waits for it."""
+        """Take a slot if one is free and no other attempt is waiting."""
         return None if self._turn.locked() else self._take()
 
     async def acquire(self) -> ConnectSlot:
@@ -47,7 +47,7 @@ class ConnectLimiter:
             return slot
 
     def release(self, slot: ConnectSlot) -> None:
-        """Give a slot back; nothing happens when it was given back before."""
+        """Release a slot; does nothing if it has been released already."""
         if slot in self._taken:
             self._taken.remove(slot)
             self._released.notify()

@@ -1,4 +1,4 @@
-"""What happened, as frozen values, and a bounded broadcast of them."""
+"""Events as frozen values, and a bounded broadcast of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mcp_pool._shared.changed import Changed
 from mcp_pool.supervision.state import ConnectionStatus, State
 
 BUFFER: Final = 1024
-"""Events that wait for a reader; the oldest are dropped, and the reader learns how many."""
+"""How many events wait for one reader. Beyond that the oldest are dropped, and the reader is told how many."""
 
 
 @final
 @attrs.frozen
 class ServerAdded:
-    """A server was admitted; it is connecting."""
+    """A server was added; it is connecting."""
 
     server_id: str
 
@@ -29,19 +29,19 @@ class StatusChanged:
 
     server_id: str
     status: ConnectionStatus
-    """The new status; equal to the old one where only the state behind it changed."""
+    """The new status; the same as before if only the state behind it changed."""
     generation: int
     """How many connections there have been."""
     error: Exception | None = None
-    """Why, for the status `ERROR`."""
+    """What went wrong, if the status is `ERROR`."""
     state: State | None = attrs.field(default=None, eq=False)
-    """The new state, with its details, such as when the next attempt begins; no part of an equality."""
+    """The new state with its details, such as the time of the next attempt; ignored by comparisons."""
 
 
 @final
 @attrs.frozen
 class CatalogChanged:
-    """A new listing of what a server offers differs from the one before."""
+    """A server's latest listing differs from the previous one."""
 
     server_id: str
 
@@ -53,21 +53,22 @@ class ServerRemoved:
 
     server_id: str
     error: Exception | None = None
-    """Its last error, if it left with one."""
+    """Its last error, if there was one."""
 
 
 @final
 @attrs.frozen
 class PoolCleared:
-    """All servers that had been admitted have left at once: `close_all()` was called."""
+    """All servers have left at once: `close_all()` was called."""
 
 
 @final
 @attrs.frozen
 class EventsDropped:
-    """The reader was too slow: so many events were dropped at this point."""
+    """The reader was too slow, and events were dropped at this point."""
 
     count: int
+    """How many were dropped."""
 
 
 Event: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved | PoolCleared | EventsDropped
@@ -79,16 +80,16 @@ class EventQueue:
     """The events that wait for one reader."""
 
     waiting: deque[Event] = attrs.field(factory=deque[Event], init=False)
-    """The events, the oldest first."""
+    """The events, oldest first."""
     dropped: int = attrs.field(default=0, init=False)
-    """How many were dropped since the reader was last told."""
+    """How many were dropped since the reader last heard of it."""
     is_closed: bool = attrs.field(default=False, init=False)
-    """Whether no more will come."""
+    """Whether no more events will come."""
     changed: Changed = attrs.field(factory=Changed, init=False)
     """Wakes the reader."""
 
     def put(self, event: Event) -> None:
-        """Keep an event for the reader, dropping the oldest when it is too slow."""
+        """Add an event for the reader; if the reader is too slow, drop the oldest."""
         if len(self.waiting) == BUFFER:
             self.waiting.popleft()
             self.dropped += 1
@@ -96,7 +97,7 @@ class EventQueue:
         self.changed.notify()
 
     def close(self) -> None:
-        """Let the reader end when it has seen what is waiting."""
+        """End the reader's iteration after the events that are waiting."""
         self.is_closed = True
         self.changed.notify()
 
@@ -104,10 +105,10 @@ class EventQueue:
 @final
 @attrs.define(eq=False, repr=False)
 class Broadcast:
-    """Hands each event to all readers, at once and without waiting for any."""
+    """Delivers each event to all readers without waiting for any of them."""
 
     is_closed: bool = attrs.field(default=False, init=False)
-    """Whether nothing more will happen."""
+    """Whether no more events will come."""
     _queues: set[EventQueue] = attrs.field(factory=set[EventQueue], init=False)
 
     def subscribe(self) -> EventQueue:
@@ -122,12 +123,12 @@ class Broadcast:
         queue.close()
 
     def send(self, event: Event) -> None:
-        """Hand an event to all readers."""
+        """Deliver an event to all readers."""
         for queue in self._queues:
             queue.put(event)
 
     def close(self) -> None:
-        """End all iterations: nothing more will happen."""
+        """End all iterations: no more events will come."""
         self.is_closed = True
         for queue in self._queues:
             queue.close()

@@ -1,7 +1,7 @@
-"""The rows of the current servers, and the last of those that have left. `admit` is the only way in.
+"""The rows of the current servers, and what is remembered of those that have left. `admit` is the only way in.
 
-A row exists exactly as long as its child. Its state changes synchronously, by legal moves only; who waits for something
-waits for a condition to hold, never for a moment to pass.
+A row exists exactly as long as its child. Its state changes synchronously, and only by legal transitions. Tasks wait
+for a condition to hold, never for a notification at the right moment.
 """
 
 from __future__ import annotations
@@ -41,48 +41,49 @@ from mcp_pool.supervision.state import (
 )
 
 REMEMBERED_LIMIT: Final = 1024
-"""How many servers that have left are remembered: enough to look one up, bounded however many come and go."""
+"""How many servers that have left are remembered. Bounded, however many come and go."""
 
 
 @final
 @attrs.define(eq=False, repr=False)
 class Row:
-    """One current server: what others may see of it and ask of its child."""
+    """One current server: what others can see of it and request from its child."""
 
     target: Target
     """The server."""
     persistent: bool
-    """Whether it stays when an attempt fails: True for `add`, and for `connect` once it has been connected."""
+    """Whether it stays after a failed attempt: True for `add`, and for `connect` once it has been connected."""
     predecessor: Row | None
-    """An earlier row of the same id that had not ended yet."""
+    """An earlier row with the same id that had not ended yet."""
     _registry: Registry
     state: State = attrs.field(init=False)
     """Its state."""
     connection: Connection | None = attrs.field(default=None, init=False)
-    """The connection that takes calls, or that is being drained while the server is closing. The child owns it."""
+    """The connection that takes calls, or that drains while the server is closing. The child owns it."""
     changed: Changed = attrs.field(factory=Changed, init=False)
-    """Wakes all who wait for something about this row."""
+    """Wakes all tasks that wait for a change of this row."""
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
-    """Holds the child; cancelling it ends the child."""
+    """The scope of the child; cancelling it ends the child."""
     ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set when the child has ended and the row is gone."""
     last_error: ConnectError | ConnectionLost | None = attrs.field(default=None, init=False)
-    """The latest failure, also when the server has come back since."""
+    """The latest failure, even if the server has reconnected since."""
     inventory: Inventory | None = attrs.field(default=None, init=False)
-    """What it offered when it was last listed; None before the first time."""
+    """What it offers according to its latest listing; None before the first."""
     calls: CallCounts = attrs.field(factory=CallCounts, init=False)
     """How its calls ended so far."""
     slots: anyio.Semaphore | None = attrs.field(init=False)
-    """One for each call that may run at once; None: no bound."""
+    """One slot for each call that may run at once; None for no limit."""
     queue: set[anyio.CancelScope] = attrs.field(factory=set[anyio.CancelScope], init=False)
-    """Calls that wait for a slot; they stop waiting once the server has failed or is leaving."""
+    """Calls that wait for a slot; they stop waiting when the server fails or closes."""
     calls_in_flight: int = attrs.field(default=0, init=False)
-    """Calls that a connection has taken and that have not ended, those of an earlier connection included."""
+    """Calls that are running, including those on an earlier connection that drains."""
     _listings: int = attrs.field(default=0, init=False)
-    """How many listings have begun."""
+    """How many listings have been started."""
     _listed: int = attrs.field(default=0, init=False)
-    """The number of the listing that `inventory` is from."""
+    """The number of the listing that `inventory` comes from."""
     _joined: int = attrs.field(default=0, init=False)
+    """How many callers wait for an attempt."""
 
     def __attrs_post_init__(self) -> None:
         self.state = Connecting(attempt=1, generation=0, since=anyio.current_time())
@@ -106,18 +107,18 @@ class Row:
 
     @property
     def is_final(self) -> bool:
-        """Whether the server will not connect unless somebody asks for it."""
+        """Whether the server will not connect again by itself."""
         return self.ended.is_set() or isinstance(self.state, Failed | Closing)
 
     def move(self, state: State, connection: Connection | None = None) -> None:
-        """Change the state, synchronously, and wake all who wait or listen.
+        """Change the state, synchronously, and tell all tasks that wait or listen.
 
         Args:
             state: The new state.
-            connection: The connection to show with it; one that is being closed stays in view.
+            connection: The connection to show with it. Ignored for `Closing`, which keeps showing the current one.
         """
         if type(state) not in LEGAL_MOVES[type(self.state)]:
-            raise RuntimeError(f"Server {self.server_id!r} may not go from {self.state} to {state}")
+            raise RuntimeError(f"Server {self.server_id!r} cannot change from {self.state} to {state}")
         self.state = state
         if not isinstance(state, Closing):
             self.connection = connection
@@ -129,23 +130,23 @@ class Row:
         self.changed.notify()
 
     def become_ready(self, connection: Connection, inventory: Inventory) -> None:
-        """Note that the server is connected."""
+        """Record that the server is connected."""
         self.persistent = True
         self.update_inventory(inventory, self.begin_listing())
         now = anyio.current_time()
         self.move(Ready(attempt=self.state.attempt, generation=connection.generation, since=now), connection)
 
     def begin_listing(self) -> int:
-        """Return the number of a listing that is about to begin."""
+        """Return the number of a listing that is about to start."""
         self._listings += 1
         return self._listings
 
     def update_inventory(self, inventory: Inventory, number: int) -> None:
-        """Note what the server offers, unless a listing that began later has been noted already.
+        """Record what the server offers, unless a listing that started later has been recorded already.
 
         Args:
             inventory: What it offers.
-            number: The number of its listing, from `begin_listing`.
+            number: The number of the listing, from `begin_listing`.
         """
         if number < self._listed:
             return
@@ -155,7 +156,7 @@ class Row:
             self._registry.note(CatalogChanged(self.server_id))
 
     def request_attempt(self) -> int:
-        """Ask for a new connection, unless an attempt is running, and return the number of the attempt."""
+        """Request a new connection, unless an attempt is running, and return the number of the attempt."""
         state = self.state
         if isinstance(state, Connecting | Closing):
             return state.attempt
@@ -163,13 +164,13 @@ class Row:
         return state.attempt + 1
 
     def refuse(self) -> None:
-        """Take no more calls: the server is leaving."""
+        """Accept no more calls: the server is closing."""
         state = self.state
         if not isinstance(state, Closing):
             self.move(Closing(attempt=state.attempt, generation=state.generation, since=anyio.current_time()))
 
     def predecessors(self) -> Iterator[Row]:
-        """Return the earlier rows of the same id that have not ended, the newest first."""
+        """Yield the earlier rows with the same id that have not ended, newest first."""
         older = self.predecessor
         while older is not None:
             if not older.ended.is_set():
@@ -178,19 +179,19 @@ class Row:
 
     @contextmanager
     def joined(self) -> Generator[None]:
-        """Wait for an attempt together with others; the last to leave one that is not persistent ends it."""
+        """Hold a share in an attempt; when the last holder leaves a server that is not persistent, the server ends."""
         self._joined += 1
         try:
             yield
         finally:
             self._joined -= 1
             if not self._joined and not self.persistent and not self.ended.is_set():
-                self.refuse()  # at once, so that a `connect` right after this one begins anew
+                self.refuse()  # at once, so that a `connect` right after this one starts afresh
                 self.scope.cancel()
 
     @contextmanager
     def in_flight(self) -> Generator[None]:
-        """Count a call while a connection has it."""
+        """Count a call while it is running."""
         self.calls_in_flight += 1
         try:
             yield
@@ -210,7 +211,7 @@ class RememberedServer:
     """What is remembered of a server that has left."""
 
     status: ConnectionStatus
-    """`ERROR` when it could not be connected, otherwise `DISCONNECTED`."""
+    """`ERROR` if it could not be connected, otherwise `DISCONNECTED`."""
     error: ConnectError | ConnectionLost | None
     """Its last error."""
 
@@ -222,11 +223,11 @@ class Registry:
 
     _broadcast: Broadcast
     rows: Mapping[str, Row] = attrs.field(factory=dict[str, Row], init=False)
-    """The current servers, by id. Replaced whole by each change, so that any thread can read it."""
+    """The current servers by id. Every change replaces the whole mapping, so that any thread can read it."""
     remembered: Mapping[str, RememberedServer] = attrs.field(factory=dict[str, RememberedServer], init=False)
-    """Servers that have left, the newest last. Likewise."""
+    """Servers that have left, newest last. Every change replaces the whole mapping."""
     version: int = attrs.field(default=0, init=False)
-    """Grows with every change, so that what is computed from the rows can be kept until then."""
+    """Grows with every change, so that what is computed from the rows can be cached."""
 
     @property
     def connected_count(self) -> int:
@@ -234,7 +235,7 @@ class Registry:
         return sum(row.state.status is ConnectionStatus.CONNECTED for row in self.rows.values())
 
     def status(self, server_id: str) -> ConnectionStatus | None:
-        """Return the status of a current or remembered server; None for an id never seen."""
+        """Return the status of a current or remembered server; None for an unknown id."""
         if (row := self.rows.get(server_id)) is not None:
             return row.state.status
         remembered = self.remembered.get(server_id)
@@ -255,20 +256,20 @@ class Registry:
         return None if remembered is None else remembered.error
 
     def admit(self, target: Target, *, persistent: bool, predecessor: Row | None) -> Row:
-        """Make the row of a server. Its child enters it as a context manager; leaving it is the row's end."""
+        """Create the row of a server. Its child enters the row as a context manager; the row ends when it is left."""
         server_id = target.server_id
-        if server_id in self.rows:  # it is closing; for observers it leaves before its successor comes
+        if server_id in self.rows:  # it is closing: observers see it leave before its successor is added
             self.note(ServerRemoved(server_id, self.rows[server_id].last_error))
         row = Row(target, persistent, predecessor, self)
-        self.rows = {**self.rows, server_id: row}  # a successor takes the place of its predecessor
+        self.rows = {**self.rows, server_id: row}  # a successor keeps its predecessor's place in the order
         if server_id in self.remembered:
             self.remembered = {other: server for other, server in self.remembered.items() if other != server_id}
         self.note(ServerAdded(server_id))
         return row
 
     def remove(self, row: Row) -> None:
-        """Forget a row whose child has ended, and remember how it left. Called by the row only."""
-        if self.rows.get(row.server_id) is row:  # not a successor that was admitted while it was closing
+        """Remove a row whose child has ended, and remember how it ended. Called only by the row."""
+        if self.rows.get(row.server_id) is row:  # else a successor was added while it was closing
             self.rows = {other: one for other, one in self.rows.items() if one is not row}
             failed = not isinstance(row.state, Closing)
             status = ConnectionStatus.ERROR if failed else ConnectionStatus.DISCONNECTED
@@ -279,11 +280,11 @@ class Registry:
             self.note(ServerRemoved(row.server_id, row.last_error))
 
     def retire(self) -> None:
-        """Become invisible: another registry has taken over, and the rows that still end here are no news."""
+        """Stop sending events: another registry has taken over, and its readers need not see these rows end."""
         self._broadcast.send(PoolCleared())
         self._broadcast = Broadcast()
 
     def note(self, event: ServerAdded | StatusChanged | CatalogChanged | ServerRemoved) -> None:
-        """Count a change and tell all who listen."""
+        """Count a change and send an event about it."""
         self.version += 1
         self._broadcast.send(event)

@@ -1,4 +1,4 @@
-"""What follows a lost or failed connection: a pure decision, without clock, chance or state of its own."""
+"""Decides what follows a lost connection or a failed attempt: a pure function without a clock, randomness or state."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mcp_pool.config.policies import RestartPolicy
 @final
 @attrs.frozen
 class Retry:
-    """Try again."""
+    """The server is retried."""
 
     after: float
     """Seconds to wait first."""
     restarts: int
-    """How many restarts in a row this makes."""
+    """How many restarts in a row this will make."""
 
 
 def decide(policy: RestartPolicy, *, restarts: int, uptime: float, chance: float) -> Retry | None:
-    """Decide what follows a lost or failed connection.
+    """Decide what follows a lost connection or a failed attempt.
 
     Args:
         policy: The server's policy.
-        restarts: How many restarts there were in a row, before this failure.
-        uptime: Seconds for which the connection was open; 0 when it was never made.
+        restarts: How many restarts in a row came before this failure.
+        uptime: How many seconds the connection was open; 0 if it never was.
         chance: A random number, 0 <= chance < 1.
 
     Returns:
-        When to try again; None: automatic reconnects stop.
+        When to try again; None if automatic reconnects stop.
     """
     if uptime >= policy.stable_after and uptime > 0:
         restarts = 0

@@ -1,8 +1,8 @@
-"""The states of a server, and the legal moves between them.
+"""The states of a server, and the legal transitions between them.
 
 ::
 
-    Connecting ─→ Ready ─→ BackingOff ─→ Connecting        and from each of these to Closing, which ends
+    Connecting ─→ Ready ─→ BackingOff ─→ Connecting        and from each of these to Closing, which is final
         │           │  └─→ Failed ─────→ Connecting
         │           └────→ Connecting    (a restart was requested)
         ├─→ BackingOff
@@ -23,7 +23,7 @@ from mcp_pool.errors import ConnectError, ConnectionLost
 
 @final
 class ConnectionStatus(enum.Enum):
-    """The status of a server, in one word."""
+    """The status of a server. Details are in its state."""
 
     DISCONNECTED = "disconnected"
     """It was disconnected, or is being disconnected."""
@@ -32,7 +32,7 @@ class ConnectionStatus(enum.Enum):
     CONNECTED = "connected"
     """It is connected."""
     ERROR = "error"
-    """It has no connection: it failed, and waits for the next attempt, or automatic reconnects have stopped."""
+    """Its connection failed: it waits for the next attempt, or automatic reconnects have stopped."""
 
 
 @attrs.frozen(kw_only=True, init=False, eq=False, repr=False)
@@ -42,13 +42,13 @@ class _State:
     generation: int
     """How many connections there have been; 0 before the first."""
     since: float
-    """When this state began, on the event loop's clock, in seconds."""
+    """When this state began, in seconds on the event loop's clock."""
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Connecting(_State):
-    """A connection attempt is running, or about to begin."""
+    """A connection attempt is running or about to start."""
 
     status: ClassVar[ConnectionStatus] = ConnectionStatus.CONNECTING
 
@@ -64,7 +64,7 @@ class Ready(_State):
 @final
 @attrs.frozen(kw_only=True)
 class Closing(_State):
-    """The server is being disconnected: it takes no new calls, and those in flight may finish. Nothing follows."""
+    """The server is being disconnected: it takes no new calls, and those in flight may finish. This state is final."""
 
     status: ClassVar[ConnectionStatus] = ConnectionStatus.DISCONNECTED
 
@@ -72,23 +72,23 @@ class Closing(_State):
 @final
 @attrs.frozen(kw_only=True)
 class BackingOff(_State):
-    """The connection was lost or could not be made, and the next attempt begins by itself."""
+    """The connection was lost or an attempt failed; the next attempt starts automatically."""
 
     status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
     error: ConnectError | ConnectionLost
-    """Why."""
+    """What went wrong."""
     next_retry_at: float
-    """When the next attempt begins, on the event loop's clock, in seconds."""
+    """When the next attempt starts, in seconds on the event loop's clock."""
 
 
 @final
 @attrs.frozen(kw_only=True)
 class Failed(_State):
-    """The connection was lost or could not be made, and automatic reconnects have stopped."""
+    """The connection was lost or an attempt failed, and automatic reconnects have stopped."""
 
     status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
     error: ConnectError | ConnectionLost
-    """Why."""
+    """What went wrong."""
 
 
 State: TypeAlias = Connecting | Ready | Closing | BackingOff | Failed
@@ -100,4 +100,4 @@ LEGAL_MOVES: Final[dict[type[State], frozenset[type[State]]]] = {
     Failed: frozenset({Connecting, Closing}),
     Closing: frozenset(),
 }
-"""From each state, the states that may follow."""
+"""For each state, the states that may follow it."""

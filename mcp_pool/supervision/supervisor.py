@@ -1,16 +1,16 @@
-"""The task group: one child task per server, one cancel that ends them all.
+"""The task group: one child task per server, one cancellation that ends them all.
 
 ::
 
     block (the user's task)                       cancelled first, cleans up first
     └─ supervisor task
-       └─ shielded scope ── child groups          ended when the body is done, or by close_all(): one cancel, no loop
+       └─ shielded scope ── child groups          ended after the body, or by close_all(): one cancellation, no loop
           └─ child group ── children
-             ├─ child "files"                     its row is born and ends with it
+             ├─ child "files"                     its row exists exactly as long as the child
              └─ child "search"
 
-`close_all()` puts a fresh child group in place, synchronously, and ends the old one; so nothing is ever started into a
-group that has been cancelled, and nothing has to be cleared.
+`close_all()` puts a new child group in place, synchronously, and ends the old one. So no child is ever started in a
+group that has been cancelled, and there is nothing to reset.
 """
 
 from __future__ import annotations
@@ -45,59 +45,59 @@ if TYPE_CHECKING:
 @final
 @attrs.define(eq=False, repr=False)
 class Supervisor:
-    """Admits servers, finds them, and ends them."""
+    """Adds servers, finds them, and ends them."""
 
     settings: Settings
     """The pool's settings."""
     broadcast: Broadcast = attrs.field(factory=Broadcast, init=False)
-    """Tells what happens."""
+    """Sends events to their readers."""
     _current: ChildGroup = attrs.field(init=False)
-    """The child group that new servers belong to."""
+    """The child group that new servers are added to."""
     _closing: list[ChildGroup] = attrs.field(factory=list[ChildGroup], init=False)
-    """Earlier child groups whose children have not all ended, the oldest first."""
+    """Earlier child groups whose children have not all ended, oldest first."""
     _token: EventLoopToken | None = attrs.field(default=None, init=False)
     """The event loop that the pool belongs to; None while it is not open."""
     _limiter: ConnectLimiter = attrs.field(init=False)
     _monitor: HealthMonitor = attrs.field(factory=HealthMonitor, init=False)
     _guardian: Guardian | None = attrs.field(default=None, init=False)
-    """Ends the servers' processes if this program is killed; started with the first of them."""
+    """Ends the servers' processes if this program is killed; started with the first process."""
     _new_groups: MemoryObjectSendStream[ChildGroup] = attrs.field(init=False)
-    """The way to the supervisor task, which runs each new child group."""
+    """Passes new child groups to the supervisor task, which runs them."""
     _groups: MemoryObjectReceiveStream[ChildGroup] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._current = self._nothing()
+        self._current = self._empty_group()
         self._limiter = ConnectLimiter(self.settings.max_connecting)
 
     @property
     def is_open(self) -> bool:
-        """Whether servers can be admitted."""
+        """Whether servers can be added."""
         return self._token is not None
 
     def check_open(self) -> None:
-        """Raise `PoolClosed` unless the pool is open, `RuntimeError` in another event loop or thread."""
+        """Raise `PoolClosed` if the pool is not open, `RuntimeError` in another event loop or thread."""
         if self._token is None:
             reason = "The pool is not open."
-            raise PoolClosed(reason, advice="Use it inside its `async with` block, and make a new one after it.")
+            raise PoolClosed(reason, advice="Use it inside its `async with` block; a pool cannot be opened again.")
         if not self._is_here():
             raise RuntimeError(
-                "This pool belongs to another event loop or thread. From another thread, call it by "
+                "This pool belongs to another event loop or thread. To call it from another thread, use "
                 "anyio.from_thread.run or the portal of anyio.from_thread.start_blocking_portal."
             )
 
     @property
     def registry(self) -> Registry:
-        """The registry of the current servers, for reading from any thread; empty while the pool is not open."""
+        """The registry of the current servers, readable from any thread; empty while the pool is not open."""
         return self._current.registry
 
     def begin(self) -> None:
-        """Open. Synchronous: a cancellation must find the pool either not begun or about to `finish`."""
+        """Open the pool. Synchronous, so that no cancellation can come between this and the `finally` of the block."""
         self._new_groups, self._groups = anyio.create_memory_object_stream[ChildGroup](math.inf)
         self._token = current_token()
         self._begin_group()
 
     async def run(self) -> None:
-        """Run the child groups until `finish` is called and the last has ended.
+        """Run the child groups until `finish` is called and the last one has ended.
 
         Shielded: when the block is cancelled, the body ends first, and the connections after it.
         """
@@ -114,9 +114,9 @@ class Supervisor:
                 self._guardian.close()
 
     def finish(self) -> None:
-        """End all children, for good. The end of the task that runs `run` tells when they have."""
+        """End all children and close the pool. They have ended when `run` returns."""
         self._token = None
-        last, self._current = self._current, self._nothing()
+        last, self._current = self._current, self._empty_group()
         for group in (*self._closing, last):
             group.end()
         self._new_groups.close()
@@ -132,9 +132,9 @@ class Supervisor:
         self._closing.append(old)
         ending = tuple(self._closing)
         for earlier in ending[:-1]:
-            earlier.end()  # one that is drained no longer: "at once" holds for whatever was admitted before
+            earlier.end()  # a group that still drains is cut short: all earlier servers are to end at once
         draining = tuple(old.registry.rows.values()) if drain else ()
-        for row in draining:  # before any wait: a call that waits for a slot must not begin now, to be cut off later
+        for row in draining:  # before any await: a call that waits for a slot must not start now and be cut off later
             row.refuse()
         try:
             with anyio.move_on_after(drain):
@@ -146,22 +146,22 @@ class Supervisor:
             await group.ended.wait()
 
     def add(self, server_id: str, spec: ServerConfig, *, persistent: bool = True) -> Row:
-        """See `MCPPool.add`. One that is not persistent ends when its first attempt fails."""
+        """See `MCPPool.add`. A server that is not persistent ends when its first attempt fails."""
         self.check_open()
         check(server_id, spec)
         row = self.registry.rows.get(server_id)
         if row is not None and not isinstance(row.state, Closing):
             if row.target.spec != spec:
                 raise ConfigError(
-                    f"server {server_id!r}: config differs from that of the current server of this id, "
-                    "which goes on undisturbed.",
-                    advice=f"Call disconnect({server_id!r}) first.",
+                    f"server {server_id!r}: config differs from that of the current server with this id, "
+                    "which keeps running.",
+                    advice=f"Call replace({server_id!r}, …), or disconnect({server_id!r}) first.",
                     server_id=server_id,
-                    problems=[("config", "differs from that of the current server of this id")],
+                    problems=[("config", "differs from that of the current server with this id")],
                 )
             if persistent and not row.persistent:
                 row.persistent = True
-                row.request_attempt()  # its first attempt may have failed in this very moment
+                row.request_attempt()  # its first attempt may just have failed
             return row
         target = Target.of(self.settings, server_id, spec)
         return self._admit(target, persistent=persistent, predecessor=self._predecessor(server_id))
@@ -175,7 +175,7 @@ class Supervisor:
             return await self.replace(server_id, spec, 0.0)
         row = self.add(server_id, spec, persistent=False)
         if isinstance(row.state, Ready):
-            log("WARNING", server_id, "Server {!r} is connected already", server_id)
+            log("WARNING", server_id, "Server {!r} is already connected", server_id)
             return True
         await wait_until_connected(row)
         return True
@@ -199,7 +199,7 @@ class Supervisor:
         _check_drain(drain, server_id)
         row = self.registry.rows.get(server_id)
         if row is None:
-            log("WARNING", server_id, "No server {!r} to disconnect", server_id)
+            log("WARNING", server_id, "There is no server {!r} to disconnect", server_id)
             return False
         row.refuse()
         await self._end(row, drain)
@@ -212,12 +212,12 @@ class Supervisor:
         row = self.registry.rows.get(server_id)
         if row is None:
             current = ", ".join(sorted(self.registry.rows)) or "none"
-            reason = f"No server {server_id!r} in the pool; the current servers are: {current}."
-            raise UnknownServer(reason, advice="Add it first.", server_id=server_id)
+            reason = f"There is no server {server_id!r} in the pool. Current servers: {current}."
+            raise UnknownServer(reason, advice="Add it first, with connect() or add().", server_id=server_id)
         return row
 
     async def open(self, servers: Mapping[str, ServerConfig]) -> None:
-        """Connect servers in parallel and wait for their first attempts, as `MCPPool` says of its opening."""
+        """Connect servers in parallel and wait for their first outcomes; see `open_timeout` of `MCPPool`."""
         rows = [self.add(server_id, spec) for server_id, spec in servers.items()]
         await wait_until_open(rows, self.settings.open_timeout)
 
@@ -235,7 +235,7 @@ class Supervisor:
         return row
 
     async def _end(self, row: Row, drain: float) -> None:
-        """Let the calls of a server that refuses new ones finish for up to `drain` seconds, and end its child."""
+        """Wait up to `drain` seconds for a server's calls in flight to finish, then end its child."""
         try:
             with anyio.move_on_after(drain):
                 await row.idle()
@@ -247,31 +247,31 @@ class Supervisor:
 
     def _get_guardian(self) -> Guardian:
         if self._guardian is None:
-            from mcp_pool.transports.stdio.guardian import Guardian  # noqa: PLC0415  # only for who runs processes
+            from mcp_pool.transports.stdio.guardian import Guardian  # noqa: PLC0415  # only needed for processes
 
             self._guardian = Guardian(lambda text: log("WARNING", None, "{}", text))
         return self._guardian
 
     def now(self) -> float | None:
-        """Return the time on the clock of the pool's event loop; None from elsewhere, and while it is not open."""
+        """Return the time on the pool's event loop; None in another thread or if the pool is not open."""
         return anyio.current_time() if self._is_here() else None
 
     def _is_here(self) -> bool:
-        """Tell whether this is the event loop that the pool belongs to."""
+        """Tell whether the caller runs in the event loop that the pool belongs to."""
         try:
             return current_token() == self._token
-        except RuntimeError:  # there is no event loop in this thread
+        except RuntimeError:  # no event loop runs in this thread
             return False
 
     def _predecessor(self, server_id: str) -> Row | None:
-        """Return the newest row of this id that has not ended."""
+        """Return the newest row with this id that has not ended."""
         for group in (self._current, *reversed(self._closing)):
             if server_id in group.registry.rows:
                 return group.registry.rows[server_id]
         return None
 
     def _begin_group(self) -> None:
-        """Put a fresh child group in place."""
+        """Put a new child group in place."""
         self._current = ChildGroup(Registry(self.broadcast))
         self._new_groups.send_nowait(self._current)
 
@@ -280,8 +280,8 @@ class Supervisor:
         if group in self._closing:
             self._closing.remove(group)
 
-    def _nothing(self) -> ChildGroup:
-        """Return what the pool holds while it is not open."""
+    def _empty_group(self) -> ChildGroup:
+        """Return the child group of a pool that is not open."""
         group = ChildGroup(Registry(self.broadcast))
         group.discard()
         return group

@@ -1,4 +1,4 @@
-"""Waiting for servers: for an attempt, for one connection, for many. Conditions on rows, never moments."""
+"""Waits for servers: for an attempt, for one connection, or for many. Each wait is for a condition to hold."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ async def wait_until_connected(row: Row) -> None:
     """Request an attempt, unless one is running, and wait until the server is connected.
 
     Raises:
-        ConnectError: The attempt failed, or the server was disconnected meanwhile.
+        ConnectError: The attempt failed, or the server was disconnected in the meantime.
     """
     generation, attempt = row.state.generation, row.request_attempt()
 
     def settled() -> bool:
         if row.ended.is_set() or row.state.generation > generation or isinstance(row.state, Closing):
             return True
-        # One that is not persistent has settled only when its child has ended.
+        # For a server that is not persistent, a failure is final only when its child has ended.
         return row.persistent and failure() is not None
 
     def failure() -> ConnectError | None:
@@ -39,7 +39,7 @@ async def wait_until_connected(row: Row) -> None:
         raise error.again()
     raise ConnectError(
         f"Server {row.server_id!r} was disconnected while it was connecting.",
-        advice="Connect it again if it is needed.",
+        advice="Connect it again if you need it.",
         server_id=row.server_id,
         generation=generation,
         attempt=attempt,
@@ -47,19 +47,19 @@ async def wait_until_connected(row: Row) -> None:
 
 
 async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
-    """Wait for the first outcome of each server; for those that are required, until they are connected.
+    """Wait for the first outcome of each server, and for required servers until they are connected.
 
-    A required server is retried until its `connect_timeout` since now (None: `timeout`), or until an error that no
+    A required server is retried for up to its `connect_timeout` (`timeout` if that is None), or until an error that no
     retry can fix.
 
     Args:
         rows: The servers.
-        timeout: Seconds in all for those that are not required; None: no bound.
+        timeout: How many seconds to wait for the servers that are not required; None for no limit.
 
     Raises:
-        ConnectError: A required server did not connect. The errors of further ones are notes on it.
+        ConnectError: A required server did not connect. The errors of any others are notes on it.
     """
-    begun = anyio.current_time()
+    started_at = anyio.current_time()
 
     async def wait_for(row: Row) -> None:
         with anyio.move_on_after(timeout):
@@ -75,12 +75,12 @@ async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
     async with anyio.create_task_group() as group:
         for row in rows:
             group.start_soon(wait_for_required if row.target.spec.required else wait_for, row)
-    # One that was connected and lost again did not fail to connect.
+    # A server that connected and was lost again did not fail to connect.
     missing = [row for row in rows if row.target.spec.required and not row.state.generation]
     if missing:
-        error, *others = [_opening_error(row, anyio.current_time() - begun) for row in missing]
+        error, *others = [_opening_error(row, anyio.current_time() - started_at) for row in missing]
         for other in others:
-            error.add_note(f"Another required server did not connect either: {other}")
+            error.add_note(f"Another required server did not connect: {other}")
         raise error
 
 
@@ -88,8 +88,8 @@ def _opening_error(row: Row, seconds: float) -> ConnectError:
     if isinstance(row.last_error, ConnectError):
         return row.last_error.again()
     return ConnectTimeout(
-        f"Server {row.server_id!r} is required and did not connect within {seconds:.3g} s of the opening of the pool.",
-        advice="Find out what it is waiting for, or raise its connect_timeout.",
+        f"Server {row.server_id!r} is required, but did not connect within {seconds:.3g} s after the pool was opened.",
+        advice="Find out what delays it, or raise its connect_timeout.",
         server_id=row.server_id,
         generation=row.state.generation,
         attempt=row.state.attempt,
@@ -101,10 +101,10 @@ async def wait_for_connection(row: Row, deadline: float) -> Connection:
 
     Args:
         row: The server.
-        deadline: Until when, on the event loop's clock; when it has passed: no wait at all.
+        deadline: When to stop waiting, on the event loop's clock; a time in the past means not to wait at all.
 
     Raises:
-        ServerUnavailable: It has failed or is leaving, or the time is up.
+        ServerUnavailable: The server has failed or is closing, or the time is up.
     """
     if row.connection is None and deadline > anyio.current_time():
         with anyio.CancelScope(deadline=deadline):
@@ -116,15 +116,15 @@ async def wait_for_connection(row: Row, deadline: float) -> Connection:
 
 @asynccontextmanager
 async def call_slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncGenerator[None]:
-    """Hold one of the calls that a server may run at once; those who wait get theirs in the order of arrival.
+    """Hold a slot for one call; calls that wait get theirs in order of arrival.
 
     Args:
         row: The server.
         slots: Its slots.
-        deadline: Until when to wait, on the event loop's clock; when it has passed: no wait at all.
+        deadline: When to stop waiting, on the event loop's clock; a time in the past means not to wait at all.
 
     Raises:
-        ServerUnavailable: The server has failed or is leaving, or no slot became free in time.
+        ServerUnavailable: The server has failed or is closing, or no slot became free in time.
     """
     try:
         slots.acquire_nowait()
@@ -141,7 +141,7 @@ async def call_slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncG
             refused = wait not in row.queue
             row.queue.discard(wait)
         if not acquired:
-            full = f"runs as many calls as it may at once (max_in_flight={row.target.spec.max_in_flight})"
+            full = f"is already running as many calls as allowed (max_in_flight={row.target.spec.max_in_flight})"
             raise unavailable([row], reason=None if refused else full) from None
     try:
         yield
@@ -154,11 +154,11 @@ async def wait_until_all_ready(rows: Sequence[Row], timeout: float | None) -> No
 
     Args:
         rows: The servers.
-        timeout: Seconds; None: no bound.
+        timeout: How many seconds to wait; None for no limit.
 
     Raises:
-        ConnectError: One has failed; ConnectionLost: likewise, after it had been connected.
-        ServerUnavailable: One was disconnected, or the time is up.
+        ConnectError: A server has failed. `ConnectionLost` if it had been connected before.
+        ServerUnavailable: A server was disconnected, or the time is up.
     """
     with anyio.move_on_after(timeout):
         while missing := [row for row in rows if _is_missing(row)]:
@@ -170,7 +170,7 @@ async def wait_until_all_ready(rows: Sequence[Row], timeout: float | None) -> No
 
 
 async def _any_settled(rows: Sequence[Row]) -> None:
-    """Wait until all of these servers have connected once, or one of them will not without being asked."""
+    """Wait until each of these servers has connected, or one of them will not connect by itself."""
 
     async def wait_for(row: Row) -> None:
         await row.changed.until(lambda: isinstance(row.state, Ready) or row.is_final)
@@ -187,20 +187,21 @@ def _is_missing(row: Row) -> bool:
 
 
 def unavailable(rows: Sequence[Row], after: float | None = None, reason: str | None = None) -> ServerUnavailable:
-    """Say which servers are missing, and why.
+    """Return the error that says which servers are missing, and why.
 
     Args:
         rows: The servers.
-        after: Seconds for which they were waited for.
-        reason: Why, in the place of what their states say.
+        after: How many seconds they were waited for.
+        reason: Why they are unavailable, if it is not because of their states.
     """
     reasons = "; ".join(f"{row.server_id!r} {reason or _reason(row)}" for row in rows)
-    time = "" if after is None else f" within {after} s"
+    time = "" if after is None else f" after waiting {after} s"
     only = rows[0] if len(rows) == 1 else None
-    may_come = reason is None and any(isinstance(row.state, Connecting | BackingOff) for row in rows)
+    who = "they do" if only is None else "it does"
+    may_connect = reason is None and any(isinstance(row.state, Connecting | BackingOff) for row in rows)
     return ServerUnavailable(
-        f"{'Servers' if only is None else 'Server'} not available{time}: {reasons}.",
-        advice="Wait longer, or find out what keeps it from connecting." if may_come else "",
+        f"{'Servers' if only is None else 'Server'} unavailable{time}: {reasons}.",
+        advice=f"Find out why {who} not connect, or wait longer." if may_connect else "",
         server_id=None if only is None else only.server_id,
         generation=None if only is None else only.state.generation,
         cause=None if only is None or only.last_error is None or reason else only.last_error.again(),
@@ -213,5 +214,5 @@ def _reason(row: Row) -> str:
         return "was disconnected"
     last = "" if row.last_error is None else f" (last error: {row.last_error.reason.rstrip('.')})"
     if isinstance(row.state, Failed):
-        return f"has failed, and automatic reconnects have stopped until restart() or connect() is called{last}"
+        return f"has failed and will not reconnect until restart() or connect() is called{last}"
     return f"is {'backing off' if isinstance(row.state, BackingOff) else 'connecting'}{last}"

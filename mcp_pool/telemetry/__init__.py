@@ -1,4 +1,4 @@
-"""Events and snapshots, as a program reads them.
+"""Events and snapshots, as programs read them.
 
 * `events`: the stream of events
 * `snapshot`: the pool at one moment

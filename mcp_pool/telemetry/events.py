@@ -1,4 +1,4 @@
-"""The events of a pool as a program reads them."""
+"""The events of a pool, as a program reads them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mcp_pool.supervision.events import Event, EventQueue, EventsDropped
 @final
 @attrs.frozen(eq=False, repr=False)
 class EventStream:
-    """The events since it was opened, in order. Iterate over it; it ends with the pool's block.
+    """An async iterator of the events since it was opened, in order. It ends with the pool's block.
 
-    Made by `MCPPool.events`. A reader that is too slow loses the oldest events and gets an `EventsDropped` in their
-    place.
+    Returned by `MCPPool.events`. A reader that is too slow loses the oldest events and gets one `EventsDropped` in
+    their place.
     """
 
     _queue: EventQueue

@@ -1,4 +1,4 @@
-"""The pool at one moment, as frozen values."""
+"""The state of the pool at one moment, as frozen values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mcp_pool.supervision.state import BackingOff, ConnectionStatus
 @final
 @attrs.frozen(kw_only=True)
 class ServerSnapshot:
-    """One server at one moment. Times on the event loop's clock, in seconds."""
+    """The state of one server at one moment. Times are in seconds, on the event loop's clock."""
 
     server_id: str
     """Its id in the pool."""
@@ -32,27 +32,27 @@ class ServerSnapshot:
     attempt: int
     """How many connection attempts there have been."""
     last_error: ConnectError | ConnectionLost | None
-    """The latest failure, also when the server has come back since; None if there was none."""
+    """The latest failure, even if the server has reconnected since; None if there was none."""
     next_retry_at: float | None
     """When the next attempt begins; None unless it is backing off."""
     protocol_version: str | None
-    """The version of the protocol that the connection speaks; None without a connection."""
+    """The protocol version of the connection; None without a connection."""
     process_id: int | None
-    """The process id; None without a connection, or for a server without a process of its own."""
+    """The id of the server's process; None without a connection, or if the pool did not start a process for it."""
     calls_in_flight: int
     """Calls that are running."""
     calls_done: int
-    """Calls that brought a result."""
+    """Calls that returned a result."""
     calls_failed: int
-    """Calls that ended with an error, a time-out or a cancellation."""
+    """Calls that ended with an error, a timeout or a cancellation."""
     tool_errors: int
-    """Those of `calls_done` whose result says by `is_error` that the tool failed."""
+    """Calls in `calls_done` whose result has `is_error` set: the tool itself failed."""
     restarts: int
     """Connections after the first."""
 
     @classmethod
     def of(cls, row: Row) -> ServerSnapshot:
-        """Look at a server."""
+        """Take a snapshot of a server."""
         state, connection = row.state, row.connection
         return cls(
             server_id=row.server_id,
@@ -76,27 +76,27 @@ class ServerSnapshot:
         """Return the snapshot as plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in attrs.fields(ServerSnapshot)}
         error = self.last_error
-        told = None
+        failure = None
         if error is not None:
-            told = {"type": type(error).__name__, "reason": error.reason, "advice": error.advice}
-        return {**values, "status": self.status.value, "last_error": told}
+            failure = {"type": type(error).__name__, "reason": error.reason, "advice": error.advice}
+        return {**values, "status": self.status.value, "last_error": failure}
 
 
 @final
 @attrs.frozen(kw_only=True)
 class PoolSnapshot:
-    """The pool at one moment."""
+    """The state of the pool at one moment."""
 
     time: float | None
-    """The moment, on the clock of the pool's event loop, in seconds; None from elsewhere, and while it is not open."""
+    """When it was taken, in seconds on the clock of the pool's event loop; None in another thread or a closed pool."""
     timestamp: float
-    """The same in seconds since the epoch, for other programs."""
+    """When it was taken, in seconds since the epoch."""
     servers: Mapping[str, ServerSnapshot]
-    """The current servers by their ids."""
+    """The current servers by id."""
 
     @classmethod
     def of(cls, rows: Mapping[str, Row], now: float | None) -> PoolSnapshot:
-        """Look at all current servers."""
+        """Take a snapshot of all current servers."""
         servers = {server_id: ServerSnapshot.of(row) for server_id, row in rows.items()}
         return cls(time=now, timestamp=time(), servers=MappingProxyType(servers))
 
@@ -117,17 +117,17 @@ class PoolSnapshot:
 
     @property
     def calls_in_flight(self) -> int:
-        """Calls that are running, on all servers."""
+        """Calls that are running, on all current servers."""
         return sum(server.calls_in_flight for server in self.servers.values())
 
     @property
     def calls_done(self) -> int:
-        """Calls that brought a result, on all current servers."""
+        """Calls that returned a result, on all current servers."""
         return sum(server.calls_done for server in self.servers.values())
 
     @property
     def calls_failed(self) -> int:
-        """Calls that ended otherwise, on all current servers."""
+        """Calls that ended in any other way, on all current servers."""
         return sum(server.calls_failed for server in self.servers.values())
 
     @property

@@ -1,9 +1,9 @@
-"""Memory while servers with ever new ids are connected and disconnected: it stays flat.
+"""Memory use while servers with new ids are connected and disconnected again and again: it stays flat.
 
-    python benchmarks/coming_and_going.py [times]
+    python tests/benchmarks/coming_and_going.py [times]
 
-First on asyncio and then on trio. Each server is a real one of this program, with a real client. What is kept of the
-remembered is bounded by number, so the first tenth is no measure of the rest. Objects are counted after a collection.
+Runs on asyncio, then on trio. Each server is a real in-process server with a real client. The pool remembers a limited
+number of servers, so the first tenth says nothing about the rest. Objects are counted after a garbage collection.
 """
 
 import gc
@@ -21,13 +21,13 @@ REPORTS = 10
 
 
 def resident() -> float:
-    """The resident memory of this process in MiB, which Linux tells."""
+    """The resident memory of this process in MiB (Linux only)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1024**2
 
 
 async def come_and_go(times: int) -> None:
-    """Connect and disconnect, and say ten times what is held."""
+    """Connect and disconnect, and print the memory use ten times."""
     spec = InProcessServer(MCPServer("one of many"))
     async with MCPPool() as pool:
         for number in range(1, times + 1):
@@ -41,7 +41,7 @@ async def come_and_go(times: int) -> None:
 
 
 def main() -> None:
-    """Run as often as the command line says."""
+    """Run as many times as the command line says."""
     times = int(sys.argv[1]) if len(sys.argv) > 1 else TIMES
     for backend in ("asyncio", "trio"):
         print(backend)

@@ -1,13 +1,13 @@
-"""What `import mcp_pool` costs on top of `import mcp`, which no program that uses it can do without.
+"""What `import mcp_pool` costs on top of `import mcp`, which every program that uses it needs anyway.
 
-    python benchmarks/import_cost.py [rounds]
+    python tests/benchmarks/import_cost.py [rounds]
 
-Each round starts three interpreters, in changing order: one imports `mcp`, one imports `mcp_pool`, and one imports
-both, `mcp` first. The first two give the ratio of medians; the third gives a ratio of its own in each round, which is
-far steadier on a busy machine and is what the verdict goes by. Times are seconds of processor time.
+Each round starts three interpreters, in varying order: one imports `mcp`, one imports `mcp_pool`, and one imports
+both, `mcp` first. The first two give a ratio of medians. The third gives a ratio in each round, which is far more stable
+on a busy machine, and decides the result. Times are seconds of processor time.
 
-All of them use one fresh cache of bytecode, filled before the first round: otherwise a side that had never been
-compiled, or an environment that forbids writing bytecode, would be charged for compiling.
+All of them use one new bytecode cache, filled before the first round. Otherwise the time to compile would count for a
+package that has never been compiled, or in an environment that forbids writing bytecode.
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROUNDS = 15
 LIMIT = 1.10
-"""The ratio that is promised."""
+"""The promised ratio."""
 
 PROGRAM = """
 from time import process_time
@@ -31,7 +31,7 @@ SOURCES = Path(__file__).parents[2]
 
 
 def seconds(cache: str, *modules: str) -> list[float]:
-    """Import modules one after the other in a fresh interpreter and return the processor time that each took."""
+    """Import modules one after another in a fresh interpreter and return the processor time of each."""
     imports = "\n".join(f"import {module}; times.append(process_time())" for module in modules)
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

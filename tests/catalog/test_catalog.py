@@ -1,4 +1,4 @@
-"""The tools of all servers in one view: what is offered, what is stale, and what was never there."""
+"""The tools of all servers in one view: which are offered, which are stale, and which are unknown."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ AT_ONCE = RestartPolicy(initial_delay=0)
 
 
 def own_names(tools: Mapping[str, ToolEntry], server_id: str) -> list[str]:
-    """What a server's tools are called by itself, as the catalog has them."""
+    """The server's own names of its tools in the catalog."""
     return [entry.name for entry in tools.values() if entry.server_id == server_id]
 
 
 async def crash(pool: MCPPool, server_id: str) -> None:
-    """Let a server of `misbehaving.py` die in the middle of a call."""
+    """Make a server of `misbehaving.py` exit during a call."""
     with pytest.raises(ConnectionLost):
         await pool.server(server_id).call_tool("crash")
 
@@ -51,14 +51,14 @@ async def test_the_tools_of_all_servers_are_in_one_view() -> None:
         assert list(pool.tools) == [f"{server_id}__{name}" for server_id in "ab" for name in CALCULATOR_TOOLS]
 
 
-async def test_an_entry_tells_whose_tool_it_is_and_what_it_is() -> None:
+async def test_an_entry_has_the_server_and_the_definition_of_its_tool() -> None:
     async with MCPPool({"my calculator": InProcessServer(calculator())}) as pool:
         entry = pool.tools[catalog_name("my calculator", "add")]
         assert (entry.server_id, entry.name, entry.stale) == ("my calculator", "add", False)
         assert entry.tool.description == "Add two numbers."
 
 
-async def test_a_tool_is_called_by_its_catalog_name_however_odd_its_servers_id() -> None:
+async def test_a_tool_can_be_called_by_its_catalog_name_however_odd_its_servers_id() -> None:
     async with MCPPool({"1 / größe__": InProcessServer(calculator())}) as pool:
         result = await pool.call_tool(catalog_name("1 / größe__", "add"), {"a": 1, "b": 2})
         assert result.structured_content == {"result": 3}
@@ -84,7 +84,7 @@ async def test_a_view_that_was_taken_does_not_change() -> None:
         assert own_names(pool.tools, "b") == CALCULATOR_TOOLS
 
 
-# Servers that come and go
+# Servers that connect and disconnect
 
 
 async def test_a_server_that_has_never_been_listed_has_no_tools() -> None:
@@ -93,7 +93,7 @@ async def test_a_server_that_has_never_been_listed_has_no_tools() -> None:
         assert pool.tools == {}
 
 
-async def test_the_tools_of_a_server_that_is_away_are_stale() -> None:
+async def test_the_tools_of_a_server_that_is_not_connected_are_stale() -> None:
     async with MCPPool({"other": InProcessServer(calculator())}) as pool:
         await pool.connect("s", scripted(restart=LATER))
         await crash(pool, "s")
@@ -102,7 +102,7 @@ async def test_the_tools_of_a_server_that_is_away_are_stale() -> None:
         assert not pool.tools["other__echo"].stale
 
 
-async def test_the_tools_of_a_server_that_came_back_are_fresh() -> None:
+async def test_the_tools_of_a_reconnected_server_are_fresh() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", scripted(restart=AT_ONCE))
         await crash(pool, "s")
@@ -120,7 +120,7 @@ async def test_the_tools_of_a_failed_server_are_not_offered() -> None:
         assert own_names(pool.tools, "other") == CALCULATOR_TOOLS
 
 
-async def test_calling_a_tool_of_a_failed_server_tells_at_once_why_it_is_not_there() -> None:
+async def test_calling_a_tool_of_a_failed_server_says_at_once_why_it_is_unavailable() -> None:
     async with MCPPool(wait_timeout=None) as pool:
         await pool.connect("s", scripted(restart=RestartPolicy.never()))
         await crash(pool, "s")
@@ -158,7 +158,7 @@ async def test_all_tools_are_gone_after_the_block() -> None:
     assert pool.tools == {}
 
 
-async def test_a_server_of_the_same_id_brings_its_own_tools() -> None:
+async def test_a_new_server_with_the_same_id_has_its_own_tools() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", scripted("--tools", "first"))
         await pool.disconnect("s")
@@ -167,26 +167,26 @@ async def test_a_server_of_the_same_id_brings_its_own_tools() -> None:
         assert "s__first" not in pool.tools
 
 
-# Names that are not there
+# Unknown names
 
 
-async def test_an_unknown_name_is_told_with_those_near_it() -> None:
+async def test_the_error_for_an_unknown_name_suggests_similar_names() -> None:
     async with MCPPool({"calc": InProcessServer(calculator())}) as pool:
         with pytest.raises(UnknownTool, match=r"'calc__ad'.*Did you mean 'calc__add'"):
             await pool.call_tool("calc__ad")
 
 
-async def test_a_name_like_no_other_is_told_without_a_guess() -> None:
+async def test_the_error_for_a_name_like_no_other_suggests_nothing() -> None:
     async with MCPPool({"calc": InProcessServer(calculator())}) as pool:
         with pytest.raises(UnknownTool) as caught:
             await pool.call_tool("zzz")
         assert "Near it" not in str(caught.value)
 
 
-async def test_an_unknown_name_is_told_with_the_servers_that_may_still_bring_it() -> None:
+async def test_the_error_for_an_unknown_name_lists_servers_that_are_not_listed_yet() -> None:
     async with MCPPool() as pool:
         pool.add("slow", scripted("--never-answer", close_timeout=0.1))
-        with pytest.raises(UnknownTool, match="Not listed yet: the tools of 'slow'"):
+        with pytest.raises(UnknownTool, match="not listed yet: 'slow'"):
             await pool.call_tool("other__echo")
 
 
@@ -200,7 +200,7 @@ async def test_a_call_waits_for_the_first_listing_of_a_server_that_may_offer_its
 
 
 @pytest.mark.parametrize("bound", ["wait_timeout", "timeout", "disconnect"])
-async def test_the_wait_for_a_first_listing_is_bounded_like_that_for_a_server(bound: str) -> None:
+async def test_the_wait_for_a_first_listing_is_limited_by_wait_timeout(bound: str) -> None:
     async with MCPPool(wait_timeout=0.1 if bound == "wait_timeout" else 60) as pool, anyio.create_task_group() as group:
         pool.add("slow", scripted("--never-answer", close_timeout=0.1))
         if bound == "disconnect":
@@ -210,27 +210,27 @@ async def test_the_wait_for_a_first_listing_is_bounded_like_that_for_a_server(bo
         assert caught.value.missing == ("slow",)
 
 
-async def test_a_tool_that_is_not_in_the_listing_that_was_waited_for_is_unknown() -> None:
+async def test_a_tool_that_the_awaited_listing_does_not_contain_is_unknown() -> None:
     async with MCPPool() as pool:
         pool.add("calc", InProcessServer(calculator()))
         with pytest.raises(UnknownTool, match="Did you mean 'calc__add'"):
             await pool.call_tool("calc__ad")
 
 
-async def test_a_wrong_timeout_of_a_call_that_would_wait_is_told_at_once() -> None:
+async def test_an_invalid_timeout_of_a_call_that_would_wait_is_an_error_at_once() -> None:
     async with MCPPool() as pool:
         pool.add("slow", scripted("--never-answer", close_timeout=0.1))
         with pytest.raises(ConfigError, match="timeout"):
             await pool.call_tool("slow__echo", timeout=-1)
 
 
-async def test_a_servers_own_name_is_no_catalog_name() -> None:
+async def test_a_servers_own_name_for_a_tool_is_not_a_catalog_name() -> None:
     async with MCPPool({"calc": InProcessServer(calculator())}) as pool:
         with pytest.raises(UnknownTool):
             await pool.call_tool("add")
 
 
-async def test_the_view_follows_a_server_that_dies_unasked() -> None:
+async def test_the_view_follows_a_server_that_exits_by_itself() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", scripted("--die-after-handshake", 0.1, restart=LATER))
         await eventually(lambda: pool.tools["s__echo"].stale)

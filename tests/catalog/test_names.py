@@ -1,4 +1,4 @@
-"""Names in the catalog: what the model APIs allow, and no two alike."""
+"""Catalog names: valid for all model APIs, and no two the same."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ids = st.text(min_size=1).filter(str.isprintable)
 names = st.text()
 plain_letters = st.text("abcXYZ019_-", min_size=1, max_size=40)
 confusing_letters = st.text("ab_0-", min_size=1, max_size=6)
-"""Few letters, short: pairs that are likely to look alike."""
+"""Short texts of few different letters, to get pairs that are similar."""
 
 
 def stays_plain(server_id: str, name: str) -> bool:
-    """Whether the design leaves a pair's name as it is."""
+    """Whether a pair's name should stay as it is."""
     plain = f"{server_id}__{name}"
     ambiguous = "__" in server_id or server_id.endswith("_") or MARKED.search(plain) is not None
     return LEGAL.fullmatch(plain) is not None and not ambiguous
@@ -32,12 +32,12 @@ def stays_plain(server_id: str, name: str) -> bool:
 @example("Ω", "ω")
 @example("\u00e9", "\ud800")
 @example("a" * 100, "b" * 100)
-def test_every_name_is_one_that_all_model_apis_allow(server_id: str, name: str) -> None:
+def test_every_name_is_valid_for_all_model_apis(server_id: str, name: str) -> None:
     assert LEGAL.fullmatch(catalog_name(server_id, name))
 
 
 @given(ids | plain_letters, names | plain_letters)
-def test_a_name_is_marked_exactly_when_it_was_changed_or_is_ambiguous(server_id: str, name: str) -> None:
+def test_a_name_has_a_suffix_exactly_when_it_was_changed_or_is_ambiguous(server_id: str, name: str) -> None:
     listed = catalog_name(server_id, name)
     if stays_plain(server_id, name):
         assert listed == f"{server_id}__{name}"
@@ -46,7 +46,7 @@ def test_a_name_is_marked_exactly_when_it_was_changed_or_is_ambiguous(server_id:
 
 
 @given(st.tuples(ids, names), st.tuples(ids, names))
-def test_two_pairs_never_meet(one: tuple[str, str], other: tuple[str, str]) -> None:
+def test_two_pairs_never_share_a_name(one: tuple[str, str], other: tuple[str, str]) -> None:
     assume(one != other)
     assert catalog_name(*one) != catalog_name(*other)
 
@@ -55,13 +55,13 @@ def test_two_pairs_never_meet(one: tuple[str, str], other: tuple[str, str]) -> N
 @example(("a", "_b"), ("a_", "b"))
 @example(("a", "b__c"), ("a__b", "c"))
 @example(("a_", "b"), ("a", "_b"))
-def test_pairs_that_look_alike_never_meet_either(one: tuple[str, str], other: tuple[str, str]) -> None:
+def test_similar_pairs_never_share_a_name(one: tuple[str, str], other: tuple[str, str]) -> None:
     assume(one != other)
     assert catalog_name(*one) != catalog_name(*other)
 
 
 @given(ids, names)
-def test_a_name_that_looks_like_the_changed_name_of_another_is_changed_itself(server_id: str, name: str) -> None:
+def test_a_name_that_looks_like_a_changed_name_is_changed_itself(server_id: str, name: str) -> None:
     listed = catalog_name(server_id, name)
     head, separator, tail = listed.partition("__")
     assume(separator and head and (head, tail) != (server_id, name))
@@ -69,7 +69,7 @@ def test_a_name_that_looks_like_the_changed_name_of_another_is_changed_itself(se
 
 
 @given(st.text("abc", min_size=40, max_size=80), st.text("abc", min_size=40, max_size=80))
-def test_long_names_that_begin_alike_are_kept_apart(one: str, other: str) -> None:
+def test_long_names_with_the_same_beginning_stay_distinct(one: str, other: str) -> None:
     assume(one != other)
     assert catalog_name("x" * 60, one) != catalog_name("x" * 60, other)
 
@@ -89,7 +89,7 @@ def test_long_names_that_begin_alike_are_kept_apart(one: str, other: str) -> Non
         ("i" * 30, "n" * 32, "i" * 30 + "__" + "n" * 32),
     ],
 )
-def test_a_name_that_is_legal_and_clear_stays_plain(server_id: str, name: str, listed: str) -> None:
+def test_a_valid_and_unambiguous_name_is_unchanged(server_id: str, name: str, listed: str) -> None:
     assert catalog_name(server_id, name) == listed
 
 
@@ -109,12 +109,12 @@ def test_a_name_that_is_legal_and_clear_stays_plain(server_id: str, name: str, l
         pytest.param("a", "tool\n", id="a line break at the end is cleaned"),
     ],
 )
-def test_a_name_that_is_not_legal_or_not_clear_is_marked(server_id: str, name: str) -> None:
+def test_an_invalid_or_ambiguous_name_has_a_suffix(server_id: str, name: str) -> None:
     assert MARKED.search(catalog_name(server_id, name))
 
 
-def test_the_mark_is_part_of_the_contract() -> None:
-    """Prompts and logs hold these names: a later version must not give other ones."""
+def test_the_suffix_is_part_of_the_contract() -> None:
+    """Prompts and logs contain these names, so later versions must not change them."""
     assert catalog_name("my server", "tool") == "my_server__tool_ec0561ad"
 
 

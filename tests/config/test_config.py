@@ -1,4 +1,4 @@
-"""A wrong argument is a `ConfigError` that names the id and the field, before anything starts."""
+"""An invalid argument raises a `ConfigError` that names the id and the field, before anything starts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ anything: Any = object()
 BEYOND_FLOATS = 10**400
 NOT_A_TIME = [-1, -0.001, float("nan"), float("inf"), BEYOND_FLOATS, "1", True, anything]
 HALF_A_PAIR = "\ud800"
-"""A string that Python allows and no process can be given."""
+"""A string that Python allows but that cannot be passed to a process."""
 
 
 def stdio(field: str, *values: Any) -> Iterator[Any]:
-    """Specifications of stdio servers with a wrong value in one field, as parameters."""
+    """Specs of stdio servers with an invalid value in one field, as parameters."""
     for value in values:
         make = partial(StdioServer, **{"command": "program", field: value})
         yield pytest.param(make, field, id=f"{field}={shortened(value)}")
@@ -35,7 +35,7 @@ def policy(field: str, *values: Any) -> Iterator[Any]:
 
 
 def shortened(value: object) -> str:
-    """A value in a few letters, for the name of a test."""
+    """A short text for a value, for test ids."""
     text = "an object" if value is anything else ascii(value)
     return text if len(text) < 20 else f"{text[:17]}..."
 
@@ -76,7 +76,7 @@ RIGHT_IDS = [" ", "a b", "Ω", "🦊", "a__b", "__", "x" * 1000, "../etc", "{}",
 
 
 @pytest.mark.parametrize(("make", "field"), WRONG_SPECS)
-def test_an_invalid_value_cannot_be_made(make: partial[Any], field: str) -> None:
+def test_an_invalid_value_cannot_be_constructed(make: partial[Any], field: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
     assert (caught.value.server_id, caught.value.field) == (None, field)
@@ -84,7 +84,7 @@ def test_an_invalid_value_cannot_be_made(make: partial[Any], field: str) -> None
     assert field in str(caught.value)
 
 
-def test_all_that_is_wrong_is_told_together() -> None:
+def test_all_problems_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         StdioServer("", env={"": "a"}, mode="other", max_in_flight=0)
     assert [field for field, _ in caught.value.problems] == ["command", "env", "max_in_flight", "mode"]
@@ -92,7 +92,7 @@ def test_all_that_is_wrong_is_told_together() -> None:
 
 
 @pytest.mark.parametrize("spec", NO_SPECS, ids=shortened)
-async def test_what_is_no_spec_starts_nothing_and_disturbs_nothing(spec: Any) -> None:
+async def test_a_value_that_is_not_a_spec_starts_nothing_and_disturbs_nothing(spec: Any) -> None:
     with pytest.raises(ConfigError, match="'files': config must be"):
         MCPPool({"files": spec})
     async with MCPPool({"running": InProcessServer(calculator())}) as pool:
@@ -116,7 +116,7 @@ def test_an_id_that_is_not_printable_text_is_refused(server_id: Any) -> None:
 
 
 @pytest.mark.parametrize("server_id", [*WRONG_IDS, []], ids=ascii)
-async def test_a_wrong_id_starts_nothing(server_id: Any) -> None:
+async def test_an_invalid_id_starts_nothing(server_id: Any) -> None:
     async with MCPPool() as pool:
         with pytest.raises(ConfigError):
             pool.add(server_id, InProcessServer(calculator()))
@@ -125,7 +125,7 @@ async def test_a_wrong_id_starts_nothing(server_id: Any) -> None:
         assert pool.get_all_statuses() == {}
 
 
-async def test_any_printable_id_is_legal() -> None:
+async def test_any_printable_id_is_valid() -> None:
     async with MCPPool({server_id: InProcessServer(calculator()) for server_id in RIGHT_IDS}) as pool:
         await pool.wait_ready()
         assert list(pool.servers) == RIGHT_IDS
@@ -135,22 +135,22 @@ async def test_any_printable_id_is_legal() -> None:
     "field", ["connect_timeout", "open_timeout", "wait_timeout", "call_timeout", "max_call_time", "close_timeout"]
 )
 @pytest.mark.parametrize("value", [*NOT_A_TIME, DEFAULT], ids=shortened)
-def test_a_wrong_time_of_the_pool_is_found_when_it_is_made(field: str, value: Any) -> None:
-    """`DEFAULT` too: there is no wider setting than the pool's."""
+def test_an_invalid_time_is_an_error_when_the_pool_is_constructed(field: str, value: Any) -> None:
+    """`DEFAULT` is invalid, too: there is no wider setting than the pool's."""
     with pytest.raises(ConfigError) as caught:
         MCPPool(**{field: value})
     assert (caught.value.server_id, caught.value.field) == (None, field)
     assert field in str(caught.value)
 
 
-def test_a_pool_has_to_bound_its_closing() -> None:
+def test_close_timeout_must_have_a_limit() -> None:
     unbounded: Any = None
     with pytest.raises(ConfigError, match="close_timeout"):
         MCPPool(close_timeout=unbounded)
 
 
 @pytest.mark.parametrize("value", [None, DEFAULT, 3, "never", RestartPolicy], ids=shortened)
-def test_a_wrong_restart_policy_of_the_pool_is_found_when_it_is_made(value: Any) -> None:
+def test_an_invalid_restart_policy_is_an_error_when_the_pool_is_constructed(value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         MCPPool(restart=value)
     assert caught.value.field == "restart"
@@ -159,21 +159,21 @@ def test_a_wrong_restart_policy_of_the_pool_is_found_when_it_is_made(value: Any)
 @pytest.mark.parametrize(
     "servers", [[], "files", StdioServer("program"), [("files", StdioServer("program"))]], ids=shortened
 )
-def test_servers_have_to_be_a_mapping(servers: Any) -> None:
+def test_servers_must_be_a_mapping(servers: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         MCPPool(servers)
     assert caught.value.field == "servers"
 
 
-def test_all_times_but_that_of_closing_may_be_unbounded() -> None:
+def test_all_times_but_close_timeout_may_be_unlimited() -> None:
     MCPPool(connect_timeout=None, open_timeout=None, wait_timeout=None, call_timeout=None, max_call_time=None)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, 0.001, 10**9])
-def test_any_time_of_at_least_zero_is_right(value: float) -> None:
+def test_any_time_of_at_least_zero_is_valid(value: float) -> None:
     MCPPool({"files": StdioServer("program", connect_timeout=value, close_timeout=value)}, wait_timeout=value)
 
 
-def test_a_policy_may_leave_everything_or_nothing_to_chance() -> None:
+def test_a_policy_may_have_full_jitter_or_none() -> None:
     for jitter in (0, 1):
         MCPPool(restart=RestartPolicy(jitter=jitter, initial_delay=0, max_delay=0, multiplier=1, max_restarts=0))

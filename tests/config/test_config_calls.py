@@ -1,4 +1,4 @@
-"""A wrong argument of a call is a `ConfigError` that names the server and the field, and nothing is sent."""
+"""An invalid argument of a call raises a `ConfigError` that names the server and the field, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ WRONG_CALLS += [
 ]
 
 
-async def test_a_wrong_argument_of_a_call_names_the_server_and_the_field_and_nothing_is_sent(tmp_path: Path) -> None:
+async def test_an_invalid_argument_raises_an_error_with_server_and_field_and_nothing_is_sent(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool() as pool:
         await pool.connect("s", scripted("--ledger", ledger))
@@ -81,14 +81,14 @@ async def test_a_wrong_argument_of_a_call_names_the_server_and_the_field_and_not
     assert [line["tool"] for line in after[len(before[0]) :]] == ["calls"]
 
 
-async def test_a_call_with_wrong_arguments_is_not_counted() -> None:
+async def test_a_call_with_invalid_arguments_is_not_counted() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         with pytest.raises(ConfigError):
             await pool.call_tool("s__add", {"a": 1, "b": 2}, timeout=-1)
         assert (pool.snapshot().calls_done, pool.snapshot().calls_failed) == (0, 0)
 
 
-async def test_in_process_too_a_request_that_cannot_be_made_is_a_wrong_argument() -> None:
+async def test_arguments_that_an_in_process_server_cannot_be_sent_are_an_error() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         for arguments in ({1: 2}, [1]):
             with pytest.raises(ConfigError, match="arguments"):
@@ -96,7 +96,7 @@ async def test_in_process_too_a_request_that_cannot_be_made_is_a_wrong_argument(
 
 
 @pytest.mark.parametrize("name", [1, None, [], b"s__echo"], ids=repr)
-async def test_a_catalog_name_that_is_no_string_is_a_wrong_argument(name: Any) -> None:
+async def test_a_catalog_name_that_is_not_a_string_is_an_error(name: Any) -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         with pytest.raises(ConfigError) as caught:
             await pool.call_tool(name)
@@ -104,7 +104,7 @@ async def test_a_catalog_name_that_is_no_string_is_a_wrong_argument(name: Any) -
 
 
 @pytest.mark.parametrize("drain", [None, -1, float("nan"), "1", True, DEFAULT], ids=repr)
-async def test_a_wrong_drain_closes_nothing(drain: Any) -> None:
+async def test_an_invalid_drain_closes_nothing(drain: Any) -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         with pytest.raises(ConfigError) as caught:
             await pool.close_all(drain=drain)
@@ -113,33 +113,33 @@ async def test_a_wrong_drain_closes_nothing(drain: Any) -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True], ids=repr)
-async def test_a_wrong_time_to_wait_is_told_at_once(timeout: Any) -> None:
+async def test_an_invalid_time_to_wait_is_an_error_at_once(timeout: Any) -> None:
     async with MCPPool() as pool:
         with pytest.raises(ConfigError) as caught:
             await pool.wait_ready(timeout=timeout)
     assert caught.value.field == "timeout"
 
 
-async def test_an_unknown_server_is_told_with_those_that_live() -> None:
+async def test_the_error_for_an_unknown_server_names_the_current_ones() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
-        with pytest.raises(UnknownServer, match=r"'t'.*current servers are: s") as caught:
+        with pytest.raises(UnknownServer, match=r"'t'.*Current servers: s") as caught:
             pool.server("t")
         assert caught.value.server_id == "t"
 
 
-async def test_wrong_arguments_for_an_unknown_tool_are_an_unknown_tool() -> None:
+async def test_for_an_unknown_tool_the_error_is_unknown_tool_whatever_its_arguments() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         with pytest.raises(UnknownTool):
             await pool.call_tool("s__nothing", timeout=-1)
 
 
-async def test_unbounded_calls_are_right() -> None:
+async def test_a_timeout_of_none_is_valid() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         result = await pool.call_tool("s__add", {"a": 1, "b": 2}, timeout=None)
         assert result.structured_content == {"result": 3}
 
 
-async def test_another_config_for_a_living_id_is_refused_by_name() -> None:
+async def test_another_config_for_a_current_id_is_an_error_that_names_the_id() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         with pytest.raises(ConfigError, match="disconnect\\('s'\\)") as caught:
             pool.add("s", InProcessServer(calculator()))

@@ -1,4 +1,4 @@
-"""Specifications are values: they compare by content, cannot change, show no secrets, and fill in defaults."""
+"""Specs are values: they compare by content, are immutable, show no secrets, and fill in defaults."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ DIFFERENCES: dict[str, Any] = {
 
 
 def full() -> StdioServer:
-    """A specification with something in each of its collections."""
+    """A spec with something in each of its collections."""
     return StdioServer(
         "program",
         ["a", "b"],
@@ -74,7 +74,7 @@ def full() -> StdioServer:
     )
 
 
-def test_specifications_with_equal_contents_are_equal() -> None:
+def test_specs_with_equal_contents_are_equal() -> None:
     assert full() == full()
 
 
@@ -86,7 +86,7 @@ def test_the_order_of_variables_makes_no_difference() -> None:
     assert StdioServer("program", env={"A": "1", "B": "2"}) == StdioServer("program", env={"B": "2", "A": "1"})
 
 
-def test_no_variables_and_an_empty_set_of_them_are_told_apart() -> None:
+def test_no_environment_and_an_empty_environment_differ() -> None:
     assert StdioServer("program") != StdioServer("program", env={})
 
 
@@ -95,7 +95,7 @@ def test_every_field_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize("field", DIFFERENCES)
-def test_specifications_that_differ_in_any_field_differ(field: str) -> None:
+def test_specs_that_differ_in_any_field_are_unequal(field: str) -> None:
     assert StdioServer(**{"command": "program", field: DIFFERENCES[field]}) != StdioServer("program")
 
 
@@ -105,18 +105,18 @@ def test_in_process_servers_are_equal_only_if_they_are_the_same_object() -> None
     assert InProcessServer(server) != InProcessServer(calculator())
 
 
-def test_specifications_of_different_kinds_differ() -> None:
+def test_specs_of_different_kinds_are_unequal() -> None:
     other: Any = InProcessServer(calculator())
     assert StdioServer("program") != other
 
 
 @pytest.mark.parametrize("field", DIFFERENCES)
-def test_a_specification_cannot_be_changed(field: str) -> None:
+def test_a_spec_is_immutable(field: str) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(full(), field, DIFFERENCES[field])
 
 
-def test_what_a_specification_was_made_from_may_change() -> None:
+def test_changing_the_arguments_of_a_spec_does_not_change_the_spec() -> None:
     args, env, options, globs = ["a"], {"A": "b"}, {"log_level": "error"}, ["x"]
     spec = StdioServer("program", args, env=env, client_options=options, include_tools=globs)
     args.append("b")
@@ -129,27 +129,27 @@ def test_what_a_specification_was_made_from_may_change() -> None:
 
 
 @pytest.mark.parametrize("field", ["env", "client_options"])
-def test_the_collections_of_a_specification_cannot_be_changed_either(field: str) -> None:
+def test_the_collections_in_a_spec_are_immutable(field: str) -> None:
     with pytest.raises(TypeError):
         getattr(full(), field)["new"] = "value"
 
 
-def test_what_the_servers_of_a_pool_were_given_in_may_change() -> None:
+def test_changing_the_mapping_of_servers_does_not_change_the_pool() -> None:
     servers = {"files": StdioServer("program")}
     pool = MCPPool(servers)
     servers.clear()
     assert list(pool._servers) == ["files"]
 
 
-def test_a_specification_shows_its_program_and_nothing_else() -> None:
+def test_the_repr_of_a_spec_shows_only_its_program() -> None:
     assert repr(full()) == "StdioServer('program')"
 
 
-def test_an_in_process_specification_shows_its_kind_of_server() -> None:
+def test_the_repr_of_an_in_process_spec_shows_the_class_of_its_server() -> None:
     assert repr(InProcessServer(calculator())) == "InProcessServer(MCPServer)"
 
 
-def test_a_specification_has_the_documented_defaults() -> None:
+def test_a_spec_has_the_documented_defaults() -> None:
     spec = StdioServer("program")
     assert (spec.args, spec.env, spec.cwd, spec.required, spec.mode) == ((), None, None, False, "auto")
     assert spec.max_message_size == 16 * 1024 * 1024
@@ -173,7 +173,7 @@ def test_a_pool_has_the_documented_defaults() -> None:
     )
 
 
-def test_a_setting_that_was_left_out_is_that_of_the_pool() -> None:
+def test_an_omitted_setting_is_taken_from_the_pool() -> None:
     assert Target.of(POOL, "s", StdioServer("program")).limits == Limits(
         connect_timeout=1,
         call_timeout=4,
@@ -185,7 +185,7 @@ def test_a_setting_that_was_left_out_is_that_of_the_pool() -> None:
     )
 
 
-def test_a_servers_own_setting_goes_before_that_of_the_pool() -> None:
+def test_a_servers_own_setting_overrides_the_pools() -> None:
     spec = StdioServer(
         "program",
         connect_timeout=10,
@@ -224,7 +224,7 @@ def test_a_spec_can_be_copied_pickled_and_hashed(copied: Any) -> None:
     assert len({spec, copied(spec), StdioServer("other")}) == 2
 
 
-def test_what_is_unpickled_is_checked() -> None:
+def test_an_unpickled_spec_is_validated() -> None:
     rebuild, (kind, values) = StdioServer("program").__reduce__()
     with pytest.raises(ConfigError):
         rebuild(kind, {**values, "command": ""})

@@ -1,4 +1,4 @@
-"""Specifications of servers behind a URL: mistakes are told, values compare by content, and secrets stay secret."""
+"""Specs of servers behind a URL: mistakes are reported, values compare by content, and secrets stay secret."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = [pytest.param(HttpServer, id="http"), pytest.param(SseServer, id="sse")]
 URL = "http://localhost:8000/mcp"
 SECRET = "tulip-7f3a9c"
 TOKEN = "violet-55aa0e"
-"""A secret that is not configured: the authorization has it from elsewhere."""
+"""A secret that is not in the spec: the auth flow gets it from elsewhere."""
 NEVER = RestartPolicy.never()
 anything: Any = object()
 
@@ -120,7 +120,9 @@ WRONG = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("field", "value"), WRONG, ids=lambda value: ascii(value)[:30].partition(" at 0x")[0])
-def test_a_mistake_names_the_class_and_the_field_and_shows_no_value(kind: type[Any], field: str, value: Any) -> None:
+def test_an_invalid_field_raises_an_error_with_class_and_field_but_without_the_value(
+    kind: type[Any], field: str, value: Any
+) -> None:
     with pytest.raises(ConfigError) as caught:
         kind(**{"url": URL, field: value})
     assert caught.value.field == field
@@ -129,7 +131,7 @@ def test_a_mistake_names_the_class_and_the_field_and_shows_no_value(kind: type[A
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_client_that_is_closed_is_a_mistake(kind: type[Any]) -> None:
+async def test_a_closed_client_is_an_error(kind: type[Any]) -> None:
     client = httpx2.AsyncClient()
     spec = kind(URL, http_client=client)
     MCPPool({"search": spec})
@@ -140,7 +142,7 @@ async def test_a_client_that_is_closed_is_a_mistake(kind: type[Any]) -> None:
         assert pool.get_status("search") is None
 
 
-def test_a_mistake_in_a_url_says_what_is_wrong_with_it() -> None:
+def test_the_error_for_an_invalid_url_says_what_is_wrong_with_it() -> None:
     for url, words in [
         (b"x", "not a bytes"),
         ("ftp://localhost", "must begin with http:// or https:// and name a host"),
@@ -153,11 +155,11 @@ def test_a_mistake_in_a_url_says_what_is_wrong_with_it() -> None:
 
 
 @pytest.mark.parametrize("url", RIGHT_URLS)
-def test_any_url_that_http_can_be_spoken_to_is_right(url: str) -> None:
+def test_any_http_url_is_valid(url: str) -> None:
     MCPPool({"search": HttpServer(url, headers={"X": "", "Y": "a b", "Z": "c\td", "!#$%&'*+.^_`|~0": "~"})})
 
 
-def test_what_all_servers_have_servers_behind_a_url_have_as_well() -> None:
+def test_specs_with_a_url_have_the_common_fields_too() -> None:
     common = {field.name for field in attrs.fields(ServerSpec)}
     own = {field.name for field in attrs.fields(UrlServer)} - common
     assert own == {"url", "headers", "auth", "http_client"}
@@ -170,7 +172,7 @@ def test_what_all_servers_have_servers_behind_a_url_have_as_well() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_specifications_are_equal_by_content(kind: type[Any]) -> None:
+def test_specs_are_compared_by_content(kind: type[Any]) -> None:
     headers = {"A": "1", "B": "2"}
     auth, client = httpx2.BasicAuth("user", "word"), httpx2.AsyncClient()
     spec = kind(URL, headers=headers, auth=auth, http_client=client)
@@ -178,7 +180,7 @@ def test_specifications_are_equal_by_content(kind: type[Any]) -> None:
     for field, value in {
         "url": URL + "/",
         "headers": {"A": "1"},
-        "auth": httpx2.BasicAuth("user", "word"),  # nobody can look into one
+        "auth": httpx2.BasicAuth("user", "word"),  # cannot be compared by its contents
         "http_client": httpx2.AsyncClient(),
         "max_message_size": 1,
     }.items():
@@ -191,9 +193,7 @@ def test_specifications_are_equal_by_content(kind: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_living_server_is_disturbed_by_no_other_configuration(
-    kind: type[Any], record_logs: list[Message]
-) -> None:
+async def test_another_config_does_not_disturb_a_connected_server(kind: type[Any], record_logs: list[Message]) -> None:
     async with raw_server() as server, MCPPool() as pool:
         url = server.sse_url if kind is SseServer else server.url
         await pool.connect("s", kind(url, headers={"A": "1", "B": "2"}))
@@ -206,7 +206,7 @@ async def test_a_living_server_is_disturbed_by_no_other_configuration(
         assert pool.server("s").generation == 1
 
 
-def test_a_specification_shows_scheme_host_and_port() -> None:
+def test_the_repr_of_a_spec_shows_scheme_host_and_port() -> None:
     spec = HttpServer(
         f"https://user:{SECRET}@example.com:8443/{SECRET}?token={SECRET}#{SECRET}",
         headers={"Authorization": f"Bearer {SECRET}"},
@@ -216,7 +216,7 @@ def test_a_specification_shows_scheme_host_and_port() -> None:
     assert str(SseServer("http://[::1]/sse")) == "SseServer('http://[::1]')"
 
 
-def test_every_part_of_what_is_configured_is_masked() -> None:
+def test_every_secret_part_of_a_spec_is_masked() -> None:
     url = "https://user%40x:pass%2Fword@example.com:8443/api/k7f3a9c/%C3%BCber?token=a%2Fbcdefg&plainflag#fragment"
     spec = HttpServer(
         url, headers={"A": "Bearer headervalue", "B": "short"}, auth=httpx2.BasicAuth("alice-1", "wonder")
@@ -236,7 +236,7 @@ def test_every_part_of_what_is_configured_is_masked() -> None:
 
 
 class Careless(httpx2.Auth):
-    """Sends what HTTP forbids, or raises with everything it knows."""
+    """Sends something that HTTP forbids, or raises an error that contains everything it knows."""
 
     def __init__(self, *, raises: bool) -> None:
         self.raises = raises
@@ -250,7 +250,7 @@ class Careless(httpx2.Auth):
 
 
 def secretive(kind: type[Any], server: str, **fields: Any) -> Any:
-    """A specification that is full of secrets."""
+    """A spec that is full of secrets."""
     url = f"{server}/{SECRET}/{'sse' if kind is SseServer else 'mcp'}?token={SECRET}"
     return kind(url, headers={"X-Key": f"Key {SECRET}"}, restart=NEVER, **fields)
 
@@ -268,7 +268,7 @@ TROUBLES = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_trouble_shows_a_secret(kind: type[Any], record_logs: list[Message]) -> None:
+async def test_no_failure_shows_a_secret(kind: type[Any], record_logs: list[Message]) -> None:
     async with raw_server("--modern") as server, MCPPool() as pool:
         for do, value in TROUBLES:
             await server.misbehave()
@@ -290,7 +290,7 @@ async def test_no_trouble_shows_a_secret(kind: type[Any], record_logs: list[Mess
                 visible(pool, "t"),
                 *(f"{line} {line.record}" for line in record_logs),
             ]
-            if "tenant" not in str(in_call.value):  # the server's own answer
+            if "tenant" not in str(in_call.value):  # the server's own error
                 everything.append(shown(in_call.value))
             assert SECRET not in "\n".join(everything), do
             await pool.disconnect("t")
@@ -298,7 +298,7 @@ async def test_no_trouble_shows_a_secret(kind: type[Any], record_logs: list[Mess
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("raises", [True, False], ids=["raises", "forbidden header"])
-async def test_a_careless_authorization_shows_no_secret(kind: type[Any], raises: bool) -> None:
+async def test_an_auth_flow_that_fails_shows_no_secret(kind: type[Any], raises: bool) -> None:
     async with raw_server("--modern") as server, MCPPool() as pool:
         with pytest.raises(ConnectError) as caught:
             await pool.connect("s", secretive(kind, server.origin, auth=Careless(raises=raises)))
@@ -307,7 +307,9 @@ async def test_a_careless_authorization_shows_no_secret(kind: type[Any], raises:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_server_that_is_away_shows_its_origin_only(kind: type[Any], record_logs: list[Message]) -> None:
+async def test_a_server_that_cannot_be_reached_shows_only_its_origin(
+    kind: type[Any], record_logs: list[Message]
+) -> None:
     with refused_port() as port:
         async with MCPPool() as pool:
             with pytest.raises(ConnectError) as caught:
@@ -332,7 +334,7 @@ async def test_a_stream_that_breaks_while_nobody_calls_shows_no_secret() -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_user_and_a_password_in_a_url_do_not_stand_in_the_log_of_the_http_client(
+async def test_user_and_password_in_a_url_do_not_appear_in_the_http_clients_log(
     kind: type[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "httpx2")

@@ -1,4 +1,4 @@
-"""What is wrong with a value is told once, however the problems are gathered."""
+"""Each problem with a value is reported exactly once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WRONG_FIELDS: dict[str, Any] = {
 
 
 def fields(make: Callable[[], object]) -> list[str]:
-    """The fields that are wrong."""
+    """The invalid fields."""
     try:
         make()
     except ConfigError as error:
@@ -51,7 +51,7 @@ def fields(make: Callable[[], object]) -> list[str]:
 
 
 @pytest.mark.parametrize("field", WRONG_FIELDS)
-def test_a_wrong_field_is_one_problem(field: str) -> None:
+def test_an_invalid_field_is_one_problem(field: str) -> None:
     assert fields(lambda: StdioServer("program", **{field: WRONG_FIELDS[field]})) == [field]
 
 
@@ -74,9 +74,9 @@ def test_a_wrong_field_is_one_problem(field: str) -> None:
         (lambda: InProcessServer(WRONG), ["server"]),
     ],
 )
-def test_each_mistake_is_told(make: Callable[[], object], expected: list[str]) -> None:
+def test_each_mistake_is_reported(make: Callable[[], object], expected: list[str]) -> None:
     assert fields(make) == expected
 
 
-def test_nothing_is_wrong_with_what_is_right() -> None:
+def test_a_valid_spec_has_no_problems() -> None:
     assert fields(lambda: InProcessServer(calculator())) == []

@@ -1,4 +1,4 @@
-"""Where `nox -s conformance` has put the suite."""
+"""The suite that `nox -s conformance` has installed."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""The client that the official conformance suite judges: `driver.py BACKEND URL`.
+"""The client that the official conformance suite tests: `driver.py BACKEND URL`.
 
-The suite starts a server of its own for one scenario, runs this program with the server's URL, and judges what that
-server saw. `MCP_CONFORMANCE_SCENARIO` names the scenario; `MCP_CONFORMANCE_CONTEXT` is JSON with what it wants known.
+For each scenario, the suite starts a server, runs this program with the server's URL, and checks what the server
+received. `MCP_CONFORMANCE_SCENARIO` is the name of the scenario, `MCP_CONFORMANCE_CONTEXT` is JSON with data for it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from mcp_pool import ClientCallbacks, ConnectError, HttpServer, InvalidResponse,
 
 REDIRECT_URI = "http://localhost:3000/callback"
 CLIENT_METADATA_URL = "https://conformance-test.local/client-metadata.json"
-"""The client id that the suite looks for; no document needs to be there."""
+"""The client id that the suite expects; the document does not have to exist."""
 UNRELATED = "test_mrtr_unrelated"
-"""The tool to be called while the call of another waits for an answer of the user."""
+"""The tool to call while another call waits for the user."""
 
 
 @asynccontextmanager
 async def connected(url: str, auth: httpx2.Auth | None = None) -> AsyncIterator[MCPPool]:
-    """A pool in which the suite's server is connected as `server`; all that is being judged stands behind this."""
+    """A pool in which the suite's server is connected as `server`."""
     async with MCPPool() as pool:
         callbacks = ClientCallbacks(elicitation=partial(accept, pool))
         await pool.connect("server", HttpServer(url, auth=auth, callbacks=callbacks))
@@ -46,9 +46,9 @@ async def connected(url: str, auth: httpx2.Auth | None = None) -> AsyncIterator[
 
 
 async def accept(pool: MCPPool, _context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-    """Accept a form as it is; where a field has no default, the suite asks for a yes.
+    """Accept a form with its defaults; where a field has no default, the suite expects True.
 
-    Before that, call the unrelated tool if there is one: what belongs to the call that asks must not go along.
+    First call the unrelated tool, if there is one: its request must not contain anything from the waiting call.
     """
     assert isinstance(params, ElicitRequestFormParams)
     if (unrelated := f"server__{UNRELATED}") in pool.tools:
@@ -58,7 +58,7 @@ async def accept(pool: MCPPool, _context: ClientRequestContext, params: ElicitRe
 
 
 async def call_each(pool: MCPPool, calls: Iterable[tuple[str, dict[str, Any]]]) -> str:
-    """Make the calls one after the other, and return all text that came back."""
+    """Make the calls one after another, and return all text from the results."""
     results = [await pool.call_tool(f"server__{name}", arguments) for name, arguments in calls]
     assert not any(result.is_error for result in results), results
     return " ".join(str(result.content) for result in results)
@@ -69,7 +69,7 @@ async def call_all(pool: MCPPool, arguments: dict[str, Any]) -> None:
 
 
 async def handshake_and_listing(pool: MCPPool) -> None:
-    """Do no more than `connect` has done."""
+    """Do nothing more than connect."""
 
 
 async def addition(pool: MCPPool) -> None:
@@ -108,11 +108,11 @@ async def form_with_defaults(pool: MCPPool) -> None:
 
 
 async def calls_that_ask(pool: MCPPool) -> None:
-    """Call the tools that ask for input, and the one whose answer lacks `resultType`."""
+    """Call the tools that ask for input, and the one whose result lacks `resultType`."""
     answers = await call_each(pool, [("test_mrtr_echo_state", {}), ("test_mrtr_no_state", {}), (UNRELATED, {})])
     assert all(f"{what}-ok" in answers for what in ("echo-state", "no-state", "unrelated")), answers
-    # The suite judges that no second request follows this answer, and does not see what becomes of it. The SDK takes it
-    # for a breach of the protocol, with or without the pool: a server of this revision must say `resultType`.
+    # The suite checks that no second request follows this result, and does not see how the client handles it. The SDK
+    # treats it as a protocol error, with or without the pool: a server of this revision must send `resultType`.
     try:
         await pool.call_tool("server__test_mrtr_no_result_type")
     except InvalidResponse as error:
@@ -138,7 +138,7 @@ SCENARIOS: dict[str, Callable[[MCPPool], Awaitable[None]]] = {
     "elicitation-sep1034-client-defaults": form_with_defaults,
     "sep-2322-client-request-state": calls_that_ask,
 }
-"""What to do once the server is connected; in the scenarios of `auth/` it is `first_tool`."""
+"""What to do once the server is connected; in the `auth/` scenarios it is `first_tool`."""
 
 REFUSED = {
     "auth/iss-normalized",
@@ -149,11 +149,11 @@ REFUSED = {
     "auth/resource-mismatch",
     "auth/scope-retry-limit",
 }
-"""The scenarios whose server must not be trusted, or never grants what it asks for: there must be no connection."""
+"""Scenarios in which the server must not be trusted, or never grants what it demands: the connection must fail."""
 
 
 def context() -> dict[str, Any]:
-    """What the suite wants this scenario's client to know."""
+    """The data that the suite provides for this scenario."""
     return json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
 
 
@@ -178,7 +178,7 @@ class Storage:
 
 
 class Browser:
-    """A person at a browser, who agrees at once and is sent back with a code."""
+    """A user at a browser, who agrees at once and is redirected back with a code."""
 
     def __init__(self) -> None:
         self.sent_back: dict[str, str] = {}
@@ -193,7 +193,7 @@ class Browser:
 
 
 def authorization_code(url: str) -> OAuthClientProvider:
-    """The flow of a client with a person at it; with a client id of its own if the suite gives it one."""
+    """The authorization code flow, with a client id if the suite provides one."""
     given = context()
     registered = None
     if "client_id" in given:
@@ -216,13 +216,13 @@ def authorization_code(url: str) -> OAuthClientProvider:
 
 
 def client_credentials(url: str) -> OAuthClientProvider:
-    """The flow of a program with a secret."""
+    """The client credentials flow with a secret."""
     given = context()
     return ClientCredentialsOAuthProvider(url, Storage(), given["client_id"], given["client_secret"])
 
 
 def signed_client_credentials(url: str) -> OAuthClientProvider:
-    """The flow of a program with a key."""
+    """The client credentials flow with a key."""
     given = context()
     assertion = SignedJWTParameters(
         issuer=given["client_id"],
@@ -237,7 +237,7 @@ AUTHORIZATIONS: dict[str, Callable[[str], httpx2.Auth]] = {
     "auth/client-credentials-basic": client_credentials,
     "auth/client-credentials-jwt": signed_client_credentials,
 }
-"""Who authorizes in each scenario of `auth/`; in all others it is `authorization_code`."""
+"""The auth flow for some `auth/` scenarios; the default is `authorization_code`."""
 
 
 async def main(scenario: str, url: str) -> None:
@@ -248,7 +248,7 @@ async def main(scenario: str, url: str) -> None:
     auth = AUTHORIZATIONS.get(scenario, authorization_code)(url)
     try:
         async with connected(url, auth) as pool:
-            assert scenario not in REFUSED, "it was to be refused"
+            assert scenario not in REFUSED, "it should have been rejected"
             await first_tool(pool)
     except ConnectError as error:
         if scenario not in REFUSED:

@@ -1,4 +1,4 @@
-"""What the official conformance suite asks of a client, in both protocols: its own servers judge what the pool sends."""
+"""The official conformance suite for clients, with both protocols: its servers check what the pool sends."""
 
 import re
 import shlex
@@ -57,24 +57,24 @@ MODERN_AUTH = {
 }
 
 REQUIRED = {LEGACY: WIRE[LEGACY] | AUTH, MODERN: WIRE[MODERN] | AUTH | MODERN_AUTH}
-"""What a client must pass to conform to a revision: all of it runs."""
+"""The scenarios that a client must pass to conform to a revision: all of them run."""
 
 BEYOND = [
     ("json-schema-2020-12-preservation", LEGACY),
     ("json-schema-2020-12-preservation", MODERN),
-    ("auth/client-credentials-basic", None),  # extensions and older revisions run on the wire that they belong to
+    ("auth/client-credentials-basic", None),  # extensions and older revisions run with the protocol that they belong to
     ("auth/client-credentials-jwt", None),
     ("auth/2025-03-26-oauth-metadata-backcompat", None),
     ("auth/2025-03-26-oauth-endpoint-fallback", None),
 ]
-"""What no revision requires, or an older one than the suite can list."""
+"""Scenarios that no revision requires, or that belong to an older one than the suite can list."""
 
 RUNS = [(name, revision) for revision, names in REQUIRED.items() for name in sorted(names)] + BEYOND
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize(("scenario", "revision"), RUNS)
-def test_the_official_suite_finds_no_fault_in_the_pool(suite, scenario, revision, backend):
+def test_the_pool_passes_the_official_suite(suite, scenario, revision, backend):
     driver = shlex.join([sys.executable, str(DRIVER), backend])
     of_revision = [] if revision is None else ["--spec-version", revision]
     judged = subprocess.run(
@@ -84,7 +84,7 @@ def test_the_official_suite_finds_no_fault_in_the_pool(suite, scenario, revision
         check=False,
     )
     verdict = judged.stdout + judged.stderr
-    # A scenario that does not belong to a revision is passed over without an error, and some may end in one.
+    # A scenario that does not belong to a revision is skipped without an error, and some may end with one.
     assert judged.returncode == 0, verdict
     assert "OVERALL: PASSED" in verdict, verdict
     assert "Client exited with code" not in verdict, verdict

@@ -1,7 +1,7 @@
-"""P11: whenever a task can look, events, statuses, counts and catalog tell the same story.
+"""P11: events, statuses, counts and catalog agree whenever a task can look.
 
-A watcher looks at every turn of the event loop. It keeps its own picture of the pool, drawn from the events alone, and
-compares it with what the pool says.
+A watcher looks in every iteration of the event loop. It keeps its own picture of the pool, based only on the events,
+and compares it with what the pool shows.
 """
 
 from __future__ import annotations
@@ -39,34 +39,34 @@ AT_ONCE = RestartPolicy(initial_delay=0)
 
 
 class Picture:
-    """The pool as its events show it."""
+    """The pool according to its events."""
 
     def __init__(self) -> None:
         self.statuses: dict[str, ConnectionStatus] = {}
-        self.living: set[str] = set()
+        self.current: set[str] = set()
         self.looks = 0
 
     def draw(self, event: Event) -> None:
-        """Take one event into the picture."""
+        """Update the picture with an event."""
         match event:
             case ServerAdded(server_id):
-                assert server_id not in self.living
-                self.living.add(server_id)
+                assert server_id not in self.current
+                self.current.add(server_id)
                 self.statuses[server_id] = ConnectionStatus.CONNECTING
             case StatusChanged(server_id, status):
-                assert server_id in self.living
+                assert server_id in self.current
                 self.statuses[server_id] = status
             case ServerRemoved(server_id):
-                self.living.remove(server_id)
+                self.current.remove(server_id)
             case PoolCleared():
                 self.statuses.clear()
-                self.living.clear()
+                self.current.clear()
 
     def compare(self, pool: MCPPool) -> None:
-        """Fail unless the pool tells the same, in each of its ways to tell it."""
+        """Fail unless everything that the pool shows agrees with the picture."""
         self.looks += 1
         assert pool.get_all_statuses() == self.statuses
-        assert set(pool.servers) == self.living == set(pool.snapshot().servers)
+        assert set(pool.servers) == self.current == set(pool.snapshot().servers)
         connected = {server_id for server_id, status in self.statuses.items() if status is ConnectionStatus.CONNECTED}
         assert pool.connected_count == len(connected) == pool.snapshot().connected
         assert {entry.server_id for entry in pool.tools.values() if not entry.stale} == connected
@@ -78,7 +78,7 @@ class Picture:
 
 @asynccontextmanager
 async def watched(pool: MCPPool) -> AsyncIterator[Picture]:
-    """Look at every turn of the event loop, as long as the block lasts."""
+    """Look in every iteration of the event loop until the block ends."""
     picture = Picture()
 
     def look(events: EventStream) -> None:
@@ -99,7 +99,7 @@ async def watched(pool: MCPPool) -> AsyncIterator[Picture]:
 
 
 async def comes_and_goes(pool: MCPPool) -> None:
-    """A server that behaves."""
+    """A well-behaved server."""
     await pool.connect("s", InProcessServer(calculator()))
     await pool.disconnect("s")
 
@@ -111,7 +111,7 @@ async def never_comes(pool: MCPPool) -> None:
 
 
 async def crashes_and_returns(pool: MCPPool) -> None:
-    """A server that dies in the middle of a call."""
+    """A server that exits during a call."""
     await pool.connect("s", scripted(restart=AT_ONCE))
     with pytest.raises(ConnectionLost):
         await pool.call_tool("s__crash")
@@ -125,7 +125,7 @@ async def is_restarted(pool: MCPPool) -> None:
 
 
 async def is_failed_and_connected(pool: MCPPool) -> None:
-    """A server that gives up at its first loss."""
+    """A server that does not reconnect after its first loss."""
     await pool.connect("s", scripted(restart=RestartPolicy.never()))
     with pytest.raises(ConnectionLost):
         await pool.call_tool("s__crash")
@@ -133,7 +133,7 @@ async def is_failed_and_connected(pool: MCPPool) -> None:
 
 
 async def all_are_closed(pool: MCPPool) -> None:
-    """Servers that all leave at once, one of them unwillingly, with successors that come meanwhile."""
+    """Servers that are all ended at once, one of them slow to end, while successors are added."""
     for server_id in ("a", "b"):
         await pool.connect(server_id, InProcessServer(calculator()))
     await pool.connect("s", scripted("--stubborn", close_timeout=0.2))
@@ -145,7 +145,7 @@ async def all_are_closed(pool: MCPPool) -> None:
 
 
 async def is_replaced_while_it_closes(pool: MCPPool) -> None:
-    """A server that takes its time to leave, and another of its id."""
+    """A server that is slow to end, and another one with the same id."""
     await pool.connect("s", scripted("--stubborn", close_timeout=0.2))
     async with anyio.create_task_group() as group:
         group.start_soon(pool.disconnect, "s")
@@ -154,13 +154,13 @@ async def is_replaced_while_it_closes(pool: MCPPool) -> None:
 
 
 async def is_cancelled_while_connecting(pool: MCPPool) -> None:
-    """A connect whose caller loses patience."""
+    """A connect whose caller gives up."""
     with anyio.move_on_after(0.05):
         await pool.connect("s", scripted("--never-answer", close_timeout=0.1))
     await eventually(lambda: not pool.servers)
 
 
-STORIES: list[Callable[[MCPPool], Awaitable[None]]] = [
+SCENARIOS: list[Callable[[MCPPool], Awaitable[None]]] = [
     comes_and_goes,
     never_comes,
     crashes_and_returns,
@@ -172,15 +172,17 @@ STORIES: list[Callable[[MCPPool], Awaitable[None]]] = [
 ]
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-async def test_whoever_looks_at_any_moment_finds_all_in_agreement(story: Callable[[MCPPool], Awaitable[None]]) -> None:
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+async def test_statuses_catalog_events_and_counts_agree_at_every_moment(
+    scenario: Callable[[MCPPool], Awaitable[None]],
+) -> None:
     async with MCPPool() as pool:
         async with watched(pool) as picture:
-            await story(pool)
+            await scenario(pool)
         assert picture.looks > 2
 
 
-async def test_after_the_block_all_is_empty() -> None:
+async def test_everything_is_empty_after_the_block() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         pass
     Picture().compare(pool)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 async def grown(
     work: Callable[[int], Awaitable[object]], wire: FakeWire | None = None, *, warm_up: int, times: int
 ) -> tuple[float, int]:
-    """Do something many times; return how many objects and tasks each time left behind, after the first ones."""
+    """Do something many times; return how many objects and tasks each repetition left behind, after the first ones."""
 
     async def settle() -> tuple[int, int]:
         await anyio.wait_all_tasks_blocked()
@@ -37,7 +37,7 @@ async def grown(
     return (more_objects - objects) / times, more_tasks - tasks
 
 
-async def test_two_thousand_servers_that_come_and_go_leave_nothing_but_the_newest_left(
+async def test_two_thousand_servers_that_come_and_go_leave_only_the_newest_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch)
@@ -56,7 +56,7 @@ async def test_two_thousand_servers_that_come_and_go_leave_nothing_but_the_newes
         assert len(pool.get_all_statuses()) == 1024
 
 
-async def test_servers_that_cannot_be_connected_leave_nothing_but_the_newest_left(
+async def test_servers_that_cannot_be_connected_leave_only_the_newest_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
@@ -73,7 +73,7 @@ async def test_servers_that_cannot_be_connected_leave_nothing_but_the_newest_lef
         assert len(pool.get_all_statuses()) == 50
 
 
-async def test_generations_that_were_closed_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closed_child_groups_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
 
     async def fill_and_close(number: int) -> None:
@@ -88,7 +88,7 @@ async def test_generations_that_were_closed_leave_nothing(monkeypatch: pytest.Mo
         assert pool.get_all_statuses() == {}
 
 
-async def test_a_server_that_dies_again_and_again_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_exits_again_and_again_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
 
     async def restart(_number: int) -> None:
@@ -101,8 +101,8 @@ async def test_a_server_that_dies_again_and_again_leaves_nothing(monkeypatch: py
         assert tasks == 0
 
 
-async def test_one_id_that_is_replaced_again_and_again_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row knows its predecessor; a chain of all of them would be a leak."""
+async def test_an_id_that_is_replaced_again_and_again_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row refers to its predecessor; a chain of all of them would be a leak."""
     wire = fake_wire(monkeypatch, Life(closing=0.001))
 
     async def replace(_number: int) -> None:
@@ -120,7 +120,7 @@ async def test_one_id_that_is_replaced_again_and_again_leaves_nothing(monkeypatc
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_real_clients_that_come_and_go_leave_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_real_clients_that_come_and_go_leave_nothing_behind(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_pool.supervision.registry.REMEMBERED_LIMIT", 10)
     config = InProcessServer(calculator(), mode=mode)
 

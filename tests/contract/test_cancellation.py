@@ -1,7 +1,7 @@
-"""Cancellation at each await point of each operation, of the caller and of the pool's tasks that work for it.
+"""Cancellation at each await point of each operation, in the caller and in the pool's tasks that work for it.
 
-Each test runs an operation again and again and cancels it at its first suspension, its second, and so on until it ends
-uncancelled. What is left of tasks, processes and descriptors is seen by the check that is part of every async test.
+Each test repeats an operation and cancels it at its first suspension, its second, and so on, until it ends without
+being cancelled. The check that is part of every async test finds tasks, processes and descriptors that are left.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def test_connect_is_cancelled_at_each_await_point(kind: str, monkeypatch: 
 
 
 @each_kind
-async def test_connect_of_a_second_waiter_is_not_disturbed_by_the_first_which_is_cancelled_at_each_await_point(
+async def test_cancelling_one_connect_at_each_await_point_does_not_disturb_another_that_shares_its_attempt(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, steps = KINDS[kind](), count_children(monkeypatch)
@@ -109,7 +109,7 @@ async def test_close_all_is_cancelled_at_each_await_point(kind: str, monkeypatch
 
         async def after() -> None:
             assert not pool.get_all_statuses()
-            # The cancelled call has not waited for the end, a further one does.
+            # The cancelled call did not wait until everything had ended; another one does.
             await pool.close_all()
             assert not [task for task in anyio.get_running_tasks() if "child" in (task.name or "")]
 
@@ -188,7 +188,7 @@ async def test_a_call_that_waits_for_its_server_is_cancelled_at_each_await_point
 
 
 @each_kind
-async def test_restart_is_cancelled_at_each_await_point_and_the_server_comes_all_the_same(
+async def test_restart_is_cancelled_at_each_await_point_and_the_server_still_connects(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = count_children(monkeypatch)
@@ -202,7 +202,7 @@ async def test_restart_is_cancelled_at_each_await_point_and_the_server_comes_all
 
 
 @each_kind
-async def test_wait_ready_is_cancelled_at_each_await_point_and_the_server_comes_all_the_same(
+async def test_wait_ready_is_cancelled_at_each_await_point_and_the_server_still_connects(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, steps = KINDS[kind](), count_children(monkeypatch)
@@ -253,7 +253,7 @@ async def test_cancel_is_called_at_each_await_point_of_the_block(kind: str, monk
         went_on.append(True)
 
     def cancel() -> None:
-        with suppress(PoolClosed):  # at the points where it is not open yet, or not any more
+        with suppress(PoolClosed):  # at points where it is not open yet, or no longer open
             pools[-1].cancel()
 
     async def after() -> None:

@@ -1,4 +1,4 @@
-"""Servers whose process dies come back by themselves, or are failed when that cannot help."""
+"""Servers whose process exits reconnect by themselves, or fail if reconnecting cannot help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SOON = RestartPolicy(initial_delay=0.05)
 
 
-async def test_a_server_that_is_killed_comes_back_by_itself(tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_reconnects_by_itself(tmp_path: Path) -> None:
     async with MCPPool(restart=SOON) as pool:
         await pool.connect("one", scripted("--pid-file", tmp_path / "pids"))
         os.kill(started(tmp_path / "pids")[0], signal.SIGKILL)
@@ -31,7 +31,7 @@ async def test_a_server_that_is_killed_comes_back_by_itself(tmp_path: Path) -> N
         assert not (await pool.call_tool("one__echo")).is_error
 
 
-async def test_a_server_that_crashes_in_a_call_comes_back_by_itself() -> None:
+async def test_a_server_that_crashes_during_a_call_reconnects_by_itself() -> None:
     async with MCPPool(restart=SOON) as pool:
         await pool.connect("one", scripted())
         for generation in (1, 2, 3):
@@ -42,7 +42,7 @@ async def test_a_server_that_crashes_in_a_call_comes_back_by_itself() -> None:
         assert pool.server("one").generation == 4
 
 
-async def test_the_others_go_on_while_one_dies_again_and_again(tmp_path: Path) -> None:
+async def test_the_others_keep_working_while_one_exits_again_and_again(tmp_path: Path) -> None:
     async with MCPPool(restart=SOON) as pool:
         await pool.connect("good", scripted())
         pool.add("bad", scripted("--modern", "--die-after-list", "--pid-file", tmp_path / "pids"))
@@ -52,7 +52,7 @@ async def test_the_others_go_on_while_one_dies_again_and_again(tmp_path: Path) -
         assert pool.server("good").generation == 1
 
 
-async def test_a_server_that_shakes_hands_and_dies_is_connected_as_often_as_its_policy_says(
+async def test_a_server_that_exits_after_the_handshake_reconnects_as_often_as_its_policy_allows(
     tmp_path: Path, record_logs: list[Message]
 ) -> None:
     policy = RestartPolicy(initial_delay=0.01, max_delay=0.01, max_restarts=4)
@@ -70,7 +70,7 @@ def not_executable(directory: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["no such command", "not executable", "a directory", "no such directory to work in"])
-async def test_what_cannot_be_started_has_failed_at_once_and_says_why(tmp_path: Path, kind: str) -> None:
+async def test_a_server_that_cannot_be_started_fails_at_once_and_says_why(tmp_path: Path, kind: str) -> None:
     spec = {
         "no such command": StdioServer("no-such-program-anywhere"),
         "not executable": StdioServer(not_executable(tmp_path)),
@@ -87,7 +87,7 @@ async def test_what_cannot_be_started_has_failed_at_once_and_says_why(tmp_path: 
         assert isinstance(state.error.cause, OSError)
 
 
-async def test_what_could_not_be_started_is_connected_once_somebody_has_mended_it(tmp_path: Path) -> None:
+async def test_a_server_that_could_not_be_started_can_be_restarted_once_it_is_fixed(tmp_path: Path) -> None:
     place = tmp_path / "later"
     async with MCPPool() as pool:
         pool.add("one", scripted(cwd=place))

@@ -1,4 +1,4 @@
-"""A program that is killed without unwinding: its servers' process groups end all the same."""
+"""When a program is killed without unwinding, its servers' process groups are ended nevertheless."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HOST = Path(__file__).parents[1] / "servers" / "host_program.py"
 BOUND = 30.0
-"""Seconds for what is promised within five: only a broken promise takes longer, on however slow a machine."""
+"""Seconds for something promised within five: only a broken promise takes longer, however slow the machine is."""
 
 
 def by_sigkill(host: subprocess.Popen[str]) -> None:
@@ -41,13 +41,13 @@ def by_exit(host: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("end", [by_sigkill, by_sigterm, by_sighup, by_exit], ids=lambda end: end.__name__)
 @pytest.mark.parametrize("options", [(), ("--stubborn",), ("--helper", "--stubborn")], ids=" ".join)
-async def test_no_process_of_a_server_is_left(
+async def test_no_server_process_is_left_when_the_program_is_killed(
     end: Callable[[subprocess.Popen[str]], None], options: tuple[str, ...], tmp_path: Path
 ) -> None:
     pids = tmp_path / "pids"
     command, arguments = misbehaving(*options, "--pid-file", str(pids))
     program = [sys.executable, str(HOST), command, *arguments]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as host:  # noqa: ASYNC220 - it is to be killed
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as host:  # noqa: ASYNC220 - it will be killed
         try:
             assert host.stdout is not None
             assert host.stdout.readline() == "open\n"

@@ -1,4 +1,4 @@
-"""asyncio's `CancelledError` out of user code, which nobody requested: it harms the request that it served, at most."""
+"""A `CancelledError` raised by user code that nobody requested: at most the request being served fails."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def _loops() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=list(_loops()))
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Without trio, on which nobody can raise a cancellation."""
+    """Without trio, where user code cannot raise a cancellation."""
     return request.param
 
 
 @each_question
 @on_each_wire
-async def test_a_callback_that_ends_with_it_fails_its_request_only(wire: str, kind: str) -> None:
+async def test_a_callback_that_raises_a_cancellation_fails_only_its_request(wire: str, kind: str) -> None:
     spec = asking(wire, callbacks=Listener().callbacks(**{kind: cancelled_inside}))
     async with MCPPool({"s": spec}) as pool:
         with suppress(MCPPoolError):  # on the modern protocol the call itself needs the answer
@@ -74,7 +74,7 @@ async def test_a_callback_that_ends_with_it_fails_its_request_only(wire: str, ki
 
 @on_each_wire
 @pytest.mark.parametrize("kind", ["logging", "message"])
-async def test_a_callback_for_notifications_that_ends_with_it_is_called_again(wire: str, kind: str) -> None:
+async def test_a_notification_callback_that_raises_a_cancellation_is_called_again(wire: str, kind: str) -> None:
     called: list[Any] = []
 
     async def once(*arguments: Any) -> None:
@@ -87,13 +87,13 @@ async def test_a_callback_for_notifications_that_ends_with_it_is_called_again(wi
         assert (pool.get_status("s"), pool.server("s").generation) == (ConnectionStatus.CONNECTED, 1)
 
 
-async def test_a_progress_function_that_ends_with_it_fails_no_call() -> None:
+async def test_a_progress_function_that_raises_a_cancellation_fails_no_call() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         await pool.call_tool("s__progress", {"n": 3}, progress=cancelled_inside)
         assert pool.server("s").generation == 1
 
 
-# In the way of a request
+# In code around a request
 
 
 async def always(_request: httpx2.Request) -> None:
@@ -106,7 +106,7 @@ async def when_bad(request: httpx2.Request) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_user_code_that_ends_with_it_in_the_handshake_fails_the_attempt(place: str) -> None:
+async def test_user_code_that_raises_a_cancellation_in_the_handshake_fails_the_attempt(place: str) -> None:
     policy = RestartPolicy(initial_delay=60)
     async with (
         raw_server() as server,
@@ -121,7 +121,9 @@ async def test_user_code_that_ends_with_it_in_the_handshake_fails_the_attempt(pl
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_user_code_that_ends_with_it_during_a_call_fails_that_call_only(place: str, tmp_path: Path) -> None:
+async def test_user_code_that_raises_a_cancellation_during_a_call_fails_only_that_call(
+    place: str, tmp_path: Path
+) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger) as server,
@@ -135,12 +137,12 @@ async def test_user_code_that_ends_with_it_during_a_call_fails_that_call_only(pl
         assert stands(pool)
 
 
-# In the body of a response
+# In a response body
 
 
 @attrs.define(eq=False)
 class Body(httpx2.AsyncByteStream):
-    """A body that ends with a cancellation: at once, when it is told to, or when it is closed."""
+    """A body that raises a cancellation: at once, on request, or when it is closed."""
 
     real: Any
     end: str
@@ -163,7 +165,7 @@ class Body(httpx2.AsyncByteStream):
 
 @attrs.define(eq=False)
 class Breaking(httpx2.AsyncBaseTransport):
-    """Breaks the bodies of the responses to some requests, or only the first so many of them."""
+    """Breaks the response bodies of some requests, or only of the first few of them."""
 
     breaks: Callable[[httpx2.Request], bool]
     end: str = "at once"
@@ -188,14 +190,14 @@ def is_get(request: httpx2.Request) -> bool:
 
 
 def of(method: bytes) -> Callable[[httpx2.Request], bool]:
-    """Tell the requests that carry a message of this method."""
+    """Return a predicate for requests with a message of this method."""
     return lambda request: method in request.content
 
 
 @pytest.mark.parametrize("end", ["at once", "at the end", "when closed"])
 @pytest.mark.parametrize("options", [(), ("--stream",)], ids=["json", "stream"])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_body_that_ends_with_it_harms_its_own_call_only(
+async def test_a_response_body_that_raises_a_cancellation_fails_only_its_call(
     mode: Any, options: tuple[str, ...], end: str, tmp_path: Path
 ) -> None:
     ledger, failed = tmp_path / "ledger", Outcome()
@@ -208,14 +210,14 @@ async def test_a_body_that_ends_with_it_harms_its_own_call_only(
         await pool.connect("s", HttpServer(server.url, http_client=client, mode=mode))
         async with in_flight(pool, ledger, count=1):
             await failed.of(pool.call_tool, "s__echo", {"text": BAD})
-        # What breaks behind the answer may harm nothing at all.
+        # A break after the response must not disturb anything.
         assert isinstance(failed.error, MCPPoolError) or words(failed.value) == BAD
         assert stands(pool)
 
 
 @pytest.mark.parametrize("end", ["at once", "at the end", "when closed"])
 @pytest.mark.parametrize("method", [b"initialize", b"notifications/initialized", b"tools/list"])
-async def test_a_body_that_ends_with_it_in_the_handshake_is_followed_by_the_next_attempt(
+async def test_a_response_body_that_raises_a_cancellation_in_the_handshake_is_followed_by_the_next_attempt(
     method: bytes, end: str
 ) -> None:
     transport = Breaking(of(method), end, times=1)
@@ -231,7 +233,7 @@ async def test_a_body_that_ends_with_it_in_the_handshake_is_followed_by_the_next
 
 
 @pytest.mark.parametrize("end", ["at once", "when closed"])
-async def test_a_stream_of_the_servers_own_messages_that_ends_with_it_once_harms_nothing(
+async def test_a_stream_for_the_servers_own_messages_that_raises_a_cancellation_once_disturbs_nothing(
     end: str, tmp_path: Path
 ) -> None:
     ledger, transport = tmp_path / "ledger", Breaking(is_get, end, times=1)
@@ -251,7 +253,7 @@ async def test_a_stream_of_the_servers_own_messages_that_ends_with_it_once_harms
 
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_a_stream_that_always_ends_with_it_is_a_loss_that_is_told_and_left_to_the_policy(kind: type[Any]) -> None:
+async def test_a_stream_that_always_raises_a_cancellation_is_a_loss_that_the_policy_handles(kind: type[Any]) -> None:
     transport = Breaking(is_get)
     async with (
         raw_server() as server,
@@ -261,7 +263,7 @@ async def test_a_stream_that_always_ends_with_it_is_a_loss_that_is_told_and_left
     ):
         url = server.sse_url if kind is SseServer else server.url
         pool.add("s", kind(url, http_client=client, mode="legacy", restart=SOON))
-        if kind is SseServer:  # it cannot even shake hands
+        if kind is SseServer:  # even the handshake fails
             await eventually(lambda: isinstance(pool.server("s").last_error, ConnectError))
         else:
             lost = await next_error(events, ConnectionLost)
@@ -273,18 +275,18 @@ async def test_a_stream_that_always_ends_with_it_is_a_loss_that_is_told_and_left
 
 
 async def next_error(events: AsyncIterator[Event], kind: type[Exception]) -> StatusChanged:
-    """Wait until the pool tells of such an error."""
+    """Wait until the pool reports such an error."""
     async for event in events:
         if isinstance(event, StatusChanged) and isinstance(event.error, kind):
             return event
     raise AssertionError("the events have ended")
 
 
-# In a server of the program
+# In an in-process server
 
 
 def breaking(**more: Any) -> MCPServer[Any]:
-    """A calculator with a tool that ends with a cancellation."""
+    """A calculator with a tool that raises a cancellation."""
     server = calculator(**more)
 
     @server.tool("break", structured_output=False)
@@ -294,7 +296,7 @@ def breaking(**more: Any) -> MCPServer[Any]:
     return server
 
 
-async def test_a_tool_of_a_modern_server_that_ends_with_it_fails_its_own_call_and_cancels_nobody() -> None:
+async def test_a_tool_of_a_modern_in_process_server_that_raises_a_cancellation_fails_only_its_call() -> None:
     slow = Outcome()
     async with pool_with_a_good_server() as pool, anyio.create_task_group() as group:
         await pool.connect("s", InProcessServer(breaking()))
@@ -307,8 +309,10 @@ async def test_a_tool_of_a_modern_server_that_ends_with_it_fails_its_own_call_an
         assert stands(pool)
 
 
-async def test_a_tool_of_a_legacy_server_that_ends_with_it_ends_the_server_which_comes_back() -> None:
-    """The SDK runs all calls of a legacy server in one task group, which it takes for cancelled."""
+async def test_a_tool_of_a_legacy_in_process_server_that_raises_a_cancellation_ends_the_server_which_reconnects() -> (
+    None
+):
+    """The SDK runs all calls of a legacy server in one task group, which then counts as cancelled."""
     async with pool_with_a_good_server() as pool, pool.events() as events:
         await pool.connect("s", InProcessServer(breaking(), mode="legacy", restart=SOON))
         with pytest.raises(ConnectionLost):
@@ -318,7 +322,7 @@ async def test_a_tool_of_a_legacy_server_that_ends_with_it_ends_the_server_which
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_listing_that_ends_with_it_is_a_failed_attempt(mode: Any) -> None:
+async def test_a_listing_that_raises_a_cancellation_is_a_failed_attempt(mode: Any) -> None:
     server = LowLevelServer[Any]("s", on_list_tools=cancelled_inside)
     spec = InProcessServer(server, mode=mode, restart=RestartPolicy(initial_delay=60), connect_timeout=5)
     async with pool_with_a_good_server() as pool:
@@ -328,11 +332,11 @@ async def test_a_listing_that_ends_with_it_is_a_failed_attempt(mode: Any) -> Non
         await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
 
 
-# The counterpart: a cancellation that somebody asked for
+# For comparison: a requested cancellation
 
 
 @on_each_wire
-async def test_a_caller_that_is_cancelled_while_its_callback_runs_ends_cancelled(wire: str) -> None:
+async def test_a_caller_cancelled_while_its_callback_runs_ends_cancelled(wire: str) -> None:
     running, ended = anyio.Event(), anyio.Event()
 
     async def hanging(*_arguments: Any) -> Any:
@@ -355,7 +359,7 @@ async def test_a_caller_that_is_cancelled_while_its_callback_runs_ends_cancelled
     await ended.wait()
 
 
-async def test_user_code_is_told_apart_from_a_scope_that_was_cancelled() -> None:
+async def test_a_cancellation_raised_by_user_code_is_distinguished_from_a_cancelled_scope() -> None:
     with pytest.raises(ForeignCancellation):
         await contained(cancelled_inside)
     with pytest.raises(ForeignCancellation):
@@ -366,7 +370,7 @@ async def test_user_code_is_told_apart_from_a_scope_that_was_cancelled() -> None
     assert scope.cancelled_caught
 
 
-async def test_a_log_sink_that_raises_it_changes_nothing() -> None:
+async def test_a_log_sink_that_raises_a_cancellation_changes_nothing() -> None:
     def sink(_message: str) -> None:
         raise asyncio.CancelledError
 

@@ -1,4 +1,4 @@
-"""One server's trouble is its own: others answer as before, and the body goes on."""
+"""A failure of one server is only its own: others answer as before, and the body continues."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BOUND = 15.0
-"""Seconds in which a healthy server has answered many calls, on a slow machine with a bad neighbour, too."""
+"""Seconds within which a healthy server answers many calls, even on a slow machine next to a bad server."""
 HEALTHY = 30
-"""Calls that a healthy server answers beside the trouble."""
+"""Calls that a healthy server answers meanwhile."""
 SOON = RestartPolicy(initial_delay=0.05)
 
 
 async def check_healthy(pool: MCPPool) -> None:
-    """Check that the server `good` answers at its first connection."""
+    """Check that the server `good` answers over its first connection."""
     with anyio.fail_after(BOUND):
         for number in range(HEALTHY):
             assert words(await pool.call_tool("good__echo", {"text": str(number)})) == str(number)
@@ -53,8 +53,8 @@ TROUBLES = {
     "sends a huge line": ("--huge-at-start", "50000000"),
     "refuses the handshake": ("--fail-initialize",),
     "refuses to list": ("--fail-list",),
-    "dies at the list": ("--die-at-list",),
-    "dies after the list": ("--die-after-list",),
+    "exits at the list": ("--die-at-list",),
+    "exits after the list": ("--die-after-list",),
     "lists for ever": ("--repeat-cursor",),
     "goes deaf": ("--close-stdin",),
     "has a grandchild on its pipes": ("--grandchild-holds-pipes",),
@@ -63,7 +63,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("options", TROUBLES.values(), ids=TROUBLES)
-async def test_a_bad_server_neither_fails_nor_delays_a_good_one_nor_the_body(options: tuple[str, ...]) -> None:
+async def test_a_bad_server_neither_fails_nor_delays_a_good_one_or_the_body(options: tuple[str, ...]) -> None:
     async with MCPPool({"good": answering()}) as pool:
         pool.add("bad", answering(*options, restart=SOON, connect_timeout=1, close_timeout=0.3))
         bad = pool.server("bad")
@@ -71,7 +71,7 @@ async def test_a_bad_server_neither_fails_nor_delays_a_good_one_nor_the_body(opt
         await check_healthy(pool)
 
 
-async def test_a_call_in_flight_on_a_good_server_outlives_the_death_of_its_neighbours(tmp_path: Path) -> None:
+async def test_a_call_in_flight_on_a_good_server_survives_the_exit_of_the_others(tmp_path: Path) -> None:
     ledger, call = tmp_path / "ledger", Outcome()
     servers: dict[str, Any] = {"good": with_ledger(ledger), "a": answering(), "b": answering(), "c": answering()}
     async with MCPPool(servers) as pool, anyio.create_task_group() as group:
@@ -87,7 +87,7 @@ async def test_a_call_in_flight_on_a_good_server_outlives_the_death_of_its_neigh
         assert words(call.value) == "patience"
 
 
-async def test_a_call_that_hangs_on_one_server_delays_no_call_on_another(tmp_path: Path) -> None:
+async def test_a_call_that_hangs_does_not_delay_calls_to_another_server(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"bad": with_ledger(ledger), "good": answering()}) as pool, anyio.create_task_group() as group:
         for _ in range(10):
@@ -97,7 +97,7 @@ async def test_a_call_that_hangs_on_one_server_delays_no_call_on_another(tmp_pat
         group.cancel_scope.cancel()
 
 
-async def test_a_call_that_hangs_delays_no_other_call_on_its_own_server(tmp_path: Path) -> None:
+async def test_a_call_that_hangs_does_not_delay_other_calls_to_the_same_server(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"good": with_ledger(ledger)}) as pool, anyio.create_task_group() as group:
         for _ in range(10):
@@ -107,7 +107,7 @@ async def test_a_call_that_hangs_delays_no_other_call_on_its_own_server(tmp_path
         group.cancel_scope.cancel()
 
 
-async def test_a_stopped_server_that_is_written_to_delays_nobody() -> None:
+async def test_writing_to_a_stopped_server_delays_nobody() -> None:
     async with MCPPool({"bad": answering(close_timeout=0.3), "good": answering()}) as pool:
         process = pool.snapshot().servers["bad"].process_id
         assert process is not None
@@ -121,14 +121,14 @@ async def test_a_stopped_server_that_is_written_to_delays_nobody() -> None:
                 await pool.disconnect("bad", drain=0)
 
 
-async def test_a_huge_answer_on_one_server_fails_that_connection_alone() -> None:
+async def test_a_huge_answer_fails_only_the_connection_of_its_server() -> None:
     async with MCPPool({"bad": answering(max_message_size=100_000), "good": answering()}) as pool:
         with pytest.raises(ConnectionLost, match="max_message_size=100000"):
             await pool.call_tool("bad__huge", {"bytes": 20_000_000})
         await check_healthy(pool)
 
 
-async def test_bad_answers_and_silence_on_one_server_are_nothing_to_another() -> None:
+async def test_bad_answers_and_silence_of_one_server_do_not_affect_another() -> None:
     async with MCPPool({"bad": answering(), "good": answering()}) as pool:
         with pytest.raises(InvalidResponse):
             await pool.call_tool("bad__bad_result")
@@ -140,7 +140,7 @@ async def test_bad_answers_and_silence_on_one_server_are_nothing_to_another() ->
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize("at_end", [False, True], ids=["at its start", "at its end"])
-async def test_a_lifespan_that_raises_a_group_is_one_servers_failure(mode: str, *, at_end: bool) -> None:
+async def test_a_lifespan_that_raises_a_group_fails_only_its_server(mode: str, *, at_end: bool) -> None:
     group = ExceptionGroup("several", [ValueError("one"), ExceptionGroup("more", [OSError("two")])])
     bad = InProcessServer(raising_lifespan(at_end=at_end, error=group), mode=mode, restart=RestartPolicy.never())
     async with MCPPool({"bad": bad, "good": answering()}) as pool:
@@ -153,7 +153,7 @@ async def test_a_lifespan_that_raises_a_group_is_one_servers_failure(mode: str, 
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_lifespan_that_never_begins_delays_nobody(mode: str) -> None:
+async def test_a_lifespan_that_never_starts_delays_nobody(mode: str) -> None:
     @asynccontextmanager
     async def lifespan(_server: MCPServer[Any]) -> Any:
         await anyio.sleep_forever()
@@ -165,7 +165,7 @@ async def test_a_lifespan_that_never_begins_delays_nobody(mode: str) -> None:
         await check_healthy(pool)
 
 
-async def test_many_bad_servers_beside_a_good_one() -> None:
+async def test_many_bad_servers_do_not_disturb_a_good_one() -> None:
     troubles = [options for name, options in TROUBLES.items() if "flood" not in name and "huge" not in name]
     async with MCPPool({"good": answering()}) as pool:
         for number, options in enumerate(troubles):
@@ -187,7 +187,7 @@ async def test_the_body_is_not_cancelled_by_what_happens_to_a_server() -> None:
     assert steps == ["went on"] * 3
 
 
-async def test_what_the_body_raises_under_calls_of_its_own_leaves_the_block_as_itself(tmp_path: Path) -> None:
+async def test_an_error_of_the_body_during_its_own_calls_leaves_the_block_as_the_same_object(tmp_path: Path) -> None:
     ledger, mine, call = tmp_path / "ledger", ValueError("mine"), Outcome()
     async with anyio.create_task_group() as group:
         with pytest.raises(ValueError, match="mine") as caught:
@@ -199,7 +199,7 @@ async def test_what_the_body_raises_under_calls_of_its_own_leaves_the_block_as_i
     assert isinstance(call.error, ConnectionLost)
 
 
-async def test_a_connection_lost_that_the_body_does_not_catch_leaves_the_block_as_itself() -> None:
+async def test_a_connection_lost_that_the_body_does_not_catch_leaves_the_block_as_the_same_object() -> None:
     with pytest.raises(ConnectionLost, match="exited with status 3") as caught:
         async with MCPPool({"s": answering()}) as pool:
             await pool.call_tool("s__crash")

@@ -1,4 +1,4 @@
-"""asyncio's own cancellation, `task.cancel()`, which knows nothing of scopes: once, often, early and late."""
+"""asyncio's own cancellation, `task.cancel()`, which bypasses cancel scopes: once, repeatedly, early and late."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _loops() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=list(_loops()))
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Without trio, which has no such thing."""
+    """Without trio, which has no equivalent."""
     return request.param
 
 
@@ -44,7 +44,7 @@ def stubborn(pids: Path, close_timeout: float = 0.5) -> ServerConfig:
 
 
 class Host:
-    """A task that holds a pool open, and what became of it."""
+    """A task that holds a pool open, and how it ended."""
 
     def __init__(self, servers: dict[str, ServerConfig], **options: Any) -> None:
         self.pool = MCPPool(servers, **options)
@@ -84,22 +84,22 @@ async def test_a_cancelled_task_ends_its_body_then_its_servers_then_itself(pids:
     assert not alive(pids)
 
 
-async def test_a_task_that_is_cancelled_six_times_while_it_closes_stubborn_servers_ends_them_all_the_same(
+async def test_a_task_cancelled_six_times_while_it_closes_stubborn_servers_still_ends_them(
     pids: Path,
 ) -> None:
     host = Host({f"server {number}": stubborn(pids, close_timeout=1.5) for number in range(3)})
     await host.opened()
     host.task.cancel()
     for _ in range(5):
-        await asyncio.sleep(0.04)  # each cancel meets another moment of the closing, which takes 1.5 s
+        await asyncio.sleep(0.04)  # each cancel hits another moment of closing, which takes 1.5 s
         assert not host.task.done()
         host.task.cancel()
-    assert alive(pids)  # it is closing still
+    assert alive(pids)  # still closing
     await host.ends_cancelled(requests=6)
     assert not alive(pids)
 
 
-async def test_a_task_that_is_cancelled_six_times_at_once_ends_its_servers_all_the_same(pids: Path) -> None:
+async def test_a_task_cancelled_six_times_at_once_still_ends_its_servers(pids: Path) -> None:
     host = Host({"server": stubborn(pids)})
     await host.opened()
     for _ in range(6):
@@ -108,7 +108,7 @@ async def test_a_task_that_is_cancelled_six_times_at_once_ends_its_servers_all_t
     assert not alive(pids)
 
 
-async def test_a_task_that_is_cancelled_while_its_block_opens_ends_what_it_has_begun(pids: Path) -> None:
+async def test_a_task_cancelled_while_its_block_opens_ends_what_it_has_started(pids: Path) -> None:
     server = scripted("--never-answer", "--stubborn", "--pid-file", pids, close_timeout=0.3)
     host = Host({"server": server}, open_timeout=None)
     await eventually(lambda: alive(pids))
@@ -136,7 +136,7 @@ async def test_a_task_that_is_cancelled_after_its_body_has_ended_closes_its_serv
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
+    await asyncio.sleep(0.05)  # while it closes; a cancel that comes earlier or later must do the same
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -154,7 +154,7 @@ async def test_an_error_of_the_body_is_not_lost_when_the_task_is_cancelled_while
 
     task = asyncio.create_task(run())
     await leaving.wait()
-    await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
+    await asyncio.sleep(0.05)  # while it closes; a cancel that comes earlier or later must do the same
     task.cancel()
     with pytest.raises(ValueError) as caught:
         await task
@@ -162,7 +162,7 @@ async def test_an_error_of_the_body_is_not_lost_when_the_task_is_cancelled_while
     assert not alive(pids)
 
 
-async def test_a_time_out_of_asyncio_around_the_block_comes_out_as_a_time_out(pids: Path) -> None:
+async def test_an_asyncio_timeout_around_the_block_raises_a_timeout(pids: Path) -> None:
     connected = False
     task = asyncio.current_task()
     assert task is not None
@@ -177,7 +177,7 @@ async def test_a_time_out_of_asyncio_around_the_block_comes_out_as_a_time_out(pi
     assert not alive(pids)
 
 
-async def test_a_time_out_of_asyncio_while_the_block_closes_comes_out_when_it_has_closed(pids: Path) -> None:
+async def test_an_asyncio_timeout_while_the_block_closes_is_raised_when_it_has_closed(pids: Path) -> None:
     task = asyncio.current_task()
     assert task is not None
     with pytest.raises(TimeoutError):
@@ -188,7 +188,7 @@ async def test_a_time_out_of_asyncio_while_the_block_closes_comes_out_when_it_ha
     assert not alive(pids)
 
 
-async def test_a_task_group_of_asyncio_cancels_a_block_when_a_sibling_fails(pids: Path) -> None:
+async def test_an_asyncio_task_group_cancels_a_block_when_a_sibling_fails(pids: Path) -> None:
     error = ValueError("a sibling's")
     opened = asyncio.Event()
 
@@ -211,7 +211,7 @@ async def test_a_task_group_of_asyncio_cancels_a_block_when_a_sibling_fails(pids
     assert not alive(pids)
 
 
-async def test_a_task_that_swallows_its_cancellation_behind_the_block_goes_on_as_if_nothing_had_been(
+async def test_a_task_that_swallows_its_cancellation_after_the_block_continues_normally(
     pids: Path,
 ) -> None:
     opened = asyncio.Event()
@@ -237,7 +237,7 @@ async def test_a_task_that_swallows_its_cancellation_behind_the_block_goes_on_as
     assert not alive(pids)
 
 
-async def test_cancel_of_the_pool_and_of_the_task_at_once_end_the_task_cancelled(pids: Path) -> None:
+async def test_cancelling_the_pool_and_the_task_at_once_ends_the_task_as_cancelled(pids: Path) -> None:
     host = Host({"server": stubborn(pids)})
     await host.opened()
     host.pool.cancel()
@@ -260,7 +260,7 @@ async def test_a_call_in_a_cancelled_task_leaves_the_connection_in_use() -> None
         assert pool.server("server").generation == 1
 
 
-async def test_a_call_whose_connection_is_lost_leaves_its_task_uncancelled() -> None:
+async def test_a_call_whose_connection_is_lost_does_not_leave_its_task_cancelled() -> None:
     async with MCPPool({"server": scripted()}) as pool:
         task = asyncio.current_task()
         assert task is not None
@@ -271,9 +271,7 @@ async def test_a_call_whose_connection_is_lost_leaves_its_task_uncancelled() -> 
 
 
 @pytest.mark.parametrize("operation", ["connect", "disconnect", "close_all"])
-async def test_an_operation_in_a_cancelled_task_leaves_a_pool_in_which_the_same_id_connects_again(
-    operation: str, pids: Path
-) -> None:
+async def test_after_an_operation_in_a_cancelled_task_the_same_id_can_connect_again(operation: str, pids: Path) -> None:
     server = stubborn(pids)
     async with MCPPool() as pool:
         if operation == "connect":
@@ -283,7 +281,7 @@ async def test_an_operation_in_a_cancelled_task_leaves_a_pool_in_which_the_same_
         else:
             await pool.connect("server", server)
             task = asyncio.create_task(pool.disconnect("server") if operation == "disconnect" else pool.close_all())
-            await asyncio.sleep(0.05)  # into the closing; a cancel that comes sooner or later must do the same
+            await asyncio.sleep(0.05)  # while it closes; a cancel that comes earlier or later must do the same
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -300,7 +298,7 @@ async def test_a_block_is_cancelled_at_each_await_point(monkeypatch: pytest.Monk
             await pool.call_tool("server__add", {"a": 1, "b": 2})
 
     for number in range(500):
-        # The n-th suspension may be one that still ends the block normally: then the task ends at the next one.
+        # At the n-th suspension the block may still end normally: then the task ends at the next one.
         async def run() -> None:
             await counted(steps, block())
             await asyncio.sleep(0)
@@ -317,7 +315,7 @@ async def test_a_block_is_cancelled_at_each_await_point(monkeypatch: pytest.Monk
     assert 5 < number < 499
 
 
-async def test_the_connections_of_a_cancelled_task_end_after_its_body_has_made_a_last_call() -> None:
+async def test_the_body_of_a_cancelled_task_can_make_a_last_call_before_its_connections_end() -> None:
     record: list[str] = []
     opened = anyio.Event()
 

@@ -1,4 +1,4 @@
-"""Any task, any order: servers connected, used and ended by tasks that know nothing of each other."""
+"""Any task, any order: servers are connected, used and ended by tasks that know nothing about each other."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ ORDERS = {
 
 
 async def in_a_task(work: Callable[..., Awaitable[object]], *arguments: object) -> None:
-    """Run something in a task of its own."""
+    """Run something in its own task."""
     async with anyio.create_task_group() as group:
         group.start_soon(work, *arguments)
 
 
 async def after(checkpoints: int, work: Callable[..., Awaitable[object]], *arguments: object) -> None:
-    """Run something after so many turns of the event loop."""
+    """Run something after this many iterations of the event loop."""
     for _ in range(checkpoints):
         await anyio.lowlevel.checkpoint()
     await work(*arguments)
 
 
 def mixed(server_id: str, pid_file: Path, record: list[str]) -> StdioServer | InProcessServer:
-    """The configuration of one of the five servers, of all kinds."""
+    """The spec of one of five servers, which are of all kinds."""
     return {
         "one": scripted("--pid-file", pid_file),
         "two": InProcessServer(calculator(record)),
@@ -58,7 +58,7 @@ def mixed(server_id: str, pid_file: Path, record: list[str]) -> StdioServer | In
 
 
 @pytest.mark.parametrize("order", ORDERS)
-async def test_servers_are_disconnected_in_any_order_each_by_a_task_of_its_own(tmp_path: Path, order: str) -> None:
+async def test_servers_can_be_disconnected_in_any_order_each_by_its_own_task(tmp_path: Path, order: str) -> None:
     record: list[str] = []
     async with MCPPool() as pool:
         for server_id in IDS:
@@ -76,7 +76,7 @@ async def test_servers_are_disconnected_in_any_order_each_by_a_task_of_its_own(t
 
 
 @pytest.mark.parametrize("order", ORDERS)
-async def test_servers_are_disconnected_all_at_once_by_tasks_of_their_own(tmp_path: Path, order: str) -> None:
+async def test_servers_can_be_disconnected_all_at_once_each_by_its_own_task(tmp_path: Path, order: str) -> None:
     record: list[str] = []
     async with MCPPool() as pool:
         async with anyio.create_task_group() as group:
@@ -90,7 +90,7 @@ async def test_servers_are_disconnected_all_at_once_by_tasks_of_their_own(tmp_pa
 
 
 @pytest.mark.parametrize("ending", ["disconnect", "close_all"])
-async def test_a_server_is_connected_by_one_task_used_by_a_second_and_closed_by_a_third(
+async def test_one_task_can_connect_a_server_another_use_it_and_a_third_disconnect_it(
     tmp_path: Path, ending: str
 ) -> None:
     async def end() -> None:
@@ -119,8 +119,8 @@ async def test_the_task_that_connected_a_server_may_end_before_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("first", ["connect", "close_all"])
-async def test_connect_races_close_all(first: str) -> None:
-    """However they meet: the server is connected and of the new generation, or `connect` says that it was not."""
+async def test_connect_and_close_all_can_race(first: str) -> None:
+    """Whatever the order, the server is connected in the new child group, or `connect` says that it was not."""
     record: list[str] = []
     outcomes: list[str] = []
 
@@ -154,7 +154,7 @@ async def test_connect_races_close_all(first: str) -> None:
 @pytest.mark.parametrize(
     "spec", [scripted("--slow-exit", 0.05), InProcessServer(calculator())], ids=["stdio", "in process"]
 )
-async def test_add_races_close_all(spec: StdioServer | InProcessServer) -> None:
+async def test_add_and_close_all_can_race(spec: StdioServer | InProcessServer) -> None:
     async def add() -> None:
         pool.add("one", spec)
 
@@ -173,10 +173,10 @@ async def test_add_races_close_all(spec: StdioServer | InProcessServer) -> None:
             assert not pool.servers
 
 
-async def test_connect_add_and_disconnect_race_close_all_without_ever_overlapping(
+async def test_connect_add_and_disconnect_can_race_close_all_without_overlapping_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The fake wire fails the test when two connections of one id overlap."""
+    """The fake wire fails the test if two connections of one id overlap."""
     wire = fake_wire(monkeypatch)
     wire.script = lambda attempt: Life(handshake=0.001, closing=0.002, fails=len(wire.attempts) % 5 == 0)
 
@@ -228,7 +228,7 @@ async def test_processes_of_one_id_never_overlap(tmp_path: Path) -> None:
     async def watch() -> None:
         while True:
             assert len(alive(tmp_path / "pids")) <= 1
-            await anyio.sleep(0.01)  # no event tells of processes; the look itself is what fails
+            await anyio.sleep(0.01)  # there are no events for processes; the check itself fails
 
     async with MCPPool() as pool:
         await pool.connect("one", config)
@@ -242,7 +242,7 @@ async def test_processes_of_one_id_never_overlap(tmp_path: Path) -> None:
     assert not alive(tmp_path / "pids")
 
 
-async def test_another_config_may_follow_at_once_on_a_disconnect() -> None:
+async def test_another_config_can_be_used_right_after_a_disconnect() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--slow-exit", 0.1))
         async with anyio.create_task_group() as group:
@@ -252,10 +252,10 @@ async def test_another_config_may_follow_at_once_on_a_disconnect() -> None:
         assert "one__add" in pool.tools
 
 
-async def test_calls_race_the_end_of_the_block() -> None:
-    """A call of a task that outlives the block is told, whatever the moment."""
+async def test_calls_and_the_end_of_the_block_can_race() -> None:
+    """A call in a task that outlives the block ends with an error, whatever the moment."""
     for checkpoints in range(8):
-        told: list[BaseException] = []
+        errors: list[BaseException] = []
         async with anyio.create_task_group() as outer:
 
             async def call(pool: MCPPool, into: list[BaseException]) -> None:
@@ -267,7 +267,7 @@ async def test_calls_race_the_end_of_the_block() -> None:
 
             async with MCPPool() as pool:
                 await pool.connect("one", InProcessServer(calculator()))
-                outer.start_soon(call, pool, told)
+                outer.start_soon(call, pool, errors)
                 await after(checkpoints, anyio.lowlevel.checkpoint)
-        assert len(told) == 1
-        assert isinstance(told[0], PoolClosed | ServerUnavailable) or type(told[0]).__name__ == "ConnectionLost"
+        assert len(errors) == 1
+        assert isinstance(errors[0], PoolClosed | ServerUnavailable) or type(errors[0]).__name__ == "ConnectionLost"

@@ -1,4 +1,4 @@
-"""Programs made by chance: any operations from any tasks in any order, and everything agrees after every step."""
+"""Random programs: any operations from any tasks in any order, and everything agrees after every step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from helpers.programs import World
 
 PROGRAM_TIME = 30.0
-"""Seconds of one program: an upper bound, for hangs."""
+"""Seconds for one program: an upper bound that only a hang exceeds."""
 
 ANY_TIME = settings(
     deadline=None,
@@ -34,33 +34,33 @@ ANY_TIME = settings(
 
 @pytest.fixture(autouse=True)
 def deterministic_trio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Hypothesis seed the order in which trio runs its tasks, so that what it finds can be found again."""
+    """Let Hypothesis seed the order in which trio runs its tasks, so that failures can be reproduced."""
     run: Any = import_module("trio")._core._run
     monkeypatch.setattr(run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
     register_random(run._r)
 
 
 def pool_tasks() -> list[str]:
-    """The names of the tasks that are the pool's."""
+    """The names of the pool's tasks."""
     return sorted(task.name for task in anyio.get_running_tasks() if task.name and "mcp_pool: child" in task.name)
 
 
 async def run_program(program: list[list[Operation]], world: World) -> None:
-    """Run a program in a block of its own; afterwards each id can be connected, and after the block all is empty."""
+    """Run a program in a new block; afterwards each id can be connected, and after the block everything is empty."""
     with anyio.fail_after(PROGRAM_TIME):
         async with MCPPool(wait_timeout=0.05, close_timeout=2.0) as pool:
             player = Player(pool, world)
             await player.play(program)
             await eventually(lambda: pool_tasks() == sorted(f"mcp_pool: child {i!r}" for i in pool.servers))
             for server_id in IDS:
-                world.mend(server_id, broken=False)
+                world.set_broken(server_id, broken=False)
                 await pool.disconnect(server_id)
-                assert not world.living(server_id)
+                assert not world.instances(server_id)
                 assert await pool.connect(server_id, world.spec(server_id))
                 assert pool.get_status(server_id) is ConnectionStatus.CONNECTED
     assert (dict(pool.servers), dict(pool.tools), pool.get_all_statuses()) == ({}, {}, {})
     assert not pool.snapshot().servers
-    assert not any(world.living(server_id) for server_id in IDS)
+    assert not any(world.instances(server_id) for server_id in IDS)
     assert not pool_tasks()
 
 
@@ -75,7 +75,7 @@ async def leave_in_the_middle(program: list[list[Operation]], world: World, tick
                     await anyio.lowlevel.checkpoint()
                 player.left = True
             assert not pool.get_all_statuses()
-            assert not any(world.living(server_id) for server_id in IDS)
+            assert not any(world.instances(server_id) for server_id in IDS)
     assert not pool_tasks()
 
 
@@ -123,7 +123,7 @@ def test_everything_agrees_after_every_step_of_any_program_with_servers_behind_u
         check()
 
 
-def test_a_block_that_is_left_in_the_middle_of_any_program_leaves_nothing(
+def test_a_block_that_is_left_in_the_middle_of_any_program_leaves_nothing_behind(
     anyio_backend: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @settings(ANY_TIME, max_examples=60)

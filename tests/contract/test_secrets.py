@@ -1,6 +1,6 @@
-"""P10: what is secret in a configuration is in nothing that the pool writes, raises or shows.
+"""P10: the secrets in a configuration do not appear in anything that the pool logs, raises or shows.
 
-The servers here give away what they were given, on every path that leads from a server to a reader.
+These servers reveal the secrets that they were given, on every path from a server to a reader.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KEY_LINES = ["-----BEGIN KEY-----", "MIIEvQIBADANBgkq", "-----END KEY-----"]
 LEAK = ("--leak-env", "TOKEN")
 
 SLOWLY = RestartPolicy(initial_delay=1000, max_delay=1000)
-"""Nothing is connected again during a test."""
+"""Nothing reconnects during a test."""
 
 
 def leaking(*options: str, token: str = SECRET) -> StdioServer:
@@ -47,48 +47,48 @@ def leaking(*options: str, token: str = SECRET) -> StdioServer:
 
 
 async def failure(pool: MCPPool, config: StdioServer) -> ConnectError:
-    """Why a server could not be connected."""
+    """The error of a server that could not be connected."""
     with pytest.raises(ConnectError) as caught:
         await pool.connect("s", config)
     return caught.value
 
 
 async def lost_after(pool: MCPPool, tool: str, config: StdioServer) -> ConnectionLost:
-    """Why a call ended that the server did not survive."""
+    """The error of a call during which the server exited."""
     await pool.connect("s", config)
     with pytest.raises(ConnectionLost) as caught:
         await pool.call_tool(f"s__{tool}", {"name": "TOKEN"})
     return caught.value
 
 
-async def test_the_last_words_of_a_failed_start_are_masked() -> None:
+async def test_the_stderr_tail_of_a_failed_start_is_masked() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--exit-at-start", "3", env={"TOKEN": SECRET}))
     assert error.stderr_tail == "***"
     assert SECRET not in shown(error)
 
 
-async def test_the_message_of_a_refused_handshake_is_masked() -> None:
+async def test_the_message_of_a_rejected_handshake_is_masked() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--fail-initialize", env={"TOKEN": SECRET}))
     assert "no handshake today ***" in str(error)
     assert SECRET not in shown(error)
 
 
-async def test_a_refused_modern_handshake_is_masked_too() -> None:
+async def test_the_message_of_a_rejected_modern_handshake_is_masked() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--fail-initialize", "--modern", env={"TOKEN": SECRET}))
     assert "***" in str(error)
     assert SECRET not in shown(error)
 
 
-async def test_the_cause_of_a_refused_handshake_is_chained_without_its_secret() -> None:
+async def test_the_cause_of_a_rejected_handshake_is_chained_without_its_secret() -> None:
     async with MCPPool() as pool:
         error = await failure(pool, scripted(*LEAK, "--fail-initialize", env={"TOKEN": SECRET}))
     assert str(error.cause) == "MCPError: no handshake today ***"
 
 
-async def test_the_last_words_of_a_lost_connection_are_masked() -> None:
+async def test_the_stderr_tail_of_a_lost_connection_is_masked() -> None:
     async with MCPPool() as pool:
         error = await lost_after(pool, "tell_and_die", leaking())
         assert SECRET not in shown(error)
@@ -99,8 +99,8 @@ async def test_the_last_words_of_a_lost_connection_are_masked() -> None:
 
 @pytest.mark.parametrize("tool", ["break_protocol", "break_schema"])
 @pytest.mark.parametrize("secret", [pytest.param(SECRET, id="short"), pytest.param(LONG_SECRET, id="long")])
-async def test_a_bad_answer_does_not_show_a_secret(tool: str, secret: str) -> None:
-    """A long value in it is shortened by who validates it: half a secret is one too."""
+async def test_an_invalid_response_does_not_show_a_secret(tool: str, secret: str) -> None:
+    """Validation shortens long values: half a secret is a secret, too."""
     async with MCPPool() as pool:
         await pool.connect("s", leaking(token=secret))
         with pytest.raises(InvalidResponse) as caught:
@@ -129,7 +129,7 @@ async def test_nothing_secret_is_logged(record_logs: list[Message]) -> None:
 
 
 async def test_no_traceback_is_logged(record_logs: list[Message]) -> None:
-    """It would show locals, and among them the configuration."""
+    """It would show local variables, including the configuration."""
     async with MCPPool() as pool:
         await failure_of_another(pool)
         await lost_after(pool, "tell_and_die", leaking())
@@ -138,7 +138,7 @@ async def test_no_traceback_is_logged(record_logs: list[Message]) -> None:
 
 
 async def failure_of_another(pool: MCPPool) -> None:
-    """Let the pool meet a server that refuses the handshake."""
+    """Connect a server that rejects the handshake."""
     with pytest.raises(ConnectError):
         await pool.connect("t", scripted(*LEAK, "--fail-initialize", env={"TOKEN": SECRET}))
 
@@ -166,7 +166,7 @@ async def test_events_do_not_show_secrets() -> None:
     assert SECRET not in repr(seen)
 
 
-async def test_a_left_server_does_not_show_secrets() -> None:
+async def test_a_server_that_has_left_does_not_show_secrets() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", leaking())
         handle = pool.server("s")
@@ -202,7 +202,7 @@ async def test_a_short_value_stays_readable() -> None:
     assert error.stderr_tail == "the value is debug!"
 
 
-async def test_of_a_command_only_the_program_is_shown(record_logs: list[Message]) -> None:
+async def test_only_the_program_of_a_command_is_shown(record_logs: list[Message]) -> None:
     config = StdioServer("no-such-program", ["--password", SECRET], env={"TOKEN": "another-secret"})
     async with MCPPool() as pool:
         error = await failure(pool, config)
@@ -226,7 +226,7 @@ async def test_the_names_of_tasks_do_not_show_secrets() -> None:
         assert SECRET not in "".join(str(task) for task in anyio.get_running_tasks())
 
 
-async def test_a_servers_own_error_passes_through_untouched() -> None:
+async def test_a_servers_own_error_passes_through_unchanged() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", leaking())
         with pytest.raises(Exception, match=SECRET):
@@ -244,7 +244,7 @@ async def test_a_servers_own_error_passes_through_untouched() -> None:
         pytest.param({"args": [SECRET + "\ud800"]}, id="an argument that cannot be encoded"),
     ],
 )
-async def test_a_wrong_configuration_does_not_show_secrets(wrong: dict[str, Any]) -> None:
+async def test_an_invalid_configuration_does_not_show_secrets(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         StdioServer("program", **wrong)
     assert SECRET not in shown(caught.value)

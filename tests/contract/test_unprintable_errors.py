@@ -1,4 +1,4 @@
-"""Exceptions of user code that cannot be copied, rendered or changed: each harms the one request that it was raised for."""
+"""Exceptions from user code that cannot be copied, rendered or changed: only the request that raised them fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 NOWHERE = "http://nowhere.invalid/mcp"
 LATER = RestartPolicy(initial_delay=60.0, jitter=0.0)
-"""So late that a test sees one attempt only."""
+"""So late that a test sees only one attempt."""
 
 
 class OtherArguments(httpx2.RequestError):
@@ -179,7 +179,7 @@ IDS = [
 each_kind = pytest.mark.parametrize("make", MAKERS, ids=IDS)
 each_kind_in_a_task_of_its_own = pytest.mark.parametrize(
     "make",
-    # A task that ends with an exception whose `__repr__` raises is the end of trio itself, with or without a pool.
+    # An exception whose `__repr__` raises breaks trio itself when it ends a task, with or without a pool.
     [make for make in MAKERS if make is not WithoutRepr],
     ids=[name for name in IDS if name != "no repr"],
 )
@@ -188,13 +188,13 @@ each_mode = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 def named(make: Callable[[], Exception]) -> str:
-    """A pattern of what is told of such an exception: its class, that of its stand-in, or what met who changed it."""
+    """A pattern for the text about such an exception: its class, the class of its placeholder, or the error from changing it."""
     kind = type(printable(make()))
     return f"{kind.__name__}|AttributeError" if kind.__setattr__ is not BaseException.__setattr__ else kind.__name__
 
 
 def raising(make: Callable[[], BaseException]) -> Any:
-    """An async function that raises such an exception, whatever it is called with."""
+    """An async function that raises such an exception, whatever its arguments."""
 
     async def function(*_: object) -> Any:
         raise make()
@@ -202,12 +202,12 @@ def raising(make: Callable[[], BaseException]) -> Any:
     return function
 
 
-# While a connection is made
+# While connecting
 
 
 @each_place
 @each_kind
-async def test_a_server_that_user_code_fails_to_connect_stays_supervised(
+async def test_a_server_whose_connection_attempt_fails_in_user_code_stays_supervised(
     make: Callable[[], Exception], place: str, record_logs: list[Message]
 ) -> None:
     async with behind(NOWHERE, place, raising(make), restart=LATER) as spec, pool_with_a_good_server() as pool:
@@ -222,7 +222,7 @@ async def test_a_server_that_user_code_fails_to_connect_stays_supervised(
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
 @each_kind
-async def test_a_connect_that_user_code_fails_raises_a_connect_error(
+async def test_a_connect_that_fails_in_user_code_raises_a_connect_error(
     make: Callable[[], Exception], kind: type[HttpServer | SseServer]
 ) -> None:
     async with pool_with_a_good_server() as pool:
@@ -231,7 +231,7 @@ async def test_a_connect_that_user_code_fails_raises_a_connect_error(
         assert pool.connected_count == 1
 
 
-async def test_an_attempt_that_breaks_in_a_way_that_nothing_accounts_for_is_a_failed_one(
+async def test_an_attempt_that_raises_an_unexpected_error_has_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(*_: object, **_options: object) -> ConnectError:
@@ -239,7 +239,7 @@ async def test_an_attempt_that_breaks_in_a_way_that_nothing_accounts_for_is_a_fa
 
     monkeypatch.setattr("mcp_pool.connection.connect.explain", broken)
     async with pool_with_a_good_server() as pool:
-        with pytest.raises(ConnectError, match="broke off with ZeroDivisionError") as caught:
+        with pytest.raises(ConnectError, match="failed unexpectedly with ZeroDivisionError") as caught:
             await pool.connect("bad", StdioServer("no-such-program-anywhere"))
         assert isinstance(caught.value.cause, ZeroDivisionError)
 
@@ -256,11 +256,11 @@ async def test_an_in_process_server_whose_lifespan_fails_raises_a_connect_error(
         await eventually(lambda: isinstance(pool.server("t").state, BackingOff))
 
 
-# While it stands
+# While connected
 
 
 @each_place
-async def test_a_call_that_user_code_fails_harms_no_other_and_leaves_the_connection_in_use(
+async def test_a_call_that_fails_in_user_code_disturbs_no_other_and_leaves_the_connection_in_use(
     place: str, tmp_path: Path
 ) -> None:
     ledger, made = tmp_path / "ledger", list[Any]()
@@ -288,7 +288,7 @@ async def test_a_call_that_user_code_fails_harms_no_other_and_leaves_the_connect
 
 @pytest.mark.parametrize("wire", ["legacy stdio", "modern in process"])
 @each_kind
-async def test_a_callback_that_fails_fails_its_own_request(make: Callable[[], Exception], wire: str) -> None:
+async def test_a_callback_that_fails_fails_only_its_own_request(make: Callable[[], Exception], wire: str) -> None:
     function, told = raising(make), list[object]()
 
     async def logging(params: object) -> None:
@@ -306,14 +306,14 @@ async def test_a_callback_that_fails_fails_its_own_request(make: Callable[[], Ex
 
 
 @each_kind
-async def test_a_progress_function_that_fails_fails_nothing(make: Callable[[], Exception]) -> None:
+async def test_a_progress_function_that_fails_fails_no_call(make: Callable[[], Exception]) -> None:
     async with pool_with_a_good_server() as pool:
         result = await pool.call_tool("good__progress", {"n": 2}, progress=raising(make))
         assert words(result) == "2 steps done"
 
 
 @each_mode
-async def test_a_tool_of_an_in_process_server_that_fails_fails_its_own_call(mode: Any) -> None:
+async def test_a_tool_of_an_in_process_server_that_fails_fails_only_its_own_call(mode: Any) -> None:
     server = calculator()
 
     @server.tool("break")
@@ -327,12 +327,12 @@ async def test_a_tool_of_an_in_process_server_that_fails_fails_its_own_call(mode
         assert stands(pool)
 
 
-# While it is closed
+# While closing
 
 
 @each_mode
 @each_kind_in_a_task_of_its_own
-async def test_a_lifespan_that_fails_at_the_end_keeps_no_block_from_ending(
+async def test_a_lifespan_that_fails_at_its_end_does_not_keep_the_block_from_ending(
     make: Callable[[], Exception], mode: Any, record_logs: list[Message]
 ) -> None:
     async with pool_with_a_good_server() as pool:
@@ -342,17 +342,17 @@ async def test_a_lifespan_that_fails_at_the_end_keeps_no_block_from_ending(
     assert not [message for message in record_logs if message.record["level"].name == "ERROR"]
 
 
-# Kept and shown
+# Stored and shown
 
 
 @each_kind
-def test_an_error_of_user_code_can_be_described_redacted_and_kept(make: Callable[[], Exception]) -> None:
+def test_an_error_from_user_code_can_be_described_redacted_and_stored(make: Callable[[], Exception]) -> None:
     assert type(make()).__name__ in described(make())
     assert Redactor.of([TOKEN]).error(make()) is not None
     forget_frames(make())
 
 
-def test_of_an_error_that_is_false_the_causes_are_seen() -> None:
+def test_the_causes_of_an_error_that_is_falsy_are_found() -> None:
     error, first = Empty(), ValueError("first")
     error.__context__ = first
     assert list(chain(error)) == [error, first]
@@ -360,7 +360,7 @@ def test_of_an_error_that_is_false_the_causes_are_seen() -> None:
     assert list(chain(error)) == [error, last]
 
 
-# What they hold back
+# Secrets in them
 
 
 def note_of_its_own() -> Exception:
@@ -424,7 +424,7 @@ SECRETIVE = [
 
 
 @pytest.mark.parametrize("make", SECRETIVE)
-async def test_a_secret_that_an_error_of_user_code_holds_is_not_in_what_is_raised(
+async def test_a_secret_in_an_error_from_user_code_is_not_in_the_error_that_is_raised(
     make: Callable[[], Exception],
 ) -> None:
     async def trouble(request: httpx2.Request) -> None:

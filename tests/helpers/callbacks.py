@@ -1,4 +1,4 @@
-"""What the tests of callbacks share: servers on each wire that ask back, and callbacks that answer."""
+"""Helpers for tests of callbacks: servers on each transport that send requests, and callbacks that answer them."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ CURIOUS = Path(__file__).parents[1] / "servers" / "curious.py"
 WIRES = ["legacy stdio", "modern stdio", "legacy in process", "modern in process"]
 on_each_wire = pytest.mark.parametrize("wire", WIRES)
 LOGS = {"log_level": "info"}
-"""The option without which a modern server sends no log messages."""
+"""The option that makes a modern server send log messages."""
 ANSWERS: dict[str, Any] = {
     "sampling": CreateMessageResult(role="assistant", content=TextContent(type="text", text="so"), model="m"),
     "elicitation": ElicitResult(action="accept", content={"name": "Ann"}),
     "list_roots": ListRootsResult(roots=[Root(uri="file:///here")]),
 }
-"""A good answer of each callback that answers."""
+"""A valid answer for each callback that answers requests."""
 TOOLS = {"sampling": "model", "elicitation": "person", "list_roots": "roots"}
-"""The tool of the servers that asks each of them."""
+"""The tool that makes the server send the request for each of them."""
 WORDS = {"sampling": "so", "elicitation": "Ann", "list_roots": "file:///here"}
-"""A word of each answer."""
+"""A word from each answer."""
 each_question = pytest.mark.parametrize("kind", list(TOOLS))
 
 
 def asking(wire: str, **fields: Any) -> StdioServer | InProcessServer:
-    """A server that asks back and sends log messages; `fields` are those of its specification."""
+    """A server that sends requests and log messages; `fields` are fields of its spec."""
     protocol, where = wire.split(maxsplit=1)
     fields = {"client_options": LOGS, **fields}
     if where == "in process":
@@ -56,14 +56,14 @@ def asking(wire: str, **fields: Any) -> StdioServer | InProcessServer:
 
 @attrs.define(eq=False)
 class Listener:
-    """Callbacks that answer well, and what they were called with."""
+    """Callbacks that answer correctly, and what they were called with."""
 
     asked: list[Any] = attrs.Factory(list)
     logged: list[Any] = attrs.Factory(list)
     told: list[Any] = attrs.Factory(list)
 
     def callbacks(self, **others: Callable[..., Any]) -> ClientCallbacks:
-        """The callbacks, and others in the place of some."""
+        """The callbacks, with some of them replaced."""
 
         async def sampling(_context: Any, params: Any) -> Any:
             self.asked.append(params.messages[0].content.text)
@@ -94,7 +94,7 @@ class Listener:
 
 
 async def said(pool: MCPPool, tool: str, server_id: str = "s", **more: Any) -> str:
-    """What a tool answered, or by which error of the protocol its call ended."""
+    """The text of a tool's result, or the protocol error with which its call ended."""
     try:
         result = await pool.server(server_id).call_tool(tool, **more)
     except MCPError as error:

@@ -1,4 +1,4 @@
-"""What the tests of calls share: servers whose answers the test decides, and what is seen of them."""
+"""Helpers for tests of calls: servers whose answers the test controls, and what can be observed of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from servers import read_lines
 ANSWERING = Path(__file__).parents[1] / "servers" / "answering.py"
 
 PROTOCOLS = [pytest.param((), id="legacy"), pytest.param(("--modern",), id="modern")]
-"""Options of a stdio server that make it speak the one or the other protocol of the protocol."""
+"""Options of a stdio server that make it use the modern protocol or a legacy one."""
 
 
 def answering(*options: str, **fields: Any) -> StdioServer:
-    """A stdio server of `servers/answering.py`; `fields` are those of its specification."""
+    """A stdio server of `servers/answering.py`; `fields` are fields of its spec."""
     return StdioServer(sys.executable, ["-I", "-S", str(ANSWERING), *options], **fields)
 
 
 def with_ledger(ledger: Path, *options: str, **fields: Any) -> StdioServer:
-    """The same, writing down every message that it receives."""
+    """The same, but it also records every message that it receives."""
     return answering("--ledger", str(ledger), *options, **fields)
 
 
@@ -36,19 +36,19 @@ def calls_of(ledger: Path, tool: str) -> int:
 
 
 async def arrival(ledger: Path, tool: str, count: int = 1) -> None:
-    """Wait until so many calls of a tool have arrived."""
+    """Wait until this many calls of a tool have arrived."""
     await eventually(lambda: calls_of(ledger, tool) >= count)
 
 
 def words(result: CallToolResult) -> str:
-    """The text of a result that has nothing else."""
+    """The text of a result that contains nothing else."""
     (content,) = result.content
     assert isinstance(content, TextContent)
     return content.text
 
 
 class Outcome:
-    """How something ended that ran in a task of its own."""
+    """How something that ran in its own task ended."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -56,7 +56,7 @@ class Outcome:
         self.ended = anyio.Event()
 
     async def of(self, function: Any, *args: Any) -> None:
-        """Await the function and note its result or its exception."""
+        """Await the function and record its result or exception."""
         try:
             self.value = await function(*args)
         except Exception as error:

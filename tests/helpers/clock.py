@@ -1,7 +1,7 @@
-"""Backends whose clock is virtual: it stands still while anything runs, and jumps to the next deadline when nothing does.
+"""Backends with a virtual clock: it is stopped while anything runs, and jumps to the next deadline when nothing does.
 
-For tests of time without processes: whoever waits for the outside world would find that hours have passed. A module uses
-them by a fixture of its own::
+For tests of timing without processes: a wait for the outside world would let hours pass. A module uses these backends
+through its own fixture::
 
     @pytest.fixture(scope="module", params=virtual_backends())
     def anyio_backend(request: pytest.FixtureRequest) -> object:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class JumpingSelector(selectors.DefaultSelector):
-    """Instead of waiting for a time, lets it pass."""
+    """Advances the clock instead of waiting."""
 
     now = 0.0
 
@@ -34,7 +34,7 @@ class JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualEventLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop with a virtual clock; uvloop has no place for one."""
+    """An asyncio event loop with a virtual clock; uvloop does not support one."""
 
     def __init__(self) -> None:
         self._jumping = JumpingSelector()
@@ -45,7 +45,7 @@ class VirtualEventLoop(asyncio.SelectorEventLoop):
 
 
 def virtual_backends() -> list[Any]:
-    """The backends that can have a virtual clock, as parameters of the fixture `anyio_backend`."""
+    """The backends that support a virtual clock, as parameters of the fixture `anyio_backend`."""
     options: Mapping[str, Mapping[str, Any]] = {
         "asyncio": {"loop_factory": VirtualEventLoop},
         "trio": {"clock": MockClock(autojump_threshold=0)},

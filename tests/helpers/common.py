@@ -1,4 +1,4 @@
-"""What tests of all areas share."""
+"""Helpers for tests of all areas."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     from mcp_pool.supervision.registry import Row
 
 PATIENCE = 60.0
-"""Seconds of real time for what must happen soon: only a hang takes longer, on however slow a machine."""
+"""Seconds of real time for something that must happen soon: only a hang takes longer, however slow the machine is."""
 
 
 async def eventually(condition: Callable[[], object], *, within: float = PATIENCE) -> None:
-    """Wait until a condition holds, and fail when it does not in time."""
+    """Wait until a condition holds, and fail if it does not hold in time."""
     deadline = time.monotonic() + within  # real time: the clock of the test may be virtual
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await anyio.sleep(0.01)  # files and processes tell nobody when they change
+        assert time.monotonic() < deadline, "the condition did not become true in time"
+        await anyio.sleep(0.01)  # files and processes do not notify anyone of changes
 
 
 def scripted(*options: object, **fields: Any) -> StdioServer:
-    """The configuration of `misbehaving.py` with these options, and these fields of the specification."""
+    """The spec of `misbehaving.py` with these options and fields."""
     command, args = misbehaving(*map(str, options))
     return StdioServer(command, args, **fields)
 
 
 def started(pid_file: str | os.PathLike[str]) -> list[int]:
-    """The process ids of all servers that have written themselves into a `--pid-file`."""
+    """The process ids of all servers that have written to a `--pid-file`."""
     return [line["pid"] for line in read_lines(pid_file) if line["role"] == "server"]
 
 
 def alive(pid_file: str | os.PathLike[str]) -> list[int]:
-    """Those of them that run."""
+    """Those that are still running."""
     return [pid for pid in started(pid_file) if is_alive(pid)]
 
 
 def row_of(pool: MCPPool, server_id: str) -> Row:
-    """The registry's row of a server, which nothing outside of the package can see."""
+    """The row of a server in the registry, which is internal to the package."""
     return pool._supervisor.registry.rows[server_id]
 
 
 def connection_of(pool: MCPPool, server_id: str) -> Connection:
-    """The connection of a server, which nothing outside of the package can see."""
+    """The connection of a server, which is internal to the package."""
     connection = row_of(pool, server_id).connection
     assert connection is not None
     return connection

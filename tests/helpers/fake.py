@@ -1,6 +1,6 @@
-"""Connections without a server behind them, for tests of time and of large numbers.
+"""Connections without servers, for tests of timing and of large numbers.
 
-They stand in for `Connector`, the seam between the child and everything below it.
+They replace `Connector`, the seam between the child and everything below it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Answering:
-    """A session whose server answers whenever it is probed."""
+    """A session whose server answers every probe."""
 
     channel: Channel
 
     async def send_discover(self, _version: str) -> None:
-        """Note activity."""
+        """Record activity."""
         self.channel.note_activity()
 
 
 def fake_client(channel: Channel, **more: Any) -> Any:
-    """What a connected client says about its server, and what else is given."""
+    """What a connected client says about its server, and any other given attributes."""
     said = {"server_info": None, "server_capabilities": ServerCapabilities(), "instructions": None}
     return SimpleNamespace(protocol_version="2026-07-28", session=Answering(channel), **said, **more)
 
@@ -50,21 +50,21 @@ FAKE = StdioServer("a-program-that-is-never-run")
 
 @attrs.frozen(kw_only=True)
 class Life:
-    """What one attempt leads to. Times in seconds."""
+    """What happens in one attempt. Times are in seconds."""
 
     handshake: float = 0.0
     fails: bool = False
-    """Whether the attempt fails, after the time of the handshake."""
+    """Whether the attempt fails at the end of the handshake."""
     is_final: bool = False
     """Whether it fails in a way that no retry can fix."""
     uptime: float = math.inf
-    """How long the connection is open, unless it is closed; 0: it is lost before anybody can look."""
+    """How long the connection is open, unless it is closed; with 0 it is lost before anything else runs."""
     closing: float = 0.0
     """How long it takes to close."""
 
 
 class FakeConnector:
-    """What every stand-in for `Connector` does with its callbacks."""
+    """What every replacement for `Connector` does with its callbacks."""
 
     def __init__(
         self,
@@ -85,11 +85,11 @@ class FakeConnector:
 
     @property
     def server_id(self) -> str:
-        """Whose it is."""
+        """The id of the server."""
         return self.attempt.target.server_id
 
     def open(self, inventory: Inventory, **client: Any) -> Connection:
-        """Open the connection; what is given goes to its client."""
+        """Open the connection; the arguments become attributes of its client."""
         attempt, calls = self.attempt, CallsInFlight()
         dispatcher = CallbackDispatcher(self.server_id, attempt.target.limits.callbacks, calls)
         fake: Any = fake_client(self.channel, **client)
@@ -106,7 +106,7 @@ class FakeConnector:
 
 
 class FakeWire:
-    """Plays a life for each attempt, and remembers the attempts and their times."""
+    """Plays a `Life` for each attempt, and records the attempts and their times."""
 
     def __init__(self, script: Callable[[Attempt], Life]) -> None:
         self.script = script
@@ -123,7 +123,7 @@ class FakeWire:
         return [later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False)]
 
     def forget(self) -> None:
-        """Forget the attempts so far, where memory is measured."""
+        """Forget the attempts so far, for tests that measure memory."""
         self.attempts.clear()
         self.times.clear()
         self.deadlines.clear()
@@ -134,7 +134,7 @@ class FakeWire:
         self.channels[server_id].mark_lost(DisconnectCause("fell over"))
 
     def connector(self, *args: Any, **options: Any) -> _Playing:
-        """Stand in for the class `Connector`."""
+        """Replace the class `Connector`."""
         return _Playing(self, *args, **options)
 
 
@@ -144,10 +144,12 @@ class _Playing(FakeConnector):
         self.wire = wire
 
     async def run(self) -> None:
-        """Do what `Connector.run` does, as the script says."""
+        """Do what `Connector.run` does, according to the script."""
         wire, attempt, server_id = self.wire, self.attempt, self.server_id
         if server_id in wire.open:
-            pytest.fail("two connections of one id overlap")  # not an `Exception`: nobody takes it for a failed attempt
+            pytest.fail(
+                "two connections of one id overlap"
+            )  # not an `Exception`, so that it does not count as a failed attempt
         life = wire.script(attempt)
         wire.attempts.append(attempt)
         wire.times.append(anyio.current_time())
@@ -163,7 +165,7 @@ class _Playing(FakeConnector):
                     attempt=attempt.number,
                     retryable=not life.is_final,
                 )
-            await anyio.lowlevel.checkpoint_if_cancelled()  # as the real one: a cancelled attempt never opens
+            await anyio.lowlevel.checkpoint_if_cancelled()  # like the real one: a cancelled attempt never opens
             with anyio.CancelScope(shield=True):
                 connection = self.open(Inventory())
                 if life.uptime > 0:
@@ -176,7 +178,7 @@ class _Playing(FakeConnector):
 
 
 def fake_wire(monkeypatch: pytest.MonkeyPatch, *lives: Life) -> FakeWire:
-    """Put a fake wire in place: the n-th attempt of each server has the n-th life, later ones the last."""
+    """Install a fake wire: the n-th attempt of each server plays the n-th life, and later ones the last."""
     turns = lives or (Life(),)
     wire = FakeWire(lambda attempt: turns[min(attempt.number, len(turns)) - 1])
     monkeypatch.setattr("mcp_pool.supervision.child.Connector", wire.connector)

@@ -1,4 +1,4 @@
-"""Cancellations that nobody asked for: user code that awaits a cancelled task of its own. Only asyncio has such a thing."""
+"""Cancellations that nobody requested: user code that awaits its own cancelled task. They exist only on asyncio."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 async def cancelled_inside(*_: object) -> Any:
-    """Await a task of its own that was cancelled, as user code may without a thought: nobody has cancelled this one."""
+    """Await another task that was cancelled, as user code may do carelessly: nobody has cancelled this one."""
     task = asyncio.ensure_future(asyncio.sleep(3600))
     await asyncio.sleep(0)
     task.cancel()

@@ -1,4 +1,4 @@
-"""What the tests of HTTP and SSE share: servers in processes of their own, certificates, and what arrived at a server.
+"""Helpers for tests of HTTP and SSE: servers in separate processes, certificates, and what arrived at a server.
 
 async with raw_server("--modern", ledger=ledger) as server:
     HttpServer(server.url) ...
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SERVERS = Path(__file__).parents[1] / "servers"
 GRACE = 5.0
-"""Seconds that a server has between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL for a server."""
 
 
 def fault(
@@ -46,13 +46,13 @@ def fault(
     every: int = 1,
     after: bool = False,
 ) -> dict[str, Any]:
-    """A rule for `http_raw.py`, as `servers/http_faults.py` describes it."""
+    """A rule for `http_raw.py`; see `servers/http_faults.py`."""
     return {"do": do, "value": value, "on": on, "first": first, "times": times, "every": every, "after": after}
 
 
 @attrs.define(eq=False)
 class ServerProcess:
-    """A server in a process of its own, which can be killed and started again on its port."""
+    """A server in a separate process, which can be killed and started again on its port."""
 
     command: Sequence[str]
     secure: bool = False
@@ -73,30 +73,30 @@ class ServerProcess:
 
     @property
     def sse_url(self) -> str:
-        """The endpoint of the old transport."""
+        """The endpoint of the HTTP+SSE transport."""
         return f"{self.origin}/sse"
 
     @property
     def pid(self) -> int:
         """The process."""
-        assert self.process is not None, "it does not run"
+        assert self.process is not None, "it is not running"
         return self.process.pid
 
     async def start(self) -> None:
-        """Start it, on the port that it had before if it had one, and wait until it listens."""
+        """Start it, on its earlier port if it had one, and wait until it listens."""
         command = [*self.command, "--port", str(self.port)]
-        # Its standard error is the test's, where pytest shows it.
+        # It shares the test's standard error, so that pytest shows its output.
         self.process = await anyio.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
         assert self.process.stdout is not None
         self.lines = BufferedByteReceiveStream(self.process.stdout)
         self.port = int(await self._line())
 
     async def kill(self) -> None:
-        """Kill it without warning, and wait for its end."""
+        """Kill it, and wait until it has exited."""
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """Ask it to end, and wait for that; kill it if it takes long."""
+        """Terminate it, and wait until it has exited; kill it if that takes too long."""
         await self._end(signal.SIGTERM)
 
     async def restart(self) -> None:
@@ -105,17 +105,17 @@ class ServerProcess:
         await self.start()
 
     def pause(self) -> None:
-        """Stop the process as it is: connections stand, and nothing moves. `stop` and `kill` work still."""
+        """Suspend the process: connections stay open, and nothing happens. `stop` and `kill` still work."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
     async def order(self, **orders: Any) -> dict[str, Any]:
-        """Give orders to `http_raw.py` (see its `control`), and return its state; without any, just that."""
+        """Send commands to `http_raw.py` (see its `control`), if there are any, and return its state."""
         async with self.turn:
             assert self.process is not None
             assert self.process.stdin is not None
@@ -123,7 +123,7 @@ class ServerProcess:
             return json.loads(await self._line())
 
     async def misbehave(self, *faults: dict[str, Any]) -> None:
-        """Let `http_raw.py` follow these rules from now on, and no others; none: behave."""
+        """Make `http_raw.py` follow only these rules from now on; without any, it behaves well."""
         await self.order(faults=faults)
 
     async def _line(self) -> bytes:
@@ -148,7 +148,7 @@ class ServerProcess:
 
 @asynccontextmanager
 async def running(server: ServerProcess) -> AsyncIterator[ServerProcess]:
-    """Start a server, and end it at the end, killed if need be."""
+    """Start a server, and end it at the end, if necessary by killing it."""
     try:
         await server.start()
         yield server
@@ -181,7 +181,7 @@ def sdk_server(
 def arrived(
     ledger: str | os.PathLike[str], what: str | None = None, *, tool: str | None = None
 ) -> list[dict[str, Any]]:
-    """The requests that came to a server over all its starts: all, those of a verb or a method, or those of a tool."""
+    """The requests that arrived at a server, over all its starts: all, those of a verb or a method, or those of a tool."""
     requests = [line for line in read_lines(ledger) if "verb" in line]
     return [line for line in requests if what in (None, line["verb"], line["method"]) and tool in (None, line["tool"])]
 
@@ -199,7 +199,7 @@ def given_up(ledger: str | os.PathLike[str]) -> list[dict[str, Any]]:
 async def arrival(
     ledger: str | os.PathLike[str], what: str | None = None, *, tool: str | None = None, count: int = 1
 ) -> None:
-    """Wait until so many of them have arrived."""
+    """Wait until this many of them have arrived."""
     await eventually(lambda: len(arrived(ledger, what, tool=tool)) >= count)
 
 
@@ -211,7 +211,7 @@ def common(ledger: str | os.PathLike[str] | None, tls: Tls | None) -> list[str]:
 
 @contextmanager
 def refused_port() -> Iterator[int]:
-    """A port that refuses every connection, and that nobody can take meanwhile."""
+    """A port that refuses every connection, and that no other program can use meanwhile."""
     with listening(listen=False, shared=False) as held:
         yield held.getsockname()[1]
 
@@ -221,13 +221,13 @@ class Tls:
     """A certificate for localhost and 127.0.0.1, and the authority that issued it."""
 
     ca: Path
-    """The certificate of the authority, as `SSL_CERT_FILE` or `ssl.create_default_context(cafile=…)` want it."""
+    """The authority's certificate, for `SSL_CERT_FILE` or `ssl.create_default_context(cafile=…)`."""
     certfile: Path
     keyfile: Path
 
 
 def tls(directory: Path) -> Tls:
-    """Make an authority and a certificate, in files of a directory."""
+    """Create an authority and a certificate, in files in a directory."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
     files = Tls(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")

@@ -1,4 +1,4 @@
-"""What the tests of streamable HTTP share: calls that are under way meanwhile, and all that an error shows."""
+"""Helpers for tests of streamable HTTP: calls that run meanwhile, and everything that an error shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BOUND = 15.0
-"""Seconds of real time that nothing here may take: what it is told from takes longer, or for ever."""
+"""Seconds of real time that nothing here may take: what it is distinguished from takes longer, or forever."""
 PLACE = "hidden-place-5d2c"
 """A part of the URL that must not be seen."""
 TOKEN = "tulip-7f3a9c"
@@ -29,12 +29,12 @@ MODERN = "2026-07-28"
 
 
 def behind_url(server: ServerProcess, **fields: Any) -> HttpServer:
-    """A server's specification, with secrets in its URL and its headers; `fields` are those of the specification."""
+    """The spec of a server with secrets in its URL and headers; `fields` are fields of the spec."""
     return HttpServer(f"{server.origin}/{PLACE}/mcp", headers={"Authorization": f"Bearer {TOKEN}"}, **fields)
 
 
 def shown(error: BaseException | None) -> str:
-    """Everything that a log, a debugger or a curious program would find in an error. No link may be a group."""
+    """Everything that a log, a debugger or a curious program can find in an error. No error in the chain may be a group."""
     assert error is not None
     parts: list[object] = ["".join(traceback.format_exception(error))]
     link: BaseException | None = error
@@ -46,13 +46,13 @@ def shown(error: BaseException | None) -> str:
 
 
 def hides_its_secrets(error: BaseException | None) -> bool:
-    """Whether an error of a server of `behind_url` shows nothing that must not be seen."""
+    """Whether an error from a server of `behind_url` shows no secrets."""
     return not any(secret in shown(error) for secret in (PLACE, TOKEN))
 
 
 @asynccontextmanager
 async def in_flight(pool: MCPPool, ledger: Path, count: int = 5) -> AsyncIterator[None]:
-    """Have so many calls to the server `s` under way during the block; then they are answered, and have to succeed."""
+    """Keep this many calls to the server `s` in flight during the block; then they are answered and must succeed."""
     keys = [f"held {number}" for number in range(count)]
     answers, server, before = list[str](), pool.server("s"), len(arrived(ledger, tool="hold"))
 
@@ -71,14 +71,14 @@ async def in_flight(pool: MCPPool, ledger: Path, count: int = 5) -> AsyncIterato
 
 
 async def connected(pool: MCPPool, generation: int, server_id: str = "s") -> None:
-    """Wait until a server's connection of this number stands."""
+    """Wait until the connection of a server with this number is open."""
     server = pool.server(server_id)
     await eventually(lambda: server.status is ConnectionStatus.CONNECTED and server.generation >= generation)
     assert server.generation == generation
 
 
 def invented(answer: Callable[[dict[str, Any], httpx2.Request], httpx2.Response]) -> httpx2.AsyncClient:
-    """A client to be lent, behind which a function answers the calls of a server that does not exist."""
+    """A client to pass as `http_client`, in which a function answers the calls of a server that does not exist."""
     shared: dict[str, Any] = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
     results: dict[str, Any] = {
         "server/discover": {"supportedVersions": [MODERN], "capabilities": {"tools": {}}},

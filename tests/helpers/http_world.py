@@ -1,4 +1,4 @@
-"""The servers of generated programs, behind URLs: one of each wire and protocol, each a process that outlives the programs."""
+"""The servers of generated programs, behind URLs: one for each transport and protocol, in processes that outlast programs."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class HttpWorld:
             return SseServer(f"{origin}/sse", headers=headers, restart=policy)
         return HttpServer(f"{origin}/mcp", headers=headers, restart=policy)
 
-    def living(self, server_id: str) -> list[Any]:
-        """What lives of it at the server is not seen from here."""
+    def instances(self, server_id: str) -> list[Any]:
+        """What is running at the server cannot be seen from here."""
         return []
 
     def crash(self, server_id: str) -> None:
         """Forget the sessions, and reset all connections."""
         self._order(server_id, forget=True, drop="reset")
 
-    def mend(self, server_id: str, *, broken: bool) -> None:
+    def set_broken(self, server_id: str, *, broken: bool) -> None:
         self._order(server_id, faults=BROKEN if broken else [])
 
     def _order(self, server_id: str, **orders: Any) -> None:

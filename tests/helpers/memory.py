@@ -1,6 +1,6 @@
-"""Servers behind a URL that live in memory, for clients to be lent: what they do with a message is up to the test.
+"""In-memory servers for clients to pass as `http_client`: the test decides what they do with a message.
 
-Nothing of the outside world is in them, so that they can be used in virtual time.
+They do not depend on the outside world, so that they can be used with a virtual clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STREAM = {"content-type": "text/event-stream"}
 
 
 def result_of(message: dict[str, Any]) -> dict[str, Any]:
-    """What a server answers that has one tool."""
+    """The results of a server with one tool."""
     results: dict[str, dict[str, Any]] = {
         "initialize": HANDSHAKE,
         "tools/list": {"tools": [{"name": "work", "inputSchema": {"type": "object"}}]},
@@ -35,12 +35,12 @@ def result_of(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def event(message: dict[str, Any]) -> bytes:
-    """A message on a stream of events."""
+    """A message on an event stream."""
     return b"event: message\ndata: " + json.dumps(message).encode() + b"\n\n"
 
 
 class Streamed(httpx2.AsyncByteStream):
-    """A body that is made while it is read."""
+    """A body that is produced while it is read."""
 
     def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
         self.pieces = pieces
@@ -55,21 +55,21 @@ class Streamed(httpx2.AsyncByteStream):
 
 @attrs.define(eq=False)
 class InMemory(httpx2.AsyncBaseTransport):
-    """What all of them have: they note what arrives, and how many requests are open."""
+    """What all of them have in common: they record what arrives, and how many requests are open."""
 
     take: Callable[[dict[str, Any]], Awaitable[httpx2.Response | None]]
-    """Called with each message; returns the response when the server takes it. None: it behaves."""
+    """Called with each message; returns the response when the server accepts it, or None to behave well."""
     seen: list[dict[str, Any]] = attrs.field(factory=list[dict[str, Any]], init=False)
     """The messages."""
     open: int = attrs.field(default=0, init=False)
-    """How many of them have not been taken."""
+    """How many of them have not been accepted."""
 
     def count(self, method: str) -> int:
         """How many messages of a kind have arrived."""
         return sum(message.get("method") == method for message in self.seen)
 
     async def taken(self, request: httpx2.Request) -> httpx2.Response | None:
-        """Note a message, and have it taken."""
+        """Record a message, and have it handled."""
         self.seen.append(json.loads(request.content))
         self.open += 1
         try:
@@ -80,7 +80,7 @@ class InMemory(httpx2.AsyncBaseTransport):
 
 @attrs.define(eq=False)
 class OverHttp(InMemory):
-    """One that speaks streamable HTTP of the legacy protocol."""
+    """A server with streamable HTTP and a legacy protocol."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """See `httpx2.AsyncBaseTransport`."""
@@ -96,10 +96,10 @@ class OverHttp(InMemory):
 
 @attrs.define(eq=False)
 class OverSse(InMemory):
-    """One that speaks HTTP with SSE."""
+    """A server with HTTP+SSE."""
 
     tells: bool = True
-    """Whether the transport tells what it sends, as that of httpx2 does."""
+    """Whether the transport emits trace events when it sends, as the one of httpx2 does."""
     _out: Any = attrs.field(default=None, init=False)
 
     def say(self, piece: bytes) -> None:
@@ -107,7 +107,7 @@ class OverSse(InMemory):
         self._out.send_nowait(piece)
 
     def answer(self, message: dict[str, Any]) -> None:
-        """Answer a request, on the stream."""
+        """Answer a request on the stream."""
         self.say(event(result_of(message)))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

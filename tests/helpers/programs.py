@@ -1,4 +1,4 @@
-"""Programs made by chance: what they consist of, who carries them out, and what must be true after every step."""
+"""Random programs: what they consist of, what carries them out, and what must be true after every step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ DOCUMENTED: dict[str, tuple[type[Exception], ...]] = {
     "wait_ready": (ConnectError, ConnectionLost, ServerUnavailable, UnknownServer),
     "crash": (),
     "break": (),
-    "mend": (),
+    "repair": (),
     "cancel": (),
     "checkpoint": (),
 }
@@ -68,14 +68,14 @@ class Operation:
     name: str
     server_id: str
     number: int
-    """Which of the running operations to cancel, how many checkpoints to make, or how many hundredths to drain."""
+    """Which of the running operations to cancel, how many checkpoints to pass, or how many milliseconds to drain."""
 
     def __repr__(self) -> str:
         return f"{self.name} {self.server_id} {self.number}"
 
 
 def programs(*, tasks: int, length: int) -> st.SearchStrategy[list[list[Operation]]]:
-    """Lists of operations, each for a task of its own."""
+    """Lists of operations, one list per task."""
     operation = st.builds(Operation, st.sampled_from(sorted(DOCUMENTED)), st.sampled_from(IDS), st.integers(0, 9))
     return st.lists(st.lists(operation, min_size=1, max_size=length), min_size=1, max_size=tasks)
 
@@ -87,21 +87,21 @@ class World(Protocol):
         """What to connect to."""
         ...
 
-    def living(self, server_id: str) -> list[Any]:
-        """What lives of a server: at most one at any time."""
+    def instances(self, server_id: str) -> list[Any]:
+        """The running instances of a server: at most one at any time."""
         ...
 
     def crash(self, server_id: str) -> None:
-        """End what lives of it."""
+        """End the running instance."""
         ...
 
-    def mend(self, server_id: str, *, broken: bool) -> None:
-        """Let its attempts fail from now on, or no more."""
+    def set_broken(self, server_id: str, *, broken: bool) -> None:
+        """Make its attempts fail from now on, or stop doing so."""
         ...
 
 
 class FakeWorld:
-    """Connections without servers; stands in for `Connector` and keeps its promises to the child."""
+    """Connections without servers; replaces `Connector` and keeps its promises to the child."""
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
@@ -112,24 +112,24 @@ class FakeWorld:
         policy = RestartPolicy(initial_delay=0.0, max_restarts=2 if server_id == "c" else None)
         return StdioServer("a-program-that-is-never-run", ["other"] if other else [], restart=policy)
 
-    def living(self, server_id: str) -> list[FakeConnector]:
+    def instances(self, server_id: str) -> list[FakeConnector]:
         return self.running[server_id]
 
     def crash(self, server_id: str) -> None:
         for connector in self.running[server_id]:
             connector.channel.mark_lost(DisconnectCause("fell over"))
 
-    def mend(self, server_id: str, *, broken: bool) -> None:
+    def set_broken(self, server_id: str, *, broken: bool) -> None:
         (self.broken.add if broken else self.broken.discard)(server_id)
 
     async def take_time(self) -> None:
-        """Give way a few times, each time another number."""
+        """Yield to other tasks a few times, a different number each time."""
         self.pace = (self.pace * 5 + 3) % 7
         for _ in range(self.pace):
             await anyio.lowlevel.checkpoint()
 
     def connector(self, *args: Any, **options: Any) -> _Running:
-        """Stand in for the class `Connector`."""
+        """Replace the class `Connector`."""
         return _Running(self, *args, **options)
 
 
@@ -168,7 +168,7 @@ class _Running(FakeConnector):
 
 
 class RealWorld:
-    """One server in this process, of either protocol, and one that is a process of its own."""
+    """An in-process server for each protocol, and one that is a separate process."""
 
     def __init__(self, directory: Path) -> None:
         self.servers = {"a": calculator(), "b": calculator()}
@@ -182,42 +182,42 @@ class RealWorld:
         mode = "legacy" if (server_id == "b") is not other else "auto"
         return InProcessServer(self.servers[server_id], mode=mode, restart=policy)
 
-    def living(self, server_id: str) -> list[int]:
+    def instances(self, server_id: str) -> list[int]:
         return alive(self.pids) if server_id == "c" else []
 
     def crash(self, server_id: str) -> None:
-        for pid in self.living(server_id):
+        for pid in self.instances(server_id):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def mend(self, server_id: str, *, broken: bool) -> None:
-        """It cannot be broken; killing it will do."""
+    def set_broken(self, server_id: str, *, broken: bool) -> None:
+        """It cannot be broken; killing it is enough."""
         if broken:
             self.crash(server_id)
 
 
 @attrs.define
 class Player:
-    """Carries out a program on a pool and looks after every step whether everything agrees."""
+    """Carries out a program on a pool and checks after every step whether everything agrees."""
 
     pool: MCPPool
     world: World
     running: list[anyio.CancelScope] = attrs.field(factory=list)
-    """The operations that run now, the oldest first."""
-    told: dict[str, ConnectionStatus] = attrs.field(factory=dict)
-    """What the events have told so far."""
+    """The running operations, oldest first."""
+    statuses: dict[str, ConnectionStatus] = attrs.field(factory=dict)
+    """The state according to the events so far."""
     left: bool = False
-    """Whether the block has been left, so that everything ends with `PoolClosed`."""
+    """Whether the block has been left, so that every operation raises `PoolClosed`."""
 
     async def play(self, program: Sequence[Sequence[Operation]]) -> None:
-        """Carry out all tasks at once."""
-        async with self.pool.events() as listener, anyio.create_task_group() as group:
+        """Carry out all tasks concurrently."""
+        async with self.pool.events() as events, anyio.create_task_group() as group:
             for number, steps in enumerate(program):
-                group.start_soon(self._play_task, steps, listener, name=f"program {number}")
+                group.start_soon(self._play_task, steps, events, name=f"program {number}")
         if not self.left:
-            self.check(listener)
+            self.check(events)
 
-    async def _play_task(self, steps: Sequence[Operation], listener: Any) -> None:
+    async def _play_task(self, steps: Sequence[Operation], events: Any) -> None:
         for step in steps:
             try:
                 await self._carry_out(step)
@@ -225,7 +225,7 @@ class Player:
                 assert self.left
             if self.left:
                 return
-            self.check(listener)
+            self.check(events)
 
     async def _carry_out(self, step: Operation) -> None:
         if step.name == "cancel":
@@ -240,7 +240,7 @@ class Player:
         except DOCUMENTED[step.name]:
             pass
         except MCPError as error:
-            raise AssertionError("nobody answered that") from error
+            raise AssertionError("an MCP error that no server sent") from error
         finally:
             self.running.remove(scope)
 
@@ -254,17 +254,17 @@ class Player:
         self.pool.add(server_id, self.world.spec(server_id))
 
     async def _disconnect(self, server_id: str, number: int) -> None:
-        before = list(self.world.living(server_id))
-        lives = server_id in self.pool.servers
-        assert await self.pool.disconnect(server_id, drain=number / 1000) is lives
-        if lives:
-            assert not [one for one in before if one in self.world.living(server_id)]
+        before = list(self.world.instances(server_id))
+        is_current = server_id in self.pool.servers
+        assert await self.pool.disconnect(server_id, drain=number / 1000) is is_current
+        if is_current:
+            assert not [one for one in before if one in self.world.instances(server_id)]
 
     async def _close_all(self, _server_id: str, number: int) -> None:
-        before = {server_id: list(self.world.living(server_id)) for server_id in IDS}
+        before = {server_id: list(self.world.instances(server_id)) for server_id in IDS}
         await self.pool.close_all(drain=number / 1000)
-        for server_id, living in before.items():
-            assert not [one for one in living if one in self.world.living(server_id)]
+        for server_id, running in before.items():
+            assert not [one for one in running if one in self.world.instances(server_id)]
 
     async def _restart(self, server_id: str, _number: int) -> None:
         await self.pool.server(server_id).restart()
@@ -280,31 +280,31 @@ class Player:
         self.world.crash(server_id)
 
     async def _break(self, server_id: str, _number: int) -> None:
-        self.world.mend(server_id, broken=True)
+        self.world.set_broken(server_id, broken=True)
 
-    async def _mend(self, server_id: str, _number: int) -> None:
-        self.world.mend(server_id, broken=False)
+    async def _repair(self, server_id: str, _number: int) -> None:
+        self.world.set_broken(server_id, broken=False)
 
     async def _checkpoint(self, _server_id: str, number: int) -> None:
         for _ in range(number):
             await anyio.lowlevel.checkpoint()
 
-    def check(self, listener: Any) -> None:
-        """Fail unless statuses, handles, snapshot, counts, catalog and events agree, and nothing lives twice."""
+    def check(self, events: Any) -> None:
+        """Fail unless statuses, handles, snapshot, counts, catalog and events agree, and no server runs twice."""
         pool, snapshot, statuses = self.pool, self.pool.snapshot(), self.pool.get_all_statuses()
-        living = {server_id: server.status for server_id, server in pool.servers.items()}
-        assert living == {server_id: server.status for server_id, server in snapshot.servers.items()}
-        assert living.items() <= statuses.items()
+        current = {server_id: server.status for server_id, server in pool.servers.items()}
+        assert current == {server_id: server.status for server_id, server in snapshot.servers.items()}
+        assert current.items() <= statuses.items()
         for server_id, status in statuses.items():
             assert pool.get_status(server_id) is status
-            assert server_id in living or status in (ConnectionStatus.DISCONNECTED, ConnectionStatus.ERROR)
-        connected = {server_id for server_id, status in living.items() if status is ConnectionStatus.CONNECTED}
+            assert server_id in current or status in (ConnectionStatus.DISCONNECTED, ConnectionStatus.ERROR)
+        connected = {server_id for server_id, status in current.items() if status is ConnectionStatus.CONNECTED}
         assert pool.connected_count == snapshot.connected == len(connected)
         self._check_states(connected)
         for server_id in IDS:
-            assert len(self.world.living(server_id)) <= 1, f"{server_id} lives twice"
-        self._check_events(listener)
-        assert self.told == living
+            assert len(self.world.instances(server_id)) <= 1, f"{server_id} is running twice"
+        self._check_events(events)
+        assert self.statuses == current
 
     def _check_states(self, connected: set[str]) -> None:
         for server_id, server in self.pool.servers.items():
@@ -312,23 +312,23 @@ class Player:
             assert isinstance(state, Ready) == (server_id in connected)
             if isinstance(state, Ready):
                 connection = connection_of(self.pool, server_id)
-                assert connection.channel.disconnect_cause is None, "shown as connected and known to be lost"
+                assert connection.channel.disconnect_cause is None, "shown as connected although known to be lost"
                 assert not connection.closed.is_set()
             offered = [entry for entry in self.pool.tools.values() if entry.server_id == server_id]
             assert all(entry.stale is (server_id not in connected) for entry in offered)
             assert bool(offered) == (server.generation > 0 and not isinstance(state, Failed))
         assert {entry.server_id for entry in self.pool.tools.values()} <= set(self.pool.servers)
 
-    def _check_events(self, listener: Any) -> None:
-        while listener._queue.waiting:
-            event = listener._queue.waiting.popleft()
+    def _check_events(self, events: Any) -> None:
+        while events._queue.waiting:
+            event = events._queue.waiting.popleft()
             if isinstance(event, ServerAdded):
-                assert event.server_id not in self.told
-                self.told[event.server_id] = ConnectionStatus.CONNECTING
+                assert event.server_id not in self.statuses
+                self.statuses[event.server_id] = ConnectionStatus.CONNECTING
             elif isinstance(event, StatusChanged):
-                assert event.server_id in self.told
-                self.told[event.server_id] = event.status
+                assert event.server_id in self.statuses
+                self.statuses[event.server_id] = event.status
             elif isinstance(event, ServerRemoved):
-                del self.told[event.server_id]
+                del self.statuses[event.server_id]
             elif isinstance(event, PoolCleared):
-                self.told.clear()
+                self.statuses.clear()

@@ -1,4 +1,4 @@
-"""Everything that may be seen of a server: what a secret must not be found in."""
+"""Everything that can be seen of a server: no secret may appear in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def shown(error: BaseException | None) -> str:
-    """Everything that a log, a debugger or a curious program would find in an error."""
+    """Everything that a log, a debugger or a curious program can find in an error."""
     assert error is not None
     parts: list[object] = ["".join(traceback.format_exception(error))]
     link: BaseException | None = error

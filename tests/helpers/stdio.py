@@ -1,4 +1,4 @@
-"""What the tests of the stdio wire share: servers that misbehave, and what is seen of their processes."""
+"""Helpers for tests of the stdio transport: servers that misbehave, and what can be observed of their processes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     pass
 
 AT_ONCE = RestartPolicy(initial_delay=0.0, jitter=0.0)
-"""Connects again without a pause."""
+"""Reconnects without a delay."""
 
 NEVER = RestartPolicy.never()
-"""Gives up at the first loss, so that a test sees one connection only."""
+"""Does not reconnect, so that a test sees only one connection."""
 
 ROOM = 15.0
-"""Seconds of real time that nothing here may take: what it is told from takes longer, or for ever."""
+"""Seconds of real time that nothing here may take: what it is distinguished from takes longer, or forever."""
 
 
 def server(*options: str, **fields: Any) -> StdioServer:
-    """A server of `servers/misbehaving.py`; `fields` are those of its specification."""
+    """A server of `servers/misbehaving.py`; `fields` are fields of its spec."""
     command, arguments = misbehaving(*options)
     return StdioServer(command, arguments, **fields)
 
 
 def changing_server(options: Path, *more: str, **fields: Any) -> StdioServer:
-    """The same, but each start takes its options from a file, besides the ones given here."""
+    """The same, but each start also takes options from a file."""
     command, arguments = misbehaving(*more)
     return StdioServer("sh", ["-c", 'exec "$@" $(cat "$0")', str(options), command, *arguments], **fields)
 
 
 def recording_server(exit_code: Path, *options: str, **fields: Any) -> StdioServer:
-    """The same, under a shell that writes down with which code it left, and does not come to it when it is killed."""
+    """The same, under a shell that records its exit code, unless the shell itself is killed."""
     command, arguments = misbehaving(*options)
     return StdioServer("sh", ["-c", '"$@"; echo $? > "$0"', str(exit_code), command, *arguments], **fields)
 
@@ -49,7 +49,7 @@ def program(code: str, *arguments: str, **fields: Any) -> StdioServer:
 
 
 def text(result: CallToolResult) -> str:
-    """The text of a result that has nothing else."""
+    """The text of a result that contains nothing else."""
     (content,) = result.content
     assert isinstance(content, TextContent)
     return content.text
@@ -63,7 +63,7 @@ def process_id(pool: MCPPool, server_id: str) -> int:
 
 
 def roles(pid_file: Path, role: str) -> list[int]:
-    """The processes that a server wrote down, over all its starts."""
+    """The process ids that a server recorded, over all its starts."""
     return [line["pid"] for line in read_lines(pid_file) if line["role"] == role]
 
 

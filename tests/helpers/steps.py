@@ -1,4 +1,4 @@
-"""Cancellation at the n-th await point: counts the suspensions of an operation and of the pool's tasks that carry it out."""
+"""Cancellation at the n-th await point: counts the suspensions of an operation and of the pool's tasks that execute it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import pytest
 
 MOST = 500
-"""Suspensions after which an operation is taken for endless."""
+"""The number of suspensions after which an operation counts as endless."""
 
 
 @attrs.define
 class Steps:
-    """Does something when the n-th suspension is reached, counted from 0; after the last `stop` it counts no more."""
+    """Does something at the n-th suspension, counted from 0. After the last `stop` it no longer counts."""
 
     at: int
     action: Callable[[], object]
@@ -36,7 +36,7 @@ class Steps:
         return self.count > self.at
 
     def step(self) -> None:
-        """Count one suspension. Called when the task is about to give way, and before it does."""
+        """Count one suspension. Called right before a task is suspended."""
         self.count += 1
         if self.count == self.at + 1:
             self.action()
@@ -44,7 +44,7 @@ class Steps:
 
 @coroutine
 def counted(steps: list[Steps], inner: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Await a coroutine, telling all who count of each of its suspensions."""
+    """Await a coroutine, and notify all counters of each of its suspensions."""
     send: Callable[[Any], Any] = inner.send
     value: Any = None
     while True:
@@ -63,7 +63,7 @@ def counted(steps: list[Steps], inner: Coroutine[Any, Any, Any]) -> Generator[An
 
 
 def count_children(monkeypatch: pytest.MonkeyPatch) -> list[Steps]:
-    """Return a list: who is in it is told of each suspension of the tasks that open, hold and close connections."""
+    """Return a list of counters, which count each suspension of the tasks that open, hold and close connections."""
     steps: list[Steps] = []
     run, hold = Child.run, Connector.run
 
@@ -79,7 +79,7 @@ def count_children(monkeypatch: pytest.MonkeyPatch) -> list[Steps]:
 
 
 def count_calls_in_process(monkeypatch: pytest.MonkeyPatch) -> list[Steps]:
-    """Return a list: who is in it is told of each suspension of the tasks that run calls of in-process servers."""
+    """Return a list of counters, which count each suspension of the tasks that run calls of in-process servers."""
     steps: list[Steps] = []
 
     async def counted_in_task(send: Callable[..., Awaitable[object]], *arguments: object) -> object:
@@ -98,7 +98,7 @@ async def cancel_at(
     operation: Callable[[], Awaitable[object]],
     cancel: Callable[[], object] | None = None,
 ) -> bool:
-    """Run an operation, cancel it at the n-th suspension, and tell whether there was one before it ended."""
+    """Run an operation, cancel it at the n-th suspension, and return whether there was one before it ended."""
     scope = anyio.CancelScope()
     counter = Steps(number, cancel or scope.cancel)
 
@@ -122,14 +122,14 @@ async def at_each_step(
     after: Callable[[], Awaitable[object]],
     cancel: Callable[[], object] | None = None,
 ) -> int:
-    """Cancel an operation at its first suspension, then at its second, until it ends before it could be cancelled.
+    """Cancel an operation at its first suspension, then at its second, until it ends before it can be cancelled.
 
     Args:
         steps: From `count_children` or `count_calls_in_process`.
-        operation: Is begun anew for each suspension.
-        before: Awaited before each.
-        after: Awaited after each.
-        cancel: Does it; left out: the scope around the operation.
+        operation: Started again for each suspension.
+        before: Awaited before each run.
+        after: Awaited after each run.
+        cancel: Cancels the operation; by default, by the scope around it.
 
     Returns:
         How many suspensions there were.

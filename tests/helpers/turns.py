@@ -1,4 +1,4 @@
-"""Calls one after the other, and the virtual time that they take."""
+"""Calls in a fixed order, and the virtual time that they take."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 TURNS = 100
-"""More turns than a call takes to come to a rest, without any time passing: on asyncio, anyio's
+"""More checkpoints than a call needs to settle, without any time passing: on asyncio, anyio's
 `wait_all_tasks_blocked` lets some pass."""
 
 
 async def in_turn(group: TaskGroup, function: Callable[..., Awaitable[object]], *arguments: Any) -> Outcome:
-    """Begin a call, and let it come as far as it comes by itself: so the order of calls is certain."""
+    """Start a call, and let it run until it waits, so that the order of calls is certain."""
     outcome = Outcome()
     group.start_soon(outcome.of, function, *arguments)
     for _ in range(TURNS):

@@ -1,4 +1,4 @@
-"""What the tests of user code share: functions of a program that raise, wherever the pool calls them."""
+"""Helpers for tests of user code: functions of a program that raise, wherever the pool calls them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Trouble: TypeAlias = "Callable[[httpx2.Request], Awaitable[None]]"
 """Runs before a request is sent, and may raise."""
 
 PLACES = ["auth", "event hook", "transport"]
-"""Where user code stands in the way of a request."""
+"""Where user code takes part in a request."""
 BAD = "bad"
-"""The text of a call that gets into trouble."""
+"""The text of the call that fails."""
 
 
 class Flow(httpx2.Auth):
-    """An authorization that may raise."""
+    """An auth flow that may raise."""
 
     def __init__(self, trouble: Trouble) -> None:
         self.trouble = trouble
@@ -38,7 +38,7 @@ class Flow(httpx2.Auth):
 
 
 class Below(httpx2.AsyncBaseTransport):
-    """A transport that may raise, above the real one."""
+    """A transport that may raise, around the real one."""
 
     def __init__(self, trouble: Trouble) -> None:
         self.trouble = trouble
@@ -54,7 +54,7 @@ class Below(httpx2.AsyncBaseTransport):
 
 @asynccontextmanager
 async def behind(url: str, place: str, trouble: Trouble, **fields: Any) -> AsyncIterator[HttpServer]:
-    """The specification of a server whose requests pass such user code; `fields` are those of the specification."""
+    """The spec of a server whose requests pass through such user code; `fields` are fields of the spec."""
     if place == "auth":
         yield HttpServer(url, auth=Flow(trouble), **fields)
     elif place == "event hook":
@@ -66,7 +66,7 @@ async def behind(url: str, place: str, trouble: Trouble, **fields: Any) -> Async
 
 
 def is_bad(request: httpx2.Request) -> bool:
-    """Whether a request is the call that gets into trouble."""
+    """Whether a request is the call that fails."""
     if not request.content:
         return False
     message = json.loads(request.content)
@@ -75,7 +75,7 @@ def is_bad(request: httpx2.Request) -> bool:
 
 @asynccontextmanager
 async def pool_with_a_good_server() -> AsyncIterator[MCPPool]:
-    """A pool that is left in time, with a server `good` that answers to the end over its first connection."""
+    """A pool that must close in time, with a server `good` that answers over its first connection until the end."""
     with anyio.fail_after(BOUND):
         async with MCPPool({"good": InProcessServer(calculator())}, close_timeout=1) as pool:
             yield pool

@@ -1,4 +1,4 @@
-"""Where `nox -s real` has put the servers, and what each of them needs."""
+"""The servers that `nox -s real` has installed, and what each of them needs."""
 
 import json
 import os
@@ -16,16 +16,16 @@ from mcp_pool import HttpServer, SseServer, StdioServer
 from servers.http_wire import listening
 
 PATIENCE = 60.0
-"""Seconds for a program to listen: its first start after an installation reads a cold disk."""
+"""Seconds for a program to start listening: its first start after the installation reads from a cold disk."""
 
 Spec = HttpServer | SseServer | StdioServer
 
 
 @attrs.define(eq=False)
 class Program:
-    """A server that listens on a port, in a process that is the test's and not the pool's.
+    """A server that listens on a port, in a process that the test starts, not the pool.
 
-    Nothing here is async: as long as it starts, the event loop stands still, and the pool notices nothing.
+    Nothing here is async: while it starts, the event loop is blocked, and the pool notices nothing.
     """
 
     command: list[str]
@@ -35,13 +35,13 @@ class Program:
     def start(self) -> None:
         """Start it on its port, and try to connect until it listens."""
         variables = {**os.environ, "PORT": str(self.port)}
-        # What it writes is the test's, where pytest shows it.
+        # It writes to the test's own streams, so that pytest shows its output.
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, env=variables)
         deadline = time.monotonic() + PATIENCE
         while not self.listens():
             assert self.process.poll() is None, f"{self.command} ended with {self.process.returncode}"
             assert time.monotonic() < deadline, f"{self.command} does not listen"
-            time.sleep(0.01)  # nothing tells that a stranger listens but trying
+            time.sleep(0.01)  # trying is the only way to know whether another program listens
 
     def kill(self) -> None:
         """Kill its process, as an operator or the system would, and wait for its end."""
@@ -51,7 +51,7 @@ class Program:
             self.process = None
 
     def listens(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
         except ConnectionRefusedError:
@@ -84,7 +84,7 @@ def programs(installed) -> Iterator[dict[str, Program]]:
 
 @pytest.fixture
 def real_servers(installed, programs, tmp_path) -> dict[str, Spec]:
-    """Map all of them to specifications; their files are in `tmp_path`."""
+    """Map all of them to specs; their files are in `tmp_path`."""
     subprocess.run(["git", "init", "-q", str(tmp_path / "repository")], check=True)
     (tmp_path / "hello.txt").write_text("hello")
     arguments = {"filesystem": [str(tmp_path)]}

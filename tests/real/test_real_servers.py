@@ -1,4 +1,4 @@
-"""Servers that nobody here wrote, all in one pool."""
+"""Published servers, all in one pool."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from mcp_pool import ConnectionLost, ConnectionStatus, MCPPool
 pytestmark = pytest.mark.real
 
 PATIENCE = 60.0
-"""Seconds for a real server to start or to answer: its first start after an installation reads a cold disk."""
+"""Seconds for a real server to start or to answer: its first start after the installation reads from a cold disk."""
 
 
 def calls(directory: Path) -> dict[str, tuple[str, dict[str, object], str]]:
-    """Map each server to a call that it can answer: a tool's name in the catalog, the arguments, a part of the answer."""
+    """Map each server to a call that it can answer: the tool's catalog name, the arguments, a part of the result."""
     return {
         "time": ("time__get_current_time", {"timezone": "UTC"}, "UTC"),
         "git": ("git__git_status", {"repo_path": str(directory / "repository")}, "branch"),
@@ -31,7 +31,7 @@ def calls(directory: Path) -> dict[str, tuple[str, dict[str, object], str]]:
 
 
 async def assert_answers(pool: MCPPool, directory: Path, *but: str):
-    """Assert that every server but these answers a call."""
+    """Check that every server except these answers a call."""
     for server_id, (name, arguments, expected) in calls(directory).items():
         if server_id not in but:
             result = await pool.call_tool(name, arguments, timeout=PATIENCE)
@@ -52,7 +52,7 @@ def kill(pool: MCPPool, *server_ids: str):
         os.kill(process_id, signal.SIGKILL)
 
 
-async def test_real_servers_on_all_wires_live_in_one_pool_and_one_that_is_killed_comes_back(real_servers, tmp_path):
+async def test_real_servers_on_all_transports_share_a_pool_and_one_that_is_killed_reconnects(real_servers, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         await assert_answers(pool, tmp_path)
@@ -67,7 +67,7 @@ async def test_real_servers_on_all_wires_live_in_one_pool_and_one_that_is_killed
 
 
 class Operation:
-    """A long call of `everything`, on one of its wires, that reports its progress."""
+    """A long call to `everything`, over one of its transports, that reports progress."""
 
     def __init__(self, pool: MCPPool, server_id: str = "everything") -> None:
         self.pool = pool
@@ -88,7 +88,7 @@ class Operation:
         self.began.set()
 
 
-async def test_a_call_of_a_real_server_outlasts_the_death_of_others(real_servers, tmp_path):
+async def test_a_call_to_a_real_server_survives_the_exit_of_others(real_servers, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         operation = Operation(pool)
@@ -108,7 +108,7 @@ async def test_a_call_of_a_real_server_outlasts_the_death_of_others(real_servers
         assert pool.server("everything").generation == 1
 
 
-async def test_a_call_that_a_real_server_dies_under_tells_how_it_died(real_servers, tmp_path):
+async def test_a_call_during_which_a_real_server_exits_says_how_it_exited(real_servers, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         operation = Operation(pool)
@@ -125,7 +125,7 @@ async def test_a_call_that_a_real_server_dies_under_tells_how_it_died(real_serve
         await assert_answers(pool, tmp_path)
 
 
-async def test_real_servers_that_are_killed_all_at_once_come_back(real_servers, programs, tmp_path):
+async def test_real_servers_that_are_killed_all_at_once_reconnect(real_servers, programs, tmp_path):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         kill(pool, *(real_servers.keys() - programs.keys()))
@@ -138,15 +138,15 @@ async def test_real_servers_that_are_killed_all_at_once_come_back(real_servers, 
         assert generations(pool) == dict.fromkeys(real_servers, 2)
 
 
-async def test_a_server_that_was_killed_and_listens_again_on_its_port_is_found_to_have_lost_its_session(
+async def test_a_server_that_was_killed_and_restarted_on_its_port_is_known_to_have_lost_its_session(
     real_servers, programs, tmp_path
 ):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:
         await pool.wait_ready(timeout=PATIENCE)
         programs["everything-http"].kill()
         programs["everything-http"].start()
-        # The pool could not notice. The server says 400 without an id: the call may have run, so that it fails with what
-        # the server said, and a ping that is refused in the same way tells that the session is lost.
+        # The pool could not notice. The server responds with 400 without an id: the call may have run, so it fails with
+        # the server's error, and a ping that is rejected in the same way shows that the session is lost.
         assert pool.get_status("everything-http") is ConnectionStatus.CONNECTED
         name, arguments, _ = calls(tmp_path)["everything-http"]
         with pytest.raises(MCPError, match="No valid session ID provided"):
@@ -158,7 +158,7 @@ async def test_a_server_that_was_killed_and_listens_again_on_its_port_is_found_t
 
 
 @pytest.mark.parametrize("server_id", ["everything-http", "everything-sse"])
-async def test_a_server_that_dies_under_a_call_and_listens_again_later_is_found_on_its_port(
+async def test_a_server_that_exits_during_a_call_and_is_restarted_on_its_port_reconnects(
     real_servers, programs, tmp_path, server_id
 ):
     async with MCPPool(real_servers, connect_timeout=PATIENCE, open_timeout=PATIENCE) as pool:

@@ -1,9 +1,9 @@
-"""The command line: each backend in a process of its own, and one report of all.
+"""The command line: runs each backend in a separate process, and writes one report.
 
     python -m soak [--minutes N] [--seed S] [--backend NAME]
 
-Without `--minutes` all of them run at once, otherwise one after the other. Exit code 1 when anything was not as it must
-be.
+Without `--minutes`, all of them run at the same time, otherwise one after another. The exit code is 1 if there was any
+violation.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ BACKENDS: Final = {
     "trio": ("trio", {}),
 }
 SHORT: Final = 2 / 3
-"""Minutes on each backend when nothing is said: two in all, for CI."""
+"""The default for `--minutes`: two in total, for CI."""
 RESULT: Final = "findings.pickle"
 
 
 def main() -> int:
-    """Run what the command line asks for, and return the exit code."""
+    """Run what the command line says, and return the exit code."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, help=f"on each backend ({SHORT:.2g})")
-    parser.add_argument("--seed", type=int, default=random.getrandbits(32), help="repeats the choices of a run")
-    parser.add_argument("--backend", choices=[*BACKENDS], help="only this one")
-    parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="for ledgers, journals, logs and the report")
+    parser.add_argument("--minutes", type=float, help=f"minutes on each backend (default {SHORT:.2g})")
+    parser.add_argument("--seed", type=int, default=random.getrandbits(32), help="repeats the random choices of a run")
+    parser.add_argument("--backend", choices=[*BACKENDS], help="run only this one")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIRECTORY", help="keep ledgers, journals, logs and the report here"
+    )
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here is not None:
@@ -76,7 +78,7 @@ def main() -> int:
 async def run_all(
     backends: list[str], options: argparse.Namespace, directory: Path, at_once: int
 ) -> list[Findings | str]:
-    """Run backends, so many at once, and return in their order what was found."""
+    """Run backends, at most `at_once` at the same time, and return their results in order."""
     ended: dict[str, Findings | str] = {}
     limiter = anyio.CapacityLimiter(at_once)
 
@@ -91,7 +93,7 @@ async def run_all(
 
 
 async def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings | str:
-    """Run one backend in a process of its own; say so when it failed or hung."""
+    """Run one backend in a separate process; return a description if it failed or hung."""
     command = [sys.executable, "-m", "soak", "--here", str(directory), "--backend", backend]
     command += ["--minutes", str(options.minutes), "--seed", str(options.seed)]
     errors = directory / "errors.log"
@@ -102,31 +104,36 @@ async def run(backend: str, options: argparse.Namespace, directory: Path) -> Fin
             with anyio.move_on_after(options.minutes * 60 + OVERTIME) as bound:
                 await process.wait()
             if bound.cancelled_caught:
-                process.send_signal(signal.SIGABRT)  # it tells where it hangs
+                process.send_signal(signal.SIGABRT)  # makes it print where it hangs
             status = await process.wait()
     if status or not (directory / RESULT).exists():
         tail = errors.read_text(encoding="utf-8", errors="replace")[-4000:]
         sys.stdout.write(f"{tail}\n")
         leftovers.kill(mark)
-        return f"{backend}: the run itself ended with status {status}"
-    # Written by the process that has just ended.
+        return f"{backend}: the run itself failed with status {status}"
+    # Written by the process that has just exited.
     findings: Findings = pickle.loads((directory / RESULT).read_bytes())
     return findings
 
 
 def one(backend: str, minutes: float, seed: int, directory: Path) -> int:
-    """Run one backend in this process, and leave what was found in the directory."""
+    """Run one backend in this process, and write the results to the directory."""
     faulthandler.enable()
     name, backend_options = BACKENDS[backend]
-    said = partial(tell, backend)
-    order = Order(backend=backend, seconds=minutes * 60, seed=seed, directory=directory, tell=said)
+    order = Order(
+        backend=backend,
+        seconds=minutes * 60,
+        seed=seed,
+        directory=directory,
+        report_progress=partial(print_progress, backend),
+    )
     findings = anyio.run(soak, order, backend=name, backend_options=backend_options)
     (directory / RESULT).write_bytes(pickle.dumps(findings))
     return 0
 
 
-def tell(backend: str, words: str) -> None:
-    """Say how far it has come."""
+def print_progress(backend: str, words: str) -> None:
+    """Print progress."""
     sys.stdout.write(f"{backend}: {words}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Further pools, whose blocks are left in every way while everything goes on, and must leave nothing."""
+"""Additional pools, whose blocks end in every possible way while everything else runs, and must leave nothing behind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from soak.faults import World
 from soak.fleet import Target, pool_of
 
 SIZE: Final = 4
-"""Servers in one of these pools."""
+"""How many servers each of these pools has."""
 CALLS: Final = 8
-"""Calls at once in one of them."""
+"""How many concurrent calls each of them gets."""
 WAYS: Final = (
     "at its end",
     "by an exception",
@@ -30,17 +30,17 @@ WAYS: Final = (
 
 
 class Leaving(Exception):
-    """What a block is left by."""
+    """An error that ends a block."""
 
 
 async def opening(world: World, seed: str, until: Callable[[], bool]) -> None:
-    """Open one block after another, until told to end."""
+    """Open one block after another, until it is time to stop."""
     chance = random.Random(seed)
     while not until():
         await anyio.sleep(chance.expovariate(1 / bounds.PAUSE))
-        targets = chance.sample(world.harmed, SIZE)
+        targets = chance.sample(world.faulty, SIZE)
         block = Block(world, targets, chance.choice(WAYS), chance)
-        world.under_way["block"] = f"a block left {block.way}"
+        world.under_way["block"] = f"a block that ends {block.way}"
         await block.run()
         del world.under_way["block"]
         world.blocks[block.way] += 1
@@ -48,19 +48,19 @@ async def opening(world: World, seed: str, until: Callable[[], bool]) -> None:
 
 @attrs.define
 class Block:
-    """A block that is opened, used and left."""
+    """A block that is opened, used and ended."""
 
     world: World
     targets: Sequence[Target]
     way: str
-    """How it is left."""
+    """How it ends."""
     chance: random.Random
     scope: anyio.CancelScope = attrs.Factory(anyio.CancelScope)
     end_began: float | None = None
-    """When it began to be left; None while it has not, or where the deadline of the scope says so."""
+    """When it started to end; None if it has not, or if the scope's deadline determines that."""
 
     async def run(self) -> None:
-        """Open it, use it, leave it, and see that nothing else comes out of it."""
+        """Open it, use it, end it, and check that no other error leaves it."""
         leaving = Leaving(self.way)
         pool = pool_of(self.targets, open_timeout=bounds.WAIT_TIMEOUT)
         if self.way == "while it opens":
@@ -74,15 +74,15 @@ class Block:
                         raise leaving
             except Leaving as error:
                 if error is not leaving or error.__cause__ is not None:
-                    self._complain("left by something else", repr(error))
+                    self._complain("ended by another error", repr(error))
         seconds = anyio.current_time() - (self.end_began or self.scope.deadline)
         if seconds > bounds.END_BOUND:
-            self._complain("took too long", f"its end took {seconds:.1f} s")
+            self._complain("took too long", f"ending it took {seconds:.1f} s")
         if pool.servers or pool.connected_count:
             self._complain("left behind", f"servers {list(pool.servers)}")
 
     async def _use(self, pool: MCPPool) -> None:
-        """Make calls, some of which are under way when the block is cancelled or all servers are closed."""
+        """Make calls, some of which are still running when the block is cancelled or all servers are closed."""
         async with anyio.create_task_group() as group:
             for _ in range(CALLS):
                 target = self.chance.choice(self.targets)
@@ -103,4 +103,4 @@ class Block:
                     pass
 
     def _complain(self, kind: str, words: str) -> None:
-        self.world.violations.add(kind, f"a block left {self.way}: {words}")
+        self.world.violations.add(kind, f"a block that ended {self.way}: {words}")

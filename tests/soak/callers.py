@@ -1,4 +1,4 @@
-"""The tasks that call, and what they choose to call."""
+"""The tasks that call, and what they call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soak.fleet import Target
 
 
 def chosen(chance: random.Random, target: Target) -> Call:
-    """Choose a call of a task. Weights make most calls short ones that succeed where nothing is wrong."""
+    """Choose a call for a task. Weighted so that most calls are short and succeed unless something is wrong."""
     seconds = round(LONGEST_WORK * chance.random() ** 2, 3)
     working = {"seconds": seconds}
     choices: list[tuple[int, Callable[[], Call]]] = [
@@ -28,7 +28,7 @@ def chosen(chance: random.Random, target: Target) -> Call:
         (1, lambda: Call(tool="mute", cancel_after=chance.random(), may_fail=True)),
     ]
     if not target.quiet:
-        # The progress keeps it going beyond `call_timeout`.
+        # Progress lets it take longer than `call_timeout`.
         long = 2.5 * LONGEST_WORK
         choices.append((2, lambda: Call(tool="work", arguments={"seconds": long, "steps": 5}, seconds=long)))
         choices.append((2, lambda: Call(tool="mute", may_fail=True)))
@@ -37,7 +37,7 @@ def chosen(chance: random.Random, target: Target) -> Call:
 
 
 async def calling(caller: Caller, targets: list[Target], seed: str, until: Callable[[], bool]) -> None:
-    """Call one server after another, until told to end."""
+    """Call one server after another, until it is time to stop."""
     chance = random.Random(seed)
     while not until():
         target = chance.choice(targets)
@@ -45,8 +45,8 @@ async def calling(caller: Caller, targets: list[Target], seed: str, until: Calla
         await anyio.sleep(chance.expovariate(1 / PAUSE))
 
 
-async def crowd(caller: Caller, targets: list[Target], seed: int, until: Callable[[], bool]) -> None:
-    """Let many tasks call, and return when the last of them has ended."""
+async def run_callers(caller: Caller, targets: list[Target], seed: int, until: Callable[[], bool]) -> None:
+    """Run many tasks that call, and return when the last of them has ended."""
     async with anyio.create_task_group() as group:
         for number in range(CALLERS):
             group.start_soon(calling, caller, targets, f"{seed}-{number}", until)

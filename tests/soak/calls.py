@@ -1,4 +1,4 @@
-"""Calls with a ticket each: how one is made, timed, written down and judged."""
+"""Calls, each with a ticket: how one is made, timed, recorded and checked."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from soak.journal import Entry, Journal
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """What is to be called."""
+    """What to call."""
 
     tool: str
     arguments: dict[str, Any] = attrs.Factory(dict)
     seconds: float = 0.0
-    """How long the tool takes when nothing is wrong."""
+    """How long the tool takes if nothing is wrong."""
     timeout: Seconds = DEFAULT
     cancel_after: float | None = None
-    """When its caller is cancelled; None: never."""
+    """When its caller is cancelled; None for never."""
     watched: bool = False
-    """Whether its caller wants to hear of progress."""
+    """Whether its caller wants progress reports."""
     any_answer: bool = False
-    """Whether its answer, if there is one, does not bear the ticket."""
+    """Whether its result, if there is one, does not contain the ticket."""
     may_fail: bool = False
-    """Whether it fails even on a server that nobody harms."""
+    """Whether it fails even on a server without faults."""
 
     @property
     def bound(self) -> float:
@@ -49,20 +49,20 @@ class Call:
 
 @attrs.define(eq=False)
 class Made:
-    """A call that is made, and how it ended."""
+    """A call that was made, and how it ended."""
 
     call: Call
     target: Target
     ticket: str
     other_pool: bool
-    """Whether its pool is one that may be left at any time."""
+    """Whether its pool may be closed at any time."""
     started: float = attrs.field(factory=anyio.current_time)
     removals: int = attrs.field(init=False)
-    """Those of its server, when it began."""
+    """The `removals` of its server when the call started."""
     seconds: float = 0.0
     """How long it took."""
     outcome: CallToolResult | Exception | None = None
-    """A result, an error, or, with neither, cancellation."""
+    """A result, an error, or None for a cancellation."""
 
     def __attrs_post_init__(self) -> None:
         self.removals = self.target.removals
@@ -72,38 +72,38 @@ class Made:
 
     @property
     def gone(self) -> bool:
-        """Whether its server, or its whole pool, may have gone away meanwhile."""
+        """Whether its server, or its whole pool, may have been removed meanwhile."""
         return self.other_pool or self.target.removals != self.removals or self.removals % 2 == 1
 
 
 @attrs.define(eq=False)
 class Caller:
-    """Makes calls, and notes how they end."""
+    """Makes calls, and records how they end."""
 
     pool: MCPPool
     journal: Journal
     violations: Violations
     ends: Counter[str] = attrs.Factory(Counter)
-    """How calls ended, by the kind of the end."""
+    """How calls ended, by kind."""
     under_way: dict[str, Made] = attrs.Factory(dict)
-    """Calls that have not ended, by their tickets."""
+    """Calls that have not ended, by ticket."""
     slowest: float = 0.0
-    """The longest time that a call took beyond what its tool took."""
+    """The longest time that a call took in addition to its tool's own time."""
     slowest_quiet: float = 0.0
-    """The same on servers that nobody harms."""
+    """The same on servers without faults."""
     most: int = 0
-    """The most calls that were under way at one time."""
+    """The most calls that were in flight at the same time."""
     progressed: int = 0
-    """Reports of progress that callers heard of."""
+    """Progress reports that callers received."""
     _tickets: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
 
     async def call(self, target: Target, call: Call, pool: MCPPool | None = None) -> bool:
-        """Make a call, note how it ended, and tell whether it brought an answer.
+        """Make a call, record how it ended, and return whether it was answered.
 
         Args:
             target: The server.
             call: What to call.
-            pool: Another pool than usual, which may be left at any time.
+            pool: A pool other than the usual one, which may be closed at any time.
         """
         made = Made(call, target, str(next(self._tickets)), other_pool=pool is not None)
         self.under_way[made.ticket] = made
@@ -116,7 +116,7 @@ class Caller:
                 made.outcome = await self._answer(pool or self.pool, made)
         except Exception as raised:
             made.outcome = raised
-        finally:  # a call that is cancelled from without may have hung for long
+        finally:  # a call that is cancelled from outside may have been hanging for a while
             del self.under_way[made.ticket]
             made.seconds = anyio.current_time() - made.started
             self._note(made)
@@ -136,7 +136,7 @@ class Caller:
         )
 
     def _note(self, made: Made) -> None:
-        """Count the end of a call, and write it down."""
+        """Count the end of a call, and record it."""
         claim = claim_of(made.outcome)
         match made.outcome:
             case None:
@@ -161,9 +161,9 @@ class Caller:
         )
 
     def _time(self, made: Made) -> None:
-        """Note when a call took too long."""
+        """Add a violation if a call took too long."""
         if made.seconds > made.call.bound:
-            words = f"{made} took {made.seconds:.1f} s, and may take {made.call.bound:.1f} s"
+            words = f"{made} took {made.seconds:.1f} s; the limit is {made.call.bound:.1f} s"
             self.violations.add("took too long", words)
         if made.outcome is None:
             return
@@ -172,14 +172,14 @@ class Caller:
         if made.target.quiet and not made.call.may_fail:
             self.slowest_quiet = max(self.slowest_quiet, beyond)
             if beyond > ROOM:
-                self.violations.add("delayed on a server that nobody harmed", f"{made} took {made.seconds:.1f} s")
+                self.violations.add("delayed on a server without faults", f"{made} took {made.seconds:.1f} s")
 
     def _judge(self, made: Made) -> None:
-        """Note what is wrong with how a call ended."""
+        """Add a violation if a call ended in a wrong way."""
         error = made.outcome
         if isinstance(error, CallToolResult):
             if not made.call.any_answer and _first_word(error) != made.ticket:
-                self.violations.add("answered wrongly", f"{made}: {str(error)[:200]}")
+                self.violations.add("wrong answer", f"{made}: {str(error)[:200]}")
             return
         if error is None:
             return
@@ -193,7 +193,7 @@ class Caller:
         if wrong := complaint(error, made.target.server_id, gone=made.gone):
             self.violations.add("failed without a cause", f"{words}: {wrong}")
         if made.target.quiet and not made.call.may_fail:
-            self.violations.add("failed on a server that nobody harmed", words)
+            self.violations.add("failed on a server without faults", words)
 
 
 def _first_word(result: CallToolResult) -> str:

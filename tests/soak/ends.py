@@ -1,4 +1,4 @@
-"""What an error has to tell who made the call: what happened, to which server, and whether the call may have run."""
+"""What an error must tell the caller: what happened, on which server, and whether the call may have run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mcp_pool import (
 )
 from soak.journal import Claim
 
-SPEAKING_FOR_THEMSELVES = ("was disconnected", "max_in_flight=", "is connecting")
-"""Reasons of `ServerUnavailable` that need no other error behind them."""
+SELF_EXPLANATORY = ("was disconnected", "max_in_flight=", "is connecting")
+"""Reasons of `ServerUnavailable` that need no cause."""
 
 NO_SESSION = "No valid session ID"
-"""How a server that has forgotten the session answers, if not by 404. It stands as the server's own error where the
-server, spoilt meanwhile, could not be asked whether it knows the session."""
+"""What a server that has forgotten the session says if it does not send 404. It is passed on as the server's own error if
+a fault prevented the `ping` that would have shown whether the session is lost."""
 
 NO_REASON = "stopped answering"
-"""What is said where nothing is known; then at least a cause has to be there."""
+"""The reason if nothing is known; then there must at least be a cause."""
 
 
 def claim_of(outcome: CallToolResult | Exception | None) -> Claim:
-    """What the end of a call says of whether it ran; None: its caller was cancelled."""
+    """What the outcome of a call says about whether it ran; the outcome is None if its caller was cancelled."""
     match outcome:
         case CallToolResult():
             return "ran"
@@ -43,7 +43,7 @@ def claim_of(outcome: CallToolResult | Exception | None) -> Claim:
 
 
 def complaint(error: Exception, server_id: str, *, gone: bool) -> str | None:
-    """Say what an error fails to tell; None when it tells all.
+    """Say what an error leaves out; None if it is complete.
 
     Args:
         error: What a call raised.
@@ -51,7 +51,7 @@ def complaint(error: Exception, server_id: str, *, gone: bool) -> str | None:
         gone: Whether the server was being removed during the call.
     """
     if not isinstance(error, MCPPoolError):
-        return "it is no error of the pool"
+        return "it is not an error of the pool"
     if error.server_id != server_id:
         return f"it is about {error.server_id!r}"
     if isinstance(_last_cause(error), BaseExceptionGroup):
@@ -60,16 +60,16 @@ def complaint(error: Exception, server_id: str, *, gone: bool) -> str | None:
 
 
 def _silence(error: MCPPoolError, *, gone: bool) -> str | None:
-    """Say what is missing of what errors of its class tell."""
+    """Say what is missing that errors of its class must contain."""
     match error:
         case ConnectionLost():
-            told = error.cause is not None or error.exit_status is not None or NO_REASON not in str(error)
-            return None if told and error.generation else "it tells neither a cause nor a connection"
+            explained = error.cause is not None or error.exit_status is not None or NO_REASON not in str(error)
+            return None if explained and error.generation else "it gives neither a cause nor a connection"
         case CallTimeout() | HttpStatusError() | InvalidResponse():
-            return None if error.generation else "it tells no connection"
+            return None if error.generation else "it names no connection"
         case ServerUnavailable():
-            told = error.cause is not None or any(words in str(error) for words in SPEAKING_FOR_THEMSELVES)
-            return None if told else "it has no cause"
+            explained = error.cause is not None or any(words in str(error) for words in SELF_EXPLANATORY)
+            return None if explained else "it has no cause"
         case _:
             return None if gone and isinstance(error, UnknownServer) else "a call has no reason to raise it"
 

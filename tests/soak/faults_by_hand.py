@@ -17,7 +17,7 @@ from soak.fleet import Target
 
 @contextmanager
 def bounded(world: World, what: str) -> Generator[None]:
-    """Note when something does not end in time."""
+    """Add a violation if something does not end in time."""
     with anyio.move_on_after(MANAGE_BOUND) as scope:
         yield
     if scope.cancelled_caught:
@@ -25,14 +25,14 @@ def bounded(world: World, what: str) -> Generator[None]:
 
 
 async def restarted(world: World, target: Target, _chance: random.Random) -> None:
-    """Ask for a new connection while the old one is in use."""
-    # It may have been harmed from another side.
+    """Request a new connection while the old one is in use."""
+    # Another fault may affect it, too.
     with bounded(world, f"restart of {target.server_id}"), suppress(ConnectError):
         await world.pool.server(target.server_id).restart()
 
 
 async def removed(world: World, target: Target, chance: random.Random) -> None:
-    """Take it out of the pool, and put it back."""
+    """Disconnect it, and add it again."""
     target.removals += 1
     with bounded(world, f"removal of {target.server_id}"):
         await world.pool.disconnect(target.server_id, drain=chance.choice((0.0, 2 * CLOSE_TIMEOUT)))

@@ -1,4 +1,4 @@
-"""What servers do to themselves and to the pool when they are called: they leave, and send too much."""
+"""What servers do to themselves and to the pool when they are called: they exit, or send too much."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Final
 
 from soak.bounds import MAX_MESSAGE_SIZE
 from soak.calls import Call
-from soak.faults import Fault, Harm, World, anywhere, on_stdio
+from soak.faults import Fault, Injection, World, anywhere, on_stdio
 from soak.fleet import Target
 
 
 def on_raw(target: Target) -> bool:
-    """Whether a server is not the SDK's, but one that misbehaves."""
+    """Whether a server is one of our own that misbehaves, not the SDK's."""
     return target.raw
 
 
-def leaving(*ways: str) -> Harm:
-    """Let a tool end its own process, or close a pipe, in the middle of a call."""
+def leaving(*ways: str) -> Injection:
+    """Make a tool end its own process, or close a pipe, during a call."""
 
     async def leave(world: World, target: Target, chance: random.Random) -> None:
         await world.caller.call(target, Call(tool="leave", arguments={"how": chance.choice(ways)}, any_answer=True))
@@ -28,12 +28,12 @@ def leaving(*ways: str) -> Harm:
 
 
 async def too_long(world: World, target: Target, _chance: random.Random) -> None:
-    """Let it answer with more than it may."""
+    """Make it return a message that is too long."""
     await world.caller.call(target, Call(tool="huge", arguments={"bytes": 2 * MAX_MESSAGE_SIZE}))
 
 
-def flooding(what: str, count: int, *, elsewhere: int = 0) -> Harm:
-    """Let it write one thing as fast as it can, so often over stdio, and so often over other wires."""
+def flooding(what: str, count: int, *, elsewhere: int = 0) -> Injection:
+    """Make it write one thing as fast as it can, `count` times over stdio, `elsewhere` times over other transports."""
 
     async def flood(world: World, target: Target, _chance: random.Random) -> None:
         arguments = {"what": what, "count": count if on_stdio(target) else elsewhere}

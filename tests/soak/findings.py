@@ -1,4 +1,4 @@
-"""What a run has shown: handed from the process of the run to the one that writes the report."""
+"""The results of a run, passed from its process to the one that writes the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from soak.measure import Sample
 
 @attrs.define
 class Violations:
-    """What must not be, counted by its kind, and the first of each in full."""
+    """Broken promises, counted by kind, and the first few in full."""
 
     counts: Counter[str] = attrs.Factory(Counter)
     texts: list[str] = attrs.Factory(list)
 
     def add(self, kind: str, text: str) -> None:
-        """Note one."""
+        """Add one."""
         self.counts[kind] += 1
         if self.counts[kind] <= VIOLATIONS_SHOWN:
             self.texts.append(f"{kind}: {text}")
@@ -26,22 +26,22 @@ class Violations:
 
 @attrs.define(kw_only=True)
 class Findings:
-    """What a run has shown."""
+    """The results of a run."""
 
     backend: str
     servers: dict[str, int]
-    """How many there were, by wire."""
+    """How many there were, by transport."""
     seconds: float
     faults: Counter[str]
     ends: Counter[str]
     """How calls ended."""
     blocks: Counter[str]
-    """How the blocks of further pools were left."""
+    """How the blocks of additional pools ended."""
     ledgers: dict[str, int] = attrs.Factory(dict)
-    """What came out of comparing the journal with the ledgers."""
+    """The result of comparing the journal with the ledgers."""
     logged: Counter[str] = attrs.Factory(Counter)
     """What the pool logged, by level."""
     figures: dict[str, float]
-    """Single figures, by their names."""
+    """Single figures, by name."""
     samples: list[Sample]
     violations: Violations

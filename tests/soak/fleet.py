@@ -1,4 +1,4 @@
-"""The servers of the soak: all wires, both protocols, with and without leave to send calls again, harmed or left alone."""
+"""The servers of the soak test: all transports, both protocols, retry-safe or not, with and without faults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOSTS: Final = (
     ("raw-quiet", "by_http.py", ("--modern",)),
     ("sdk-quiet", "by_sdk.py", ()),
 )
-"""The processes behind a URL. What has "quiet" in its name is never harmed."""
+"""The processes behind a URL. Those with "quiet" in their names get no faults."""
 
 STDIO: Final = (
     *((), ("--modern",)) * 4,
@@ -40,32 +40,32 @@ STDIO: Final = (
     ("--slow-exit", "0.3"),
     ("--modern", "--die-after-handshake", "20"),
 )
-"""The options of the servers over stdio that are harmed."""
+"""The options of the stdio servers with faults."""
 
 RESENDS_ALLOWED: Final = ((), ("safe",), "annotated")
-"""What `retry_safe` may be: none, by name, by what the server says of the tool."""
+"""The values of `retry_safe`: none, by name, by the server's annotations."""
 
 
 @attrs.define(eq=False)
 class Target:
-    """One server of the pool, and what is known of it outside of the pool."""
+    """One server of the pool, and what is known about it outside the pool."""
 
     server_id: str
     spec: ServerConfig
     wire: str
     """`stdio`, `http`, `sse` or `in process`."""
     ledger: str
-    """The name of the ledger in which its calls appear."""
+    """The name of the ledger of its calls."""
     host: Host | None = None
-    """The process behind its URL."""
+    """The process behind its URL, if it has one."""
     marked: MarkedServer | None = None
-    """The server itself, if it is in this program."""
+    """The server itself, if it is in-process."""
     removals: int = 0
-    """How often it has begun to be removed from the pool or has come back: odd while it is away."""
+    """How often it was removed from the pool or added again: odd while it is removed."""
 
     @property
     def quiet(self) -> bool:
-        """Whether nobody harms it: then no call to it may fail."""
+        """Whether it gets no faults, so that no call to it may fail."""
         return "quiet" in self.server_id
 
     @property
@@ -77,11 +77,11 @@ class Target:
 
     @property
     def raw(self) -> bool:
-        """Whether it is one of the servers that misbehave, and not the SDK's."""
+        """Whether it is one of our own servers that misbehave, not the SDK's."""
         return self.wire == "stdio" or (self.host is not None and self.host.raw)
 
     def runs_allowed(self, tool: str) -> int:
-        """How often a call of a tool may run."""
+        """How often a call to a tool may run."""
         retry_safe = self.spec.retry_safe
         again = tool == "safe" if retry_safe == "annotated" else any(fnmatchcase(tool, glob) for glob in retry_safe)
         return 1 + bounds.RESENDS * again
@@ -90,7 +90,7 @@ class Target:
 def pool_of(
     targets: Sequence[Target], *, open_timeout: float, callbacks: Callable[[str], ClientCallbacks] | None = None
 ) -> MCPPool:
-    """A pool of servers, in which every bound is short."""
+    """A pool of servers in which every limit is short."""
     return MCPPool(
         {target.server_id: target.spec for target in targets},
         connect_timeout=bounds.CONNECT_TIMEOUT,
@@ -106,7 +106,7 @@ def pool_of(
 
 
 def common(number: int, *, quiet: bool) -> dict[str, Any]:
-    """The fields of the specification of a server."""
+    """The fields of the spec of a server."""
     if quiet:
         own = {"call_timeout": bounds.QUIET_CALL_TIMEOUT, "health": bounds.QUIET_HEALTH}
         return {**own, "max_call_time": bounds.QUIET_CALL_TIMEOUT, "max_message_size": bounds.MAX_MESSAGE_SIZE}
@@ -118,7 +118,7 @@ def common(number: int, *, quiet: bool) -> dict[str, Any]:
 
 
 def over_stdio(directory: Path, numbers: count[int]) -> list[Target]:
-    """The servers over stdio."""
+    """The stdio servers."""
     found: list[Target] = []
     for quiet, options in [*((False, options) for options in STDIO), (True, ()), (True, ("--modern",))]:
         number = next(numbers)
@@ -132,7 +132,7 @@ def over_stdio(directory: Path, numbers: count[int]) -> list[Target]:
 
 
 def over_http(host: Host, numbers: count[int]) -> list[Target]:
-    """The servers of one process behind a URL: both protocols of streamable HTTP, if it has them, and SSE."""
+    """The servers of one process behind a URL: both protocols over streamable HTTP, if it has them, and SSE."""
     found: list[Target] = []
     protocols = ("legacy", "sse") if "legacy" in host.name else ("legacy", "auto", "sse")
     for protocol in protocols:
@@ -149,7 +149,7 @@ def over_http(host: Host, numbers: count[int]) -> list[Target]:
 
 
 def in_process(directory: Path, numbers: count[int], note: Callable[[Path, str], None]) -> list[Target]:
-    """The servers in this program."""
+    """The in-process servers."""
     found: list[Target] = []
     for quiet, protocol in ((False, "legacy"), (False, "auto"), (False, "legacy"), (False, "auto"), (True, "auto")):
         number = next(numbers)
@@ -162,7 +162,7 @@ def in_process(directory: Path, numbers: count[int], note: Callable[[Path, str],
 
 
 def append(ledger: Path, ticket: str) -> None:
-    """Write a ticket down, and keep nothing open."""
+    """Record a ticket, without keeping a file open."""
     descriptor = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.write(descriptor, ticket.encode() + b"\n")
     os.close(descriptor)
@@ -170,10 +170,10 @@ def append(ledger: Path, ticket: str) -> None:
 
 @asynccontextmanager
 async def fleet(directory: Path) -> AsyncGenerator[list[Target]]:
-    """Run the processes that servers are behind, and say what servers there are.
+    """Run the processes behind URLs, and yield all servers.
 
     Args:
-        directory: For the ledgers.
+        directory: Where to put the ledgers.
     """
     async with hosts(directory, HOSTS) as behind:
         numbers = count(1)

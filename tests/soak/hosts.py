@@ -1,4 +1,4 @@
-"""Processes behind a URL, each with many servers of the pool, and the proxies between them and the pool."""
+"""Processes behind a URL, each with many servers of the pool, and the proxies in front of them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Host:
     name: str
     process: ServerProcess
     ledger: Path
-    """Where it writes down the calls that ran."""
+    """Where it records the calls that ran."""
     raw: bool
     """Whether it is `http_raw.py`, which misbehaves on demand."""
     proxies: Proxies
     number: int
-    """Of its proxy."""
+    """The port of its proxy."""
 
     @property
     def origin(self) -> str:
-        """What the pool connects to: the proxy, or the process itself if it is to be left alone by all others too."""
+        """What the pool connects to: the proxy, or the process itself if it gets no faults, not even those of the proxies."""
         if "quiet" in self.name:
             return self.process.origin
         return f"http://127.0.0.1:{self.proxies.ports[self.number]}"
 
-    async def spoil(self, deed: str, value: Any = None) -> None:
+    async def disturb(self, action: str, value: Any = None) -> None:
         """Do something to the connections; see `servers/proxies.py`."""
-        await self.proxies.process.order(proxy=self.number, do=deed, value=value)
+        await self.proxies.process.order(proxy=self.number, do=action, value=value)
 
 
 @attrs.define(eq=False)
@@ -50,18 +50,18 @@ class Proxies:
 
 
 def program(name: str, ledger: Path, *options: str) -> ServerProcess:
-    """A server process of `servers/`; one that needs only the standard library starts faster without the rest."""
+    """A server process from `servers/`; one that needs only the standard library starts faster without site packages."""
     bare = () if name == "by_sdk.py" else ("-I", "-S")
     return ServerProcess([sys.executable, *bare, str(SERVERS / name), str(ledger), *options])
 
 
 @asynccontextmanager
 async def hosts(directory: Path, kinds: Sequence[tuple[str, str, tuple[str, ...]]]) -> AsyncGenerator[list[Host]]:
-    """Run processes, and proxies to all of them.
+    """Run processes, and a proxy to each of them.
 
     Args:
-        directory: For the ledgers.
-        kinds: For each its name, its program and the program's options.
+        directory: Where to put the ledgers.
+        kinds: For each process its name, its program and the program's options.
     """
     async with AsyncExitStack() as stack:
         proxies = Proxies(ServerProcess([]))

@@ -1,6 +1,6 @@
-"""How every call ended, as its caller saw it, and whether the ledgers of the servers agree.
+"""How every call ended for its caller, and whether the servers' ledgers agree.
 
-Both are files: what is kept in memory would be taken for a leak.
+Both are files: in memory, they would look like a leak.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import attrs
 from soak.findings import Violations
 
 Claim = Literal["ran", "did not run", "may have run"]
-"""What the caller was told of its call."""
+"""What the caller was told about its call."""
 
 JOURNAL: Final = "calls.tsv"
 
@@ -24,9 +24,9 @@ class Entry:
     """How one call ended."""
 
     ticket: str
-    """The call's own."""
+    """The ticket of the call."""
     ledger: str
-    """Where its server writes it down when it runs."""
+    """Where its server records the call when it runs."""
     server_id: str
     tool: str
     allowed: int
@@ -52,7 +52,7 @@ class Entry:
 
     @classmethod
     def of(cls, line: str) -> Entry:
-        """Read what has been written."""
+        """Parse a line."""
         ticket, ledger, server_id, tool, allowed, claim, seconds, end = line.rstrip("\n").split("\t")
         return cls(ticket, ledger, server_id, tool, int(allowed), cast("Claim", claim), float(seconds), end)
 
@@ -64,16 +64,16 @@ class Journal:
         self.file = (directory / JOURNAL).open("w", encoding="utf-8")
 
     def note(self, entry: Entry) -> None:
-        """Write down how a call ended."""
+        """Record how a call ended."""
         self.file.write(f"{entry}\n")
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         self.file.close()
 
 
 def judged(directory: Path, violations: Violations) -> dict[str, int]:
-    """Compare the journal with the ledgers, note what does not fit, and return counts for the report."""
+    """Compare the journal with the ledgers, add violations, and return counts for the report."""
     runs: dict[str, list[str]] = {}
     for ledger in sorted(directory.glob("*.ledger")):
         for ticket in ledger.read_text(encoding="utf-8").splitlines():
@@ -87,23 +87,23 @@ def judged(directory: Path, violations: Violations) -> dict[str, int]:
             if wrong := _wrong(entry, ran):
                 call = f"call {entry.ticket} of {entry.tool} on {entry.server_id}"
                 where = f"{len(ran)} times in ledgers {sorted(set(ran))}"
-                violations.add(wrong, f"{call} is {where}, and ended: {entry.end}")
-            row = f"told: {entry.claim}"
+                violations.add(wrong, f"{call} is {where}; its outcome: {entry.end}")
+            row = f"reported: {entry.claim}"
             if entry.claim == "may have run":
-                row += ", and did" if ran else ", and did not"
+                row += "; it did" if ran else "; it did not"
             totals[row] += 1
-            totals["ran again, by permission"] += len(ran) > 1
+            totals["ran twice, as allowed"] += len(ran) > 1
     for ticket in runs.keys() - seen:
-        violations.add("ran, and nobody was told how it ended", f"call {ticket} in ledgers {runs[ticket]}")
+        violations.add("ran without an outcome", f"call {ticket} in ledgers {runs[ticket]}")
     return dict(totals)
 
 
 def _wrong(entry: Entry, ran: list[str]) -> str | None:
-    """Say what is wrong with a call, by the names of the ledgers in which it stands, if anything is."""
+    """Say what is wrong with a call, if anything, given the names of the ledgers that contain it."""
     if len(ran) > entry.allowed:
         return "ran twice"
     if entry.claim == "did not run" and ran:
-        return "ran, and was said not to have run"
+        return "ran, but was reported as not run"
     if entry.claim == "ran" and not ran:
-        return "answered, and never ran"
+        return "answered, but never ran"
     return "ran on another server" if any(name != entry.ledger for name in ran) else None

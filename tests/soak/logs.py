@@ -1,4 +1,4 @@
-"""Where logs go, how much there is of each, and which tell of exceptions that nobody took."""
+"""Where logs go, how many lines there are, and errors that nobody handled."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, Final
 from loguru import logger
 
 LOG_SIZE: Final = 20_000_000
-"""Bytes of a log, after which it begins anew: a soak of hours must not fill the disk."""
+"""The size at which a log is rotated, in bytes: a long soak test must not fill the disk."""
 
 
 class Log:
-    """Where logs go, and how much there is of each."""
+    """Where logs go, and how many lines there are."""
 
     def __init__(self, directory: Path) -> None:
         self.counts: Counter[str] = Counter()
         self.lost: list[str] = []
-        """Errors of the event loop itself, and of finalizers: exceptions that nobody took."""
+        """Errors of the event loop itself and of finalizers: exceptions that nobody handled."""
         logger.remove()
         logger.add(directory / "pool.log", level="INFO", rotation=LOG_SIZE, retention=1, filter=self._count)
         logger.enable("mcp_pool")

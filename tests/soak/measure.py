@@ -1,4 +1,4 @@
-"""What the run takes of the system over time: memory, descriptors, tasks."""
+"""What the run uses over time: memory, descriptors, tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 import attrs
 
 from mcp_pool import MCPPool
-from soak.bounds import MEMORY_GROWTH, MEMORY_GROWTH_BYTES, SAMPLE_INTERVAL, STANDING_INTERVAL, STANDING_LOOKS
+from soak.bounds import IDLE_INTERVAL, IDLE_LOOKS, MEMORY_GROWTH, MEMORY_GROWTH_BYTES, SAMPLE_INTERVAL
 
 PROC = Path("/proc")
 MEBIBYTE = 1024 * 1024
@@ -18,7 +18,7 @@ MEBIBYTE = 1024 * 1024
 
 @attrs.frozen
 class Sample:
-    """One look."""
+    """One sample."""
 
     time: float
     """Seconds since the first."""
@@ -29,22 +29,22 @@ class Sample:
     connected: int
     """Servers that are connected."""
     calls: int
-    """Calls under way."""
+    """Calls in flight."""
     lag: float
-    """Seconds by which this look came too late: how long the event loop was held up."""
+    """Seconds by which this sample was late: how long the event loop was blocked."""
 
 
 @attrs.define
 class Sampler:
-    """Looks at regular intervals."""
+    """Takes samples at regular intervals."""
 
     pool: MCPPool
     on_look: Callable[[], None]
-    """Called at each look."""
+    """Called with each sample."""
     samples: list[Sample] = attrs.Factory(list)
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Take samples until cancelled."""
         start = due = anyio.current_time()
         while True:
             now = anyio.current_time()
@@ -67,14 +67,14 @@ class Sampler:
 
 def descriptors() -> int:
     """How many descriptors are open."""
-    return sum(1 for _ in (PROC / "self/fd").iterdir()) - 1  # without that of this listing
+    return sum(1 for _ in (PROC / "self/fd").iterdir()) - 1  # without the descriptor of this listing
 
 
-async def standing() -> dict[str, int]:
-    """What there is while nothing happens: the medians of some looks, as some of it comes and goes all the time."""
+async def idle_usage() -> dict[str, int]:
+    """What an idle pool uses: the medians of several samples, because the numbers fluctuate."""
     looks: list[dict[str, int]] = []
-    for _ in range(STANDING_LOOKS):
-        await anyio.sleep(STANDING_INTERVAL)
+    for _ in range(IDLE_LOOKS):
+        await anyio.sleep(IDLE_INTERVAL)
         looks.append({"tasks": len(anyio.get_running_tasks()), "descriptors": descriptors()})
     return {what: int(statistics.median(look[what] for look in looks)) for what in looks[0]}
 
@@ -99,5 +99,5 @@ def growth(samples: Sequence[Sample]) -> str | None:
         return None
     return (
         f"the median of resident memory was {second / MEBIBYTE:.1f} MiB in the second quarter and {last / MEBIBYTE:.1f}"
-        f" MiB in the last; {allowed / MEBIBYTE:.1f} MiB more would do"
+        f" MiB in the last; {allowed / MEBIBYTE:.1f} MiB more would be fine"
     )

@@ -1,4 +1,4 @@
-"""The proof that every server is back: it is connected, it answers, and all of its slots are to be had at once."""
+"""The check that every server has recovered: it is connected, it answers, and all of its slots are available."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from soak.faults import World
 from soak.fleet import Target
 
 PROOFS: Final = 3
-"""How often each server has to answer."""
+"""How often each server must answer."""
 LEAST_SLOTS: Final = 2
-"""Calls at once that a server without `max_in_flight` has to take."""
+"""How many concurrent calls a server without `max_in_flight` must accept."""
 
 
 async def prove(world: World) -> None:
-    """Wait until every server is connected, and let all of them answer; note which do not."""
+    """Wait until every server is connected, call all of them, and add a violation for those that do not answer."""
     try:
         await world.pool.wait_ready(timeout=READY_BOUND)
     except MCPPoolError as error:
-        world.violations.add("not back", str(error))
+        world.violations.add("not recovered", str(error))
     async with anyio.create_task_group() as group:
         for target in world.targets:
             group.start_soon(_proved, world, target)
@@ -33,22 +33,22 @@ async def prove(world: World) -> None:
 async def _proved(world: World, target: Target) -> None:
     attempts = count(1)
     with anyio.move_on_after(PROOF_BOUND) as bound:
-        # What a flood has left in a pipe may still end a connection, and one server dies of its own accord.
-        while not await _is_well(world, target, next(attempts)):  # noqa: ASYNC110 - each look is a round of calls
+        # Data that a flood has left in a pipe may still end a connection, and one server exits by itself.
+        while not await _is_well(world, target, next(attempts)):  # noqa: ASYNC110 - each check is a round of calls
             await anyio.sleep(PAUSE)
     if bound.cancelled_caught:
         words = f"{target.server_id} does not answer, or not as many calls at once as it should"
-        world.violations.add("not back", words)
+        world.violations.add("not recovered", words)
 
 
 async def _is_well(world: World, target: Target, attempt: int) -> bool:
-    """Tell whether a server answers some calls one after the other, and then as many at once as it has slots."""
+    """Return whether a server answers a few calls one after another, and then as many at once as it has slots."""
     for _ in range(PROOFS):
         if not await world.caller.call(target, Call(tool="work", timeout=PROOF_TIMEOUT, may_fail=True)):
             return False
     slots = target.spec.max_in_flight or LEAST_SLOTS
     answered: list[bool] = []
-    # Each of them is answered when all of them are there.
+    # Each of them is answered when all of them have arrived.
     arguments = {"party": f"{target.server_id}-{attempt}", "count": slots}
     call = Call(tool="gather", arguments=arguments, timeout=PROOF_TIMEOUT, may_fail=True)
 

@@ -1,4 +1,4 @@
-"""The report: how it is repeated, tables of what was done and how it ended, plots, and the verdict, in Markdown."""
+"""The report in Markdown: how to repeat it, tables of what was done and how it ended, plots, and the conclusion."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from soak.measure import MEBIBYTE, quarters
 
 WIDTH: Final = 72
 HEIGHT: Final = 8
-"""Characters of a plot."""
+"""The size of a plot in characters."""
 LINE: Final = 120
-"""Characters of a line at the most."""
+"""The most characters in a line."""
 
 
 def report(command: str, found: Sequence[Findings], broken: Sequence[str]) -> str:
-    """The whole report.
+    """Return the whole report.
 
     Args:
-        command: What repeats it.
-        found: What each backend has shown.
-        broken: In words, the backends whose run itself failed, so that nothing was found.
+        command: The command that repeats the run.
+        found: The results of each backend.
+        broken: Descriptions of backends whose run itself failed, so that there are no results.
     """
     parts = [
         f"`{command}`",
@@ -43,7 +43,7 @@ def _tables(found: Sequence[Findings]) -> list[str]:
         _table("faults", found, lambda one: one.faults, total="faults"),
         _table("calls", found, lambda one: one.ends, total="calls"),
         _table("compared with the ledgers", found, lambda one: one.ledgers),
-        _table("further pools left", found, lambda one: one.blocks, total="blocks"),
+        _table("additional pools closed", found, lambda one: one.blocks, total="blocks"),
         _table("figures", found, _figures),
     ]
 
@@ -57,7 +57,7 @@ def _setting(one: Findings) -> str:
 def _table(
     title: str, found: Sequence[Findings], take: Callable[[Findings], dict[str, Any]], total: str | None = None
 ) -> str:
-    """A table with a column for each backend; with the name of a total, that first, and then the largest row."""
+    """Return a table with a column for each backend. With a total, that comes first, and rows are sorted by size."""
     columns = [take(one) for one in found]
     rows = list(dict.fromkeys(chain.from_iterable(columns)))
     lines = [
@@ -125,8 +125,8 @@ def _verdict(found: Sequence[Findings], broken: Sequence[str]) -> str:
             lines += [f"* {text}" for text in one.violations.texts]
     if not lines:
         lines.append(
-            "No violations: no call hung, none ran twice without leave, every failure told its cause, every server "
-            "came back, and tasks, descriptors, processes and memory are where they started."
+            "No violations: no call hung or ran twice without permission, every error gave its cause, every server "
+            "reconnected, and tasks, descriptors, processes and memory ended where they started."
         )
     return "\n".join(
         chain.from_iterable(textwrap.wrap(line, LINE, subsequent_indent="  " * line.startswith("*")) for line in lines)

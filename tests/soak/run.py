@@ -1,4 +1,4 @@
-"""One run on one backend: start, let things happen, prove that all is well, close, and judge what is left."""
+"""One run on one backend: start, inject faults, check that everything recovers, close, and check what is left."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import mcp_pool
 from mcp_pool import InProcessServer, MCPPool
 from soak import bounds, faults_by_hand, faults_of_calls, faults_of_servers, faults_of_wires, leftovers, measure
 from soak.blocks import opening
-from soak.callers import crowd
+from soak.callers import run_callers
 from soak.calls import Caller
-from soak.faults import World, trouble
+from soak.faults import World, inject_faults
 from soak.findings import Findings, Violations
 from soak.fleet import fleet, over_stdio, pool_of
 from soak.journal import Journal, judged
 from soak.logs import Log
 from soak.proof import prove
 from soak.servers.sdk_tools import MarkedServer
-from soak.witnesses import Callbacks, Listener, disagreement
+from soak.witnesses import Callbacks, EventReader, disagreement
 
 FAULTS: Final = (
     *faults_of_servers.FAULTS,
@@ -39,18 +39,18 @@ FAULTS: Final = (
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """What a run is asked for."""
+    """The parameters of a run."""
 
     backend: str
-    """Its name, for the report."""
+    """The backend's name, for the report."""
     seconds: float
-    """How long things are let happen."""
+    """How long faults are injected."""
     seed: int
-    """Decides what is chosen."""
+    """The seed of all random choices."""
     directory: Path
-    """For ledgers, journal and logs."""
-    tell: Callable[[str], None]
-    """Told how far it has come."""
+    """Where to put ledgers, journal and logs."""
+    report_progress: Callable[[str], None]
+    """Called to report progress."""
 
 
 async def soak(order: Order) -> Findings:
@@ -64,7 +64,7 @@ async def soak(order: Order) -> Findings:
     for what, number in (leftovers.objects() - objects).items():
         violations.add("objects of the package left behind", f"{number} x {what}")
     for text in log.lost:
-        violations.add("an exception that nobody took", text)
+        violations.add("unhandled exception", text)
     if grown := measure.growth(findings.samples):
         violations.add("memory has grown", grown)
     log.close()
@@ -74,12 +74,12 @@ async def soak(order: Order) -> Findings:
 
 
 async def _observed(order: Order, violations: Violations) -> Findings:
-    """Run, and say what was seen; of what ran, nothing is kept."""
+    """Run, and return the results without references to anything that ran."""
     journal, callbacks = Journal(order.directory), Callbacks()
     async with fleet(order.directory) as targets:
         pool = pool_of(targets, open_timeout=bounds.OPEN_TIMEOUT, callbacks=callbacks.of)
         world = World(pool, targets, Caller(pool, journal, violations), violations)
-        listener = Listener(pool)
+        reader = EventReader(pool)
 
         def look() -> None:
             if wrong := disagreement(pool):
@@ -88,22 +88,22 @@ async def _observed(order: Order, violations: Violations) -> Findings:
         sampler = measure.Sampler(pool, look)
         before = leftovers.present()
         async with pool, anyio.create_task_group() as group:
-            group.start_soon(listener.run)
+            group.start_soon(reader.run)
             await pool.wait_ready(timeout=bounds.READY_BOUND)
-            order.tell(f"{len(targets)} servers are connected")
-            at_start = await measure.standing()
+            order.report_progress(f"{len(targets)} servers are connected")
+            at_start = await measure.idle_usage()
             await _let_happen(world, sampler, order)
-            order.tell(f"{world.caller.ends.total()} calls and {world.faults.total()} faults have been")
+            order.report_progress(f"{world.caller.ends.total()} calls and {world.faults.total()} faults were made")
             await prove(world)
-            order.tell(f"{pool.connected_count} of {len(targets)} servers are back")
-            at_end = await measure.standing()
-            for what, room in bounds.STANDING_ROOM.items():
+            order.report_progress(f"{pool.connected_count} of {len(targets)} servers are connected again")
+            at_end = await measure.idle_usage()
+            for what, room in bounds.IDLE_ROOM.items():
                 if at_end[what] > at_start[what] + room:
-                    words = f"there were {at_start[what]} at the start, and {at_end[what]} at the end"
+                    words = f"{at_start[what]} at the start, {at_end[what]} at the end"
                     violations.add(f"{what} have grown", words)
             look()
-            if not await listener.agrees():
-                violations.add("disagreement", "what the events told is not what the pool shows")
+            if not await reader.agrees():
+                violations.add("disagreement", "the events and the pool do not agree")
             restarts = pool.snapshot().restarts
             group.cancel_scope.cancel()
             leaving_at = anyio.current_time()
@@ -121,16 +121,16 @@ async def _observed(order: Order, violations: Violations) -> Findings:
         ends=world.caller.ends,
         blocks=world.blocks,
         figures={
-            "connections made anew": restarts,
+            "reconnects": restarts,
             "notifications delivered": callbacks.heard,
-            "reports of progress": world.caller.progressed,
-            "events": listener.events,
-            "most calls under way": world.caller.most,
-            "slowest call, s beyond its work": round(world.caller.slowest, 2),
-            "the same on servers left alone, s": round(world.caller.slowest_quiet, 2),
+            "progress reports": world.caller.progressed,
+            "events": reader.events,
+            "most calls in flight": world.caller.most,
+            "slowest call, s beyond its tool's own time": round(world.caller.slowest, 2),
+            "the same on servers without faults, s": round(world.caller.slowest_quiet, 2),
             "end of the block, s": round(end, 2),
-            **{f"{what} at the start, nothing happening": number for what, number in at_start.items()},
-            **{f"{what} at the end, nothing happening": number for what, number in at_end.items()},
+            **{f"{what} at the start, idle": number for what, number in at_start.items()},
+            **{f"{what} at the end, idle": number for what, number in at_end.items()},
         },
         samples=sampler.samples,
         violations=violations,
@@ -138,8 +138,8 @@ async def _observed(order: Order, violations: Violations) -> Findings:
 
 
 async def _warm_up(directory: Path) -> None:
-    """Import, fill and start what is once for a process: modules, caches, and descriptors that live with the loop."""
-    for module in pkgutil.walk_packages(mcp_pool.__path__, "mcp_pool."):  # some are loaded only when they are needed
+    """Create everything that exists once per process: modules, caches, and descriptors that stay as long as the loop."""
+    for module in pkgutil.walk_packages(mcp_pool.__path__, "mcp_pool."):  # some are otherwise only loaded when needed
         importlib.import_module(module.name)
     await anyio.run_process([sys.executable, "-c", ""])
     marked = MarkedServer(lambda _ticket: None)
@@ -155,7 +155,7 @@ async def _warm_up(directory: Path) -> None:
 
 
 async def _let_happen(world: World, sampler: measure.Sampler, order: Order) -> None:
-    """Let callers call, servers be harmed and blocks be left, for so long; then wait until all of it has ended."""
+    """Run callers, faults and blocks for the given time, then wait until all of them have ended."""
     ends_at = anyio.current_time() + order.seconds
 
     def until() -> bool:
@@ -171,8 +171,8 @@ async def _let_happen(world: World, sampler: measure.Sampler, order: Order) -> N
         watching.start_soon(sampler.run)
         async with anyio.create_task_group() as happening:
             watching.start_soon(give_up, happening.cancel_scope)
-            happening.start_soon(crowd, world.caller, world.targets, order.seed, until)
-            happening.start_soon(trouble, world, FAULTS, f"{order.seed}-fault", until)
+            happening.start_soon(run_callers, world.caller, world.targets, order.seed, until)
+            happening.start_soon(inject_faults, world, FAULTS, f"{order.seed}-fault", until)
             happening.start_soon(opening, world, f"{order.seed}-block", until)
         watching.cancel_scope.cancel()
     if not world.faults or not world.caller.ends["answered"]:

@@ -1,4 +1,4 @@
-"""Who looks on: callbacks, a listener to events, and a look at whether what the pool shows agrees with itself."""
+"""Observers: callbacks, a reader of events, and a check that everything the pool shows is consistent."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from mcp_pool import (
     StatusChanged,
 )
 
-MANNERS: Final = 4
-"""How many manners callbacks have; a server's number decides."""
+VARIANTS: Final = 4
+"""How many variants of callbacks there are; a server's number selects one."""
 PATIENCE: Final = 1.0
-"""Seconds in which events have told all."""
+"""Seconds within which all events have arrived."""
 SLOW: Final = 0.05
-"""Seconds that a slow callback takes: a flood of thousands cannot be delivered."""
+"""Seconds that a slow callback takes, so that not all of a flood can be delivered."""
 
 
 class Callbacks:
-    """Callbacks of the pool: some take what comes, some are slow, some raise, some hang."""
+    """The pool's callbacks: some work, some are slow, some raise, some hang."""
 
     def __init__(self) -> None:
         self.heard = 0
 
     def of(self, server_id: str) -> ClientCallbacks:
-        """The callbacks of a server, by its number."""
-        manner = int(server_id.rpartition("-")[2]) % MANNERS
+        """Return the callbacks for a server, depending on its number."""
+        variant = int(server_id.rpartition("-")[2]) % VARIANTS
 
         async def listen() -> None:
             self.heard += 1
-            match manner:
+            match variant:
                 case 1:
                     await anyio.sleep(SLOW)
                 case 2:
-                    raise ValueError("this callback does not listen")
+                    raise ValueError("this callback fails")
                 case 3:
                     await anyio.sleep_forever()
                 case _:
@@ -63,46 +63,46 @@ class Callbacks:
 
 
 @attrs.define
-class Listener:
-    """Follows events, and so knows how every server stands."""
+class EventReader:
+    """Follows events, and so knows the status of every server."""
 
     pool: MCPPool
-    told: dict[str, ConnectionStatus] = attrs.Factory(dict)
+    statuses: dict[str, ConnectionStatus] = attrs.Factory(dict)
     events: int = 0
 
     async def run(self) -> None:
-        """Listen for ever."""
+        """Read events until cancelled."""
         async with self.pool.events() as events:
-            self.told = self._living()
+            self.statuses = self._current_statuses()
             async for event in events:
                 self.events += 1
                 match event:
                     case ServerAdded(server_id):
-                        self.told[server_id] = ConnectionStatus.CONNECTING
+                        self.statuses[server_id] = ConnectionStatus.CONNECTING
                     case StatusChanged(server_id, status):
-                        self.told[server_id] = status
+                        self.statuses[server_id] = status
                     case ServerRemoved(server_id):
-                        self.told.pop(server_id, None)
+                        self.statuses.pop(server_id, None)
                     case PoolCleared():
-                        self.told.clear()
+                        self.statuses.clear()
                     case EventsDropped():
-                        self.told = self._living()
+                        self.statuses = self._current_statuses()
                     case _:
                         pass
 
     async def agrees(self) -> bool:
-        """Tell whether what was told is what the pool shows, if not now then in a moment: a server may just change."""
+        """Return whether the events agree with the pool, now or in a moment, as a server may just be changing."""
         with anyio.move_on_after(PATIENCE):
-            while self.told != self.pool.get_all_statuses():
+            while self.statuses != self.pool.get_all_statuses():
                 await anyio.lowlevel.checkpoint()
-        return self.told == self.pool.get_all_statuses()
+        return self.statuses == self.pool.get_all_statuses()
 
-    def _living(self) -> dict[str, ConnectionStatus]:
+    def _current_statuses(self) -> dict[str, ConnectionStatus]:
         return {server_id: server.status for server_id, server in self.pool.servers.items()}
 
 
 def disagreement(pool: MCPPool) -> str | None:
-    """Say where what the pool shows in one moment contradicts itself; None where it does not."""
+    """Say where the pool contradicts itself at this moment; None if it does not."""
     statuses, snapshot = pool.get_all_statuses(), pool.snapshot()
     connected = {server_id for server_id, status in statuses.items() if status is ConnectionStatus.CONNECTED}
     if len(connected) != pool.connected_count or snapshot.connected != pool.connected_count:

@@ -1,4 +1,4 @@
-"""Where a pool may be used: inside its block, in its event loop, and with the context of who opened it."""
+"""Where a pool may be used: inside its block, in its event loop, and in the context of the task that opened it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
 
 
 async def use(pool: MCPPool, method: str) -> None:
-    """Call a method of the pool, of whatever kind."""
+    """Call a method of the pool, sync or async."""
     outcome = METHODS[method](pool)
     if isinstance(outcome, Awaitable):
         await outcome
@@ -90,7 +90,7 @@ async def test_before_and_after_the_block_reads_work_and_are_empty() -> None:
     assert repr(pool) == "<MCPPool closed, 0 of 0 servers connected>"
 
 
-async def test_while_the_connections_end_the_pool_is_closed_already(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pool_is_already_closed_while_its_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     seen: list[object] = []
 
@@ -162,12 +162,12 @@ async def test_reads_work_from_any_thread() -> None:
         assert seen["count"] == (1, 1)
         assert seen["handle"] == (1, None, False, handle.info)
         assert seen["snapshot"].servers == pool.snapshot().servers
-        assert seen["snapshot"].time is None  # the clock of the loop is nobody else's
+        assert seen["snapshot"].time is None  # other threads have no access to the loop's clock
         assert seen["snapshot"].timestamp > 0
         assert pool.snapshot().time == pytest.approx(anyio.current_time(), abs=60)
 
 
-async def test_readers_in_other_threads_find_whole_values_while_servers_come_and_go() -> None:
+async def test_readers_in_other_threads_get_consistent_values_while_servers_come_and_go() -> None:
     stop, looks, errors = threading.Event(), list[int](), list[Exception]()
 
     def read(pool: MCPPool) -> None:
@@ -199,7 +199,7 @@ async def connect_as(name: str, connect: Callable[[], Awaitable[Any]]) -> None:
 
 
 def identities(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeWire, list[str]]:
-    """Put a fake wire in place that notes the identity in whose context each attempt is made."""
+    """Install a fake wire that records the identity in the context of each attempt."""
     wire, seen = fake_wire(monkeypatch), list[str]()
     play = wire.script
 
@@ -228,7 +228,7 @@ async def test_children_run_in_the_context_in_which_the_block_was_opened(monkeyp
     assert seen == ["opener"] * 4
 
 
-async def test_what_a_child_sets_in_its_context_is_not_seen_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_context_variables_set_by_a_child_are_not_visible_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     wire, seen = identities(monkeypatch)
     note = wire.script
 
@@ -246,7 +246,7 @@ async def test_what_a_child_sets_in_its_context_is_not_seen_by_others(monkeypatc
     assert seen == ["opener"] * 2
 
 
-async def test_the_lifespan_of_a_server_in_this_process_does_not_see_who_connected_it() -> None:
+async def test_the_lifespan_of_an_in_process_server_does_not_see_its_callers_context() -> None:
     seen: list[str] = []
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The block: how it is left, by whom it is cancelled, and in which order things end."""
+"""The block: how it is left, what cancels it, and in which order things end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from servers import read_lines
 from servers.in_process import calculator
 
 SOON = 20.0
-"""Seconds: an upper bound for what takes a moment."""
+"""Seconds: an upper bound for something that takes a moment."""
 
 
 async def outlast_cancellation(pool: MCPPool, tool: str, record: list[str]) -> None:
-    """Be a body that waits for ever and, when it is cancelled, makes a call before it goes."""
+    """Act as a body that waits forever and makes a last call when it is cancelled."""
     try:
         await anyio.sleep_forever()
     finally:
@@ -24,7 +24,7 @@ async def outlast_cancellation(pool: MCPPool, tool: str, record: list[str]) -> N
             record.append(result.content[0].text)
 
 
-async def test_a_function_returns_its_value_out_of_the_block() -> None:
+async def test_a_function_can_return_a_value_from_inside_the_block() -> None:
     async def body() -> int:
         async with MCPPool() as pool:
             await pool.connect("calculator", InProcessServer(calculator()))
@@ -33,7 +33,7 @@ async def test_a_function_returns_its_value_out_of_the_block() -> None:
     assert await body() == 42
 
 
-async def test_a_loop_goes_on_behind_a_block_that_it_continues_out_of() -> None:
+async def test_a_loop_can_continue_from_inside_the_block() -> None:
     turns = []
     for turn in range(3):
         async with MCPPool({"calculator": InProcessServer(calculator())}) as pool:
@@ -58,7 +58,7 @@ async def test_after_the_block_reads_are_empty_and_everything_else_says_that_the
         pool.add("calculator", InProcessServer(calculator()))
 
 
-async def test_a_pool_opens_once_and_a_second_try_leaves_the_first_alone() -> None:
+async def test_a_second_attempt_to_open_a_pool_does_not_disturb_the_first() -> None:
     async with MCPPool({"calculator": InProcessServer(calculator())}) as pool:
         with pytest.raises(RuntimeError):
             await pool.__aenter__()
@@ -78,7 +78,7 @@ async def test_when_the_block_is_cancelled_the_body_can_still_call_and_the_conne
     assert record == ["started", "goodbye", "stopped"]
 
 
-async def test_when_the_block_is_cancelled_a_server_process_serves_the_body_to_its_end(tmp_path) -> None:
+async def test_when_the_block_is_cancelled_a_server_process_keeps_serving_until_the_body_ends(tmp_path) -> None:
     record: list[str] = []
     server = scripted("--ledger", tmp_path / "ledger", "--pid-file", tmp_path / "pids")
     with anyio.CancelScope() as outer:
@@ -92,7 +92,7 @@ async def test_when_the_block_is_cancelled_a_server_process_serves_the_body_to_i
     assert not alive(tmp_path / "pids")
 
 
-async def test_a_deadline_around_the_block_comes_out_as_a_time_out() -> None:
+async def test_a_deadline_around_the_block_raises_a_timeout() -> None:
     record: list[str] = []
     with pytest.raises(TimeoutError):
         with anyio.fail_after(0.2):
@@ -138,14 +138,14 @@ async def test_a_block_that_is_entered_by_a_cancelled_task_leaves_nothing() -> N
         pool.cancel()
 
 
-async def test_the_block_swallows_the_cancellation_that_cancel_caused() -> None:
+async def test_the_block_swallows_the_cancellation_from_cancel() -> None:
     record: list[str] = []
     async with MCPPool({"calculator": InProcessServer(calculator(record))}) as pool:
         pool.cancel()
         await outlast_cancellation(pool, "calculator__echo", record)
-    record.append("went on")
+    record.append("continued")
     await anyio.lowlevel.checkpoint()
-    assert record == ["started", "goodbye", "stopped", "went on"]
+    assert record == ["started", "goodbye", "stopped", "continued"]
 
 
 async def test_cancel_may_be_called_twice() -> None:
@@ -172,8 +172,8 @@ async def test_cancel_may_be_called_from_another_task() -> None:
 
             group.start_soon(cancel)
             await outlast_cancellation(pool, "calculator__echo", record)
-        record.append("went on")
-    assert record == ["started", "goodbye", "stopped", "went on"]
+        record.append("continued")
+    assert record == ["started", "goodbye", "stopped", "continued"]
 
 
 async def test_cancel_may_be_called_while_the_block_opens(tmp_path) -> None:
@@ -195,7 +195,7 @@ async def test_cancel_may_be_called_while_the_block_opens(tmp_path) -> None:
     assert not alive(tmp_path / "pids")
 
 
-async def test_cancel_does_not_swallow_what_somebody_else_cancelled() -> None:
+async def test_cancel_does_not_swallow_a_cancellation_from_outside() -> None:
     went_on = False
     with anyio.CancelScope() as outer:
         async with MCPPool() as pool:

@@ -1,4 +1,4 @@
-"""What the body raises, and what goes wrong around it: which exception leaves the block, and that nothing else does."""
+"""Errors of the body and around it: which exception leaves the block, and that no other does."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class Mine(Exception):
-    """An error of the user's own."""
+    """A user-defined error."""
 
 
 class Deep(BaseException):
-    """One that `except Exception` does not see."""
+    """An error that `except Exception` does not catch."""
 
 
 class Falsy(Exception):
-    """One that is false, as a collection of no problems might be."""
+    """An error that is falsy, as an empty collection of problems might be."""
 
     def __bool__(self) -> bool:
         return False
@@ -55,18 +55,18 @@ some_raised = pytest.mark.parametrize(
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """The error and all that came before it; fails when they go round in a circle."""
+    """The error and the chain of its contexts; fails if the chain is a cycle."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None:
-        assert not any(link is other for other in links), "a circle of contexts"
+        assert not any(link is other for other in links), "a cycle of contexts"
         links.append(link)
         link = link.__context__
     return links
 
 
 @raised
-async def test_what_the_body_raises_leaves_the_block_as_the_same_object(make: Callable[[], BaseException]) -> None:
+async def test_an_error_of_the_body_leaves_the_block_as_the_same_object(make: Callable[[], BaseException]) -> None:
     error = make()
     with pytest.raises(type(error)) as caught:
         async with MCPPool({"calculator": InProcessServer(calculator())}):
@@ -76,12 +76,12 @@ async def test_what_the_body_raises_leaves_the_block_as_the_same_object(make: Ca
 
 
 def make_like(group: BaseExceptionGroup[Any]) -> BaseExceptionGroup[Any]:
-    """The same group: its exceptions are compared by identity."""
+    """Return an equal group: its exceptions are compared by identity."""
     return group.derive(group.exceptions)
 
 
 @raised
-async def test_cause_context_and_notes_of_what_the_body_raises_stay_as_they_were(
+async def test_an_error_of_the_body_keeps_its_cause_context_and_notes(
     make: Callable[[], BaseException],
 ) -> None:
     error, cause, context = make(), OSError("cause"), LookupError("context")
@@ -120,7 +120,7 @@ async def test_an_error_that_replaces_a_cancellation_keeps_it_as_its_context() -
 
 
 @raised
-async def test_what_a_cancelled_body_raises_leaves_the_block_as_the_same_object(
+async def test_an_error_of_a_cancelled_body_leaves_the_block_as_the_same_object(
     make: Callable[[], BaseException],
 ) -> None:
     error = make()
@@ -149,7 +149,7 @@ async def test_an_error_of_the_body_is_not_lost_when_the_block_is_cancelled_whil
     assert not alive(tmp_path / "pids")
 
 
-async def test_an_error_of_the_body_is_freed_as_soon_as_nobody_holds_it() -> None:
+async def test_an_error_of_the_body_is_freed_when_nothing_refers_to_it() -> None:
     async def raise_in_a_block() -> weakref.ref[Mine]:
         error = Mine()
         try:
@@ -168,7 +168,7 @@ async def test_an_error_of_the_body_is_freed_as_soon_as_nobody_holds_it() -> Non
         gc.enable()
 
 
-async def test_an_error_of_the_body_while_a_server_is_being_closed_leaves_nothing(tmp_path) -> None:
+async def test_an_error_of_the_body_while_a_server_closes_leaves_nothing_behind(tmp_path) -> None:
     server = scripted("--stubborn", "--pid-file", tmp_path / "pids", close_timeout=0.3)
     results: list[bool] = []
 
@@ -189,7 +189,7 @@ async def test_an_error_of_the_body_while_a_server_is_being_closed_leaves_nothin
     assert results == [True]
 
 
-async def test_a_cancellation_while_stubborn_servers_close_is_kept_and_the_servers_are_ended_all_the_same(
+async def test_a_cancellation_while_stubborn_servers_close_is_delivered_after_they_have_ended(
     tmp_path,
 ) -> None:
     server = scripted("--stubborn", "--pid-file", tmp_path / "pids", close_timeout=0.3)
@@ -199,7 +199,7 @@ async def test_a_cancellation_while_stubborn_servers_close_is_kept_and_the_serve
             for number in range(3):
                 await pool.connect(f"server {number}", server)
             assert len(alive(tmp_path / "pids")) == 3
-            outer.deadline = anyio.current_time()  # the closing meets it first: nothing awaits in between
+            outer.deadline = anyio.current_time()  # closing is the first to notice it: there is no await in between
         await anyio.lowlevel.checkpoint()
         went_on = True
     assert outer.cancelled_caught
@@ -240,7 +240,7 @@ async def test_cancelling_the_outer_of_two_pools_ends_both_and_cancelling_the_in
     assert reached == ["behind the inner", "behind the outer"]
 
 
-async def test_a_pool_in_a_task_group_is_cancelled_by_a_sibling_that_fails_and_adds_no_error_of_its_own(
+async def test_a_pool_cancelled_by_a_failing_sibling_task_adds_no_error_of_its_own(
     tmp_path,
 ) -> None:
     server = scripted("--pid-file", tmp_path / "pids")
@@ -262,7 +262,7 @@ async def test_a_pool_in_a_task_group_is_cancelled_by_a_sibling_that_fails_and_a
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_server_that_fails_while_it_is_cut_off_does_not_reach_the_others_or_the_body(mode: str) -> None:
+async def test_a_server_that_fails_while_it_is_cut_off_does_not_affect_the_others_or_the_body(mode: str) -> None:
     @asynccontextmanager
     async def raises_when_cut_off(_server: object) -> AsyncGenerator[None, None]:
         try:
@@ -284,7 +284,7 @@ async def test_a_server_that_fails_while_it_is_cut_off_does_not_reach_the_others
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_server_that_fails_while_its_attempt_is_cancelled_does_not_reach_the_others_or_the_body(
+async def test_a_server_that_fails_while_its_attempt_is_cancelled_does_not_affect_the_others_or_the_body(
     mode: str,
 ) -> None:
     connected = anyio.Event()
@@ -308,7 +308,7 @@ async def test_a_server_that_fails_while_its_attempt_is_cancelled_does_not_reach
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_what_is_the_programs_own_leaves_the_block_when_an_in_process_server_raises_it(mode: str) -> None:
+async def test_a_base_exception_from_an_in_process_server_leaves_the_block(mode: str) -> None:
     error = Deep()
     with pytest.raises(Deep) as caught:
         async with MCPPool() as pool:
@@ -317,7 +317,7 @@ async def test_what_is_the_programs_own_leaves_the_block_when_an_in_process_serv
     assert caught.value is error
 
 
-async def test_the_end_of_the_block_does_not_wait_for_calls_that_a_close_all_lets_finish() -> None:
+async def test_the_end_of_the_block_does_not_wait_for_a_close_all_that_drains() -> None:
     async with anyio.create_task_group() as group:
 
         async def call() -> None:
@@ -335,7 +335,7 @@ async def test_the_end_of_the_block_does_not_wait_for_calls_that_a_close_all_let
                 await eventually(lambda: not pool.servers)
 
 
-async def test_close_all_does_not_wait_for_calls_that_an_earlier_one_lets_finish() -> None:
+async def test_close_all_does_not_wait_for_an_earlier_one_that_drains() -> None:
     async with MCPPool({"calculator": InProcessServer(calculator())}) as pool, anyio.create_task_group() as group:
 
         async def call() -> None:

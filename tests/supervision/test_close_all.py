@@ -29,7 +29,7 @@ LONG = 60.0
 
 
 def is_empty(pool: MCPPool) -> bool:
-    """Whether nothing is left in any of the pool's registries."""
+    """Whether the pool's registries are all empty."""
     nothing = not pool.servers and not pool.tools and not pool.get_all_statuses() and not pool.snapshot().servers
     return nothing and pool.connected_count == 0
 
@@ -65,7 +65,7 @@ async def test_closing_many_stubborn_servers_takes_as_long_as_closing_one(tmp_pa
                 group.start_soon(pool.connect, str(number), scripted("--stubborn", "--pid-file", tmp_path / "pids"))
         began = time.monotonic()
         await pool.close_all()
-        assert time.monotonic() - began < 10  # one after the other: at least 12
+        assert time.monotonic() - began < 10  # at least 12 if it were one after another
         assert not alive(tmp_path / "pids")
 
 
@@ -98,7 +98,7 @@ async def test_a_server_that_was_added_right_before_close_all_is_gone_afterwards
         assert not alive(tmp_path / "pids")
 
 
-async def test_who_connects_while_all_is_closed_is_told_that_the_server_was_disconnected(tmp_path: Path) -> None:
+async def test_connect_during_close_all_says_that_the_server_was_disconnected(tmp_path: Path) -> None:
     async with MCPPool(connect_timeout=None) as pool, anyio.create_task_group() as group:
 
         async def connect() -> None:
@@ -111,7 +111,7 @@ async def test_who_connects_while_all_is_closed_is_told_that_the_server_was_disc
         assert is_empty(pool)
 
 
-async def test_concurrent_calls_of_close_all_all_wait_until_everything_is_gone(tmp_path: Path) -> None:
+async def test_concurrent_calls_of_close_all_all_wait_until_everything_has_ended(tmp_path: Path) -> None:
     left: list[list[int]] = []
 
     async def close() -> None:
@@ -127,7 +127,7 @@ async def test_concurrent_calls_of_close_all_all_wait_until_everything_is_gone(t
     assert left == [[]] * 5
 
 
-async def test_what_is_added_while_all_is_closed_belongs_to_the_new_generation(tmp_path: Path) -> None:
+async def test_a_server_added_during_close_all_belongs_to_the_new_child_group(tmp_path: Path) -> None:
     async with MCPPool() as pool:
         await pool.connect("old", scripted("--stubborn", "--pid-file", tmp_path / "pids", close_timeout=0.3))
         async with anyio.create_task_group() as group:
@@ -142,7 +142,7 @@ async def test_what_is_added_while_all_is_closed_belongs_to_the_new_generation(t
         assert pool.connected_count == 2
 
 
-async def test_a_server_of_the_same_id_that_is_added_meanwhile_waits_for_the_closing_one(tmp_path: Path) -> None:
+async def test_a_server_added_with_the_id_of_a_closing_one_waits_for_it(tmp_path: Path) -> None:
     config = scripted("--slow-exit", 0.25, "--pid-file", tmp_path / "pids")
     async with MCPPool() as pool:
         await pool.connect("one", config)
@@ -154,7 +154,7 @@ async def test_a_server_of_the_same_id_that_is_added_meanwhile_waits_for_the_clo
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
 
 
-async def test_another_config_is_no_conflict_with_a_server_that_close_all_is_ending() -> None:
+async def test_a_server_that_close_all_is_ending_does_not_conflict_with_another_config() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--slow-exit", 0.2))
         async with anyio.create_task_group() as group:
@@ -173,7 +173,7 @@ async def test_close_all_waits_for_servers_that_are_being_disconnected(tmp_path:
         assert not alive(tmp_path / "pids")
 
 
-async def test_cancelling_who_calls_close_all_does_not_stop_the_closing(tmp_path: Path) -> None:
+async def test_cancelling_the_caller_of_close_all_does_not_stop_it(tmp_path: Path) -> None:
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--slow-exit", 0.25, "--pid-file", tmp_path / "pids"))
         with anyio.move_on_after(0.05) as scope:
@@ -183,7 +183,7 @@ async def test_cancelling_who_calls_close_all_does_not_stop_the_closing(tmp_path
         await eventually(lambda: not alive(tmp_path / "pids"))
 
 
-async def test_close_all_by_a_caller_who_is_cancelled_already_ends_everything(tmp_path: Path) -> None:
+async def test_close_all_called_in_a_cancelled_task_ends_everything(tmp_path: Path) -> None:
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--pid-file", tmp_path / "pids"))
         with anyio.CancelScope() as scope:
@@ -203,7 +203,7 @@ async def test_calls_in_flight_are_lost_at_once_without_a_drain(tmp_path: Path) 
                 await pool.call_tool("one__sleep", {"seconds": LONG})
 
         group.start_soon(call)
-        await arrival(ledger, "sleep")  # one that was not sent yet has not run, and would wait for the next connection
+        await arrival(ledger, "sleep")  # one that had not been sent would wait for the next connection
         with anyio.fail_after(20):
             await pool.close_all()
 
@@ -224,7 +224,7 @@ async def test_calls_in_flight_may_finish_during_a_drain() -> None:
     assert [result.content[0].text for result in results] == ["slept 0.25 s"]
 
 
-async def test_calls_that_wait_for_a_slot_do_not_begin_during_a_drain(tmp_path: Path) -> None:
+async def test_calls_that_wait_for_a_slot_do_not_start_during_a_drain(tmp_path: Path) -> None:
     ledger, first, others = tmp_path / "ledger", Outcome(), [Outcome() for _ in range(5)]
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", scripted("--ledger", ledger, max_in_flight=1))
@@ -255,7 +255,7 @@ async def test_a_later_close_all_does_not_wait_for_the_drain_of_an_earlier_one(t
             await pool.close_all()
 
 
-async def test_close_all_is_one_event_for_who_listens() -> None:
+async def test_close_all_is_a_single_event_for_readers() -> None:
     async with MCPPool() as pool:
         for name in ("one", "two", "three"):
             await pool.connect(name, InProcessServer(calculator()))

@@ -40,7 +40,7 @@ def warnings(messages: list[Message]) -> list[str]:
 
 
 async def connect_cancelled(pool: MCPPool, config: StdioServer, pid_file: Path) -> None:
-    """Call `connect` and cancel the call when the process of the server runs."""
+    """Call `connect`, and cancel the call when the server's process is running."""
     async with anyio.create_task_group() as group:
         group.start_soon(pool.connect, "one", config)
         await eventually(lambda: started(pid_file))
@@ -54,7 +54,7 @@ async def test_connect_returns_true_when_the_server_is_connected() -> None:
         assert pool.connected_count == 1
 
 
-async def test_connecting_what_is_connected_with_an_equal_config_logs_a_warning_and_returns_true(
+async def test_connecting_a_connected_server_with_an_equal_config_logs_a_warning_and_returns_true(
     tmp_path: Path, record_logs: list[Message]
 ) -> None:
     options = ("--pid-file", tmp_path / "pids")
@@ -62,12 +62,12 @@ async def test_connecting_what_is_connected_with_an_equal_config_logs_a_warning_
         await pool.connect("one", scripted(*options))
         assert warnings(record_logs) == []
         assert await pool.connect("one", scripted(*options)) is True
-        assert warnings(record_logs) == ["Server 'one' is connected already"]
+        assert warnings(record_logs) == ["Server 'one' is already connected"]
         assert pool.server("one").generation == 1
     assert len(started(tmp_path / "pids")) == 1
 
 
-async def test_connecting_what_is_connected_with_another_config_is_an_error_and_disturbs_nothing(
+async def test_connecting_a_connected_server_with_another_config_is_an_error_and_disturbs_nothing(
     tmp_path: Path,
 ) -> None:
     async with MCPPool() as pool:
@@ -80,7 +80,7 @@ async def test_connecting_what_is_connected_with_another_config_is_an_error_and_
         assert (await pool.call_tool("one__pid")).content[0].text == str(*started(tmp_path / "pids"))
 
 
-async def test_another_config_for_what_is_being_connected_is_an_error_and_disturbs_nothing(tmp_path: Path) -> None:
+async def test_another_config_for_a_connecting_server_is_an_error_and_disturbs_nothing(tmp_path: Path) -> None:
     config = scripted("--slow-start", 0.25, "--pid-file", tmp_path / "pids")
     async with MCPPool() as pool:
         async with anyio.create_task_group() as group:
@@ -121,7 +121,7 @@ async def test_connect_may_be_called_again_after_a_failure() -> None:
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
 
 
-async def test_concurrent_connects_of_one_id_join_one_attempt(tmp_path: Path) -> None:
+async def test_concurrent_connects_of_one_id_share_one_attempt(tmp_path: Path) -> None:
     outcomes: list[bool] = []
 
     async def connect() -> None:
@@ -136,7 +136,7 @@ async def test_concurrent_connects_of_one_id_join_one_attempt(tmp_path: Path) ->
     assert len(started(tmp_path / "pids")) == 1
 
 
-async def test_an_attempt_that_fails_fails_for_all_who_joined_each_with_an_error_of_its_own(tmp_path: Path) -> None:
+async def test_when_a_shared_attempt_fails_each_caller_gets_its_own_error(tmp_path: Path) -> None:
     errors: list[ConnectError] = []
 
     async def connect() -> None:
@@ -152,7 +152,7 @@ async def test_an_attempt_that_fails_fails_for_all_who_joined_each_with_an_error
     assert len(started(tmp_path / "pids")) == 1
 
 
-async def test_an_attempt_goes_on_when_one_of_its_waiters_is_cancelled(tmp_path: Path) -> None:
+async def test_an_attempt_continues_when_one_of_its_callers_is_cancelled(tmp_path: Path) -> None:
     config = scripted("--slow-start", 0.25, "--pid-file", tmp_path / "pids")
     outcomes: list[bool] = []
 
@@ -168,7 +168,7 @@ async def test_an_attempt_goes_on_when_one_of_its_waiters_is_cancelled(tmp_path:
     assert len(started(tmp_path / "pids")) == 1
 
 
-async def test_an_attempt_is_cancelled_with_its_last_waiter(tmp_path: Path) -> None:
+async def test_an_attempt_is_cancelled_with_its_last_caller(tmp_path: Path) -> None:
     config = scripted("--never-answer", "--pid-file", tmp_path / "pids")
     async with MCPPool(connect_timeout=None) as pool:
         async with anyio.create_task_group() as group:
@@ -181,7 +181,7 @@ async def test_an_attempt_is_cancelled_with_its_last_waiter(tmp_path: Path) -> N
     assert len(started(tmp_path / "pids")) == 1
 
 
-async def test_connect_can_be_called_right_after_the_last_waiter_was_cancelled(tmp_path: Path) -> None:
+async def test_connect_can_be_called_right_after_the_last_caller_was_cancelled(tmp_path: Path) -> None:
     config = scripted("--slow-start", 0.3, "--pid-file", tmp_path / "pids")
     async with MCPPool() as pool:
         await connect_cancelled(pool, config, tmp_path / "pids")
@@ -190,7 +190,7 @@ async def test_connect_can_be_called_right_after_the_last_waiter_was_cancelled(t
         assert len(alive(tmp_path / "pids")) == 1
 
 
-async def test_an_attempt_of_add_goes_on_when_all_who_joined_it_are_cancelled(tmp_path: Path) -> None:
+async def test_an_attempt_started_by_add_continues_when_all_callers_of_connect_are_cancelled(tmp_path: Path) -> None:
     config = scripted("--slow-start", 0.25, "--pid-file", tmp_path / "pids")
     async with MCPPool() as pool:
         pool.add("one", config)
@@ -199,7 +199,7 @@ async def test_an_attempt_of_add_goes_on_when_all_who_joined_it_are_cancelled(tm
     assert len(started(tmp_path / "pids")) == 1
 
 
-async def test_connect_attempts_at_once_when_the_server_is_backing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_does_not_wait_when_the_server_is_backing_off(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True), Life())
     async with MCPPool(restart=A_WHILE) as pool:
         pool.add("one", FAKE)
@@ -209,7 +209,7 @@ async def test_connect_attempts_at_once_when_the_server_is_backing_off(monkeypat
         assert len(wire.attempts) == 2
 
 
-async def test_connect_attempts_at_once_when_the_server_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_does_not_wait_when_the_server_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(is_final=True), Life())
     async with MCPPool() as pool:
         pool.add("one", FAKE)
@@ -244,7 +244,7 @@ async def test_many_connects_of_a_server_that_is_backing_off_cause_one_attempt(m
         assert len(wire.attempts) == 2
 
 
-async def test_connect_waits_until_a_closing_server_of_its_id_has_gone(tmp_path: Path) -> None:
+async def test_connect_waits_until_a_closing_server_with_the_same_id_has_ended(tmp_path: Path) -> None:
     config = scripted("--slow-exit", 0.25, "--pid-file", tmp_path / "pids")
     async with MCPPool() as pool:
         await pool.connect("one", config)
@@ -256,7 +256,7 @@ async def test_connect_waits_until_a_closing_server_of_its_id_has_gone(tmp_path:
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
 
 
-async def test_a_connected_server_is_kept_alive_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connected_server_is_supervised_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     async with MCPPool(restart=RestartPolicy(initial_delay=0)) as pool:
         await pool.connect("one", FAKE)
@@ -272,7 +272,7 @@ async def test_add_returns_at_once() -> None:
         await pool.wait_ready("one")
 
 
-async def test_what_was_added_keeps_trying_under_its_restart_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_added_server_is_retried_under_its_restart_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(fails=True), Life(fails=True), Life(fails=True), Life())
     async with MCPPool(restart=RestartPolicy(initial_delay=0.01)) as pool:
         pool.add("one", FAKE)
@@ -280,7 +280,7 @@ async def test_what_was_added_keeps_trying_under_its_restart_policy(monkeypatch:
         assert pool.server("one").state.attempt == 4
 
 
-async def test_adding_a_living_id_with_an_equal_config_does_nothing() -> None:
+async def test_adding_a_current_id_with_an_equal_config_does_nothing() -> None:
     server = calculator()
     async with MCPPool() as pool, pool.events() as events:
         pool.add("one", InProcessServer(server))
@@ -294,7 +294,7 @@ async def test_adding_a_living_id_with_an_equal_config_does_nothing() -> None:
     assert [event async for event in events if isinstance(event, ServerAdded)] == [ServerAdded("one")]
 
 
-async def test_adding_a_living_id_with_another_config_is_an_error_and_disturbs_nothing() -> None:
+async def test_adding_a_current_id_with_another_config_is_an_error_and_disturbs_nothing() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         with pytest.raises(ConfigError) as caught:
@@ -304,7 +304,7 @@ async def test_adding_a_living_id_with_another_config_is_an_error_and_disturbs_n
         assert pool.server("one").generation == 1
 
 
-async def test_adding_what_is_being_connected_keeps_it_when_the_attempt_fails(
+async def test_add_keeps_a_connecting_server_when_its_attempt_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_wire(monkeypatch, Life(handshake=0.1, fails=True))
@@ -320,8 +320,8 @@ async def test_adding_what_is_being_connected_keeps_it_when_the_attempt_fails(
         await eventually(lambda: isinstance(pool.server("one").state, BackingOff))
 
 
-async def test_adding_what_has_just_failed_to_connect_keeps_trying(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short the time between the failure and the end of the child, `add` is never forgotten in it."""
+async def test_add_retries_a_server_whose_connect_has_just_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short the time between the failure and the end of the child, an `add` in between is not lost."""
     fake_wire(monkeypatch, Life(fails=True), Life())
 
     async def add_at_once() -> None:
@@ -340,7 +340,7 @@ async def test_adding_what_has_just_failed_to_connect_keeps_trying(monkeypatch: 
         await pool.wait_ready("one")
 
 
-async def test_connecting_what_has_just_failed_to_connect_attempts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_retries_a_server_whose_connect_has_just_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     wire.script = lambda _attempt: Life(fails=len(wire.attempts) == 0)
 
@@ -358,7 +358,7 @@ async def test_connecting_what_has_just_failed_to_connect_attempts_again(monkeyp
             try:
                 await pool.connect("one", FAKE)
             except ConnectError:
-                pass  # of the first attempt, unless it joined the second
+                pass  # from the first attempt, unless it joined the second
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
         assert len(wire.attempts) == 2
 

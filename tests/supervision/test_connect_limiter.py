@@ -1,4 +1,4 @@
-"""How many servers are connected at once (`max_connecting`), by a virtual clock."""
+"""How many servers connect at once (`max_connecting`), with a virtual clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     pass
 
 HANGS = 1e6
-"""Seconds of a handshake that nobody waits for."""
+"""Seconds: longer than anything waits for a handshake."""
 EXACT = RestartPolicy(jitter=0.0)
 MOMENT = 0.001
 
@@ -36,19 +36,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Life) -> FakeWire:
-    """A fake wire on which some servers have a life of their own."""
+    """A fake wire on which some servers behave differently."""
     wire = fake_wire(monkeypatch)
     wire.script = lambda attempt: lives.get(attempt.target.server_id, others)
     return wire
 
 
 def most_at_once(times: list[float], lasting: float) -> int:
-    """How many of the attempts that begin at these times are under way together, at most."""
-    return max(sum(begun <= time < begun + lasting - MOMENT for begun in times) for time in times)
+    """The largest number of attempts, starting at these times, that run at the same time."""
+    return max(sum(start <= time < start + lasting - MOMENT for start in times) for time in times)
 
 
-def begun(wire: FakeWire) -> dict[str, float]:
-    """When the first attempt of each server began, in the order of the attempts."""
+def start_times(wire: FakeWire) -> dict[str, float]:
+    """When the first attempt of each server started, in the order of the attempts."""
     times = dict[str, float]()
     for attempt, time in zip(wire.attempts, wire.times, strict=True):
         times.setdefault(attempt.target.server_id, time)
@@ -56,7 +56,7 @@ def begun(wire: FakeWire) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("slots", "servers"), [(1, 20), (3, 50), (16, 200), (500, 200)])
-async def test_no_more_than_max_connecting_are_connected_at_once_and_all_come_up(
+async def test_no_more_than_max_connecting_servers_connect_at_once_and_all_of_them_connect(
     monkeypatch: pytest.MonkeyPatch, slots: int, servers: int
 ) -> None:
     wire, handshake = fake_wire(monkeypatch, Life(handshake=0.4)), 0.4
@@ -71,14 +71,14 @@ async def test_no_more_than_max_connecting_are_connected_at_once_and_all_come_up
         assert len(wire.attempts) == servers
 
 
-async def test_left_alone_sixteen_are_connected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sixteen_servers_connect_at_once_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(handshake=0.5))
     async with MCPPool({str(number): FAKE for number in range(40)}) as pool:
         assert pool.connected_count == 40
     assert most_at_once(wire.times, 0.5) == 16
 
 
-async def test_servers_are_connected_in_the_order_in_which_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_servers_connect_in_the_order_in_which_they_were_added(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(handshake=0.1))
     ids = [str(number) for number in range(30)]
     async with MCPPool(max_connecting=2) as pool:
@@ -89,10 +89,10 @@ async def test_servers_are_connected_in_the_order_in_which_they_came(monkeypatch
             pool.add(server_id, FAKE)
         await pool.wait_ready()
     order = [int(attempt.target.server_id) for attempt in wire.attempts]
-    assert all(abs(place - number) <= 1 for place, number in enumerate(order))  # two begin in one moment
+    assert all(abs(place - number) <= 1 for place, number in enumerate(order))  # two start at the same moment
 
 
-async def test_an_attempt_that_hangs_holds_its_slot_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_attempt_that_hangs_holds_its_slot_only_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     hung = [f"hung {number}" for number in range(4)]
     wire = wire_of(monkeypatch, dict.fromkeys(hung, Life(handshake=HANGS)), Life(handshake=0.1))
     async with MCPPool(max_connecting=2) as pool:
@@ -102,11 +102,11 @@ async def test_an_attempt_that_hangs_holds_its_slot_for_a_moment_only(monkeypatc
         await pool.wait_ready(*map(str, range(10)))
         assert anyio.current_time() - start == pytest.approx(2 * SLOT_TIME + 5 * 0.1)
         assert all(pool.get_status(server_id) is ConnectionStatus.CONNECTING for server_id in hung)
-        times = begun(wire)
+        times = start_times(wire)
         assert [times[server_id] - start for server_id in hung] == pytest.approx([0, 0, SLOT_TIME, SLOT_TIME])
 
 
-async def test_servers_that_all_hang_do_not_hold_up_those_behind_them_for_ever(
+async def test_servers_that_all_hang_do_not_block_the_others_forever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = wire_of(monkeypatch, {"last": Life(handshake=0.1)}, Life(handshake=HANGS))
@@ -120,7 +120,7 @@ async def test_servers_that_all_hang_do_not_hold_up_those_behind_them_for_ever(
     assert most_at_once(wire.times, SLOT_TIME) == 10
 
 
-async def test_an_attempt_that_fails_leaves_its_slot_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_attempt_that_fails_releases_its_slot_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wire_of(monkeypatch, {"good": Life(handshake=0.1)}, Life(handshake=0.2, fails=True))
     async with MCPPool(max_connecting=1, restart=RestartPolicy.never()) as pool:
         start = anyio.current_time()
@@ -131,7 +131,9 @@ async def test_an_attempt_that_fails_leaves_its_slot_at_once(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("end", ["disconnect", "cancelled connect"])
-async def test_an_attempt_that_is_cancelled_leaves_its_slot_at_once(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+async def test_an_attempt_that_is_cancelled_releases_its_slot_at_once(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
     wire = wire_of(monkeypatch, {"hung": Life(handshake=HANGS)}, Life())
     async with MCPPool(max_connecting=1) as pool, anyio.create_task_group() as group:
         start = anyio.current_time()
@@ -145,16 +147,16 @@ async def test_an_attempt_that_is_cancelled_leaves_its_slot_at_once(monkeypatch:
         await anyio.sleep(0.1)
         pool.add("next", FAKE)
         await anyio.sleep(0.2)
-        assert "next" not in begun(wire)
+        assert "next" not in start_times(wire)
         if end == "disconnect":
             await pool.disconnect("hung")
         else:
             scope.cancel()
         await pool.wait_ready("next")
-        assert begun(wire)["next"] - start == pytest.approx(0.3)
+        assert start_times(wire)["next"] - start == pytest.approx(0.3)
 
 
-async def test_who_waits_for_a_slot_can_leave_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_attempt_cancelled_while_it_waits_for_a_slot_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = wire_of(monkeypatch, {"first": Life(handshake=0.5)}, Life(handshake=0.1))
     async with MCPPool(max_connecting=1) as pool:
         start = anyio.current_time()
@@ -165,12 +167,12 @@ async def test_who_waits_for_a_slot_can_leave_and_holds_up_nobody(monkeypatch: p
         assert await pool.disconnect("also leaves")
         assert anyio.current_time() - start == pytest.approx(0.2)
         await pool.wait_ready()
-        assert {key: time - start for key, time in begun(wire).items()} == pytest.approx(
+        assert {key: time - start for key, time in start_times(wire).items()} == pytest.approx(
             {"first": 0.0, "stays": 0.5, "last": 0.6}
         )
 
 
-async def test_close_all_waits_for_no_slot_and_leaves_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_all_does_not_wait_for_slots_and_releases_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = wire_of(monkeypatch, {"new": Life(handshake=0.1)}, Life(handshake=HANGS))
     async with MCPPool(max_connecting=3) as pool:
         for number in range(50):
@@ -183,7 +185,7 @@ async def test_close_all_waits_for_no_slot_and_leaves_all_of_them(monkeypatch: p
     assert len(wire.attempts) == 4
 
 
-async def test_connections_that_are_lost_together_are_connected_again_by_slots_too(
+async def test_connections_that_are_lost_together_also_need_slots_to_reconnect(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch, Life(handshake=0.3))
@@ -198,7 +200,7 @@ async def test_connections_that_are_lost_together_are_connected_again_by_slots_t
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_whoever_comes_and_goes_no_slot_is_lost(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+async def test_no_slot_is_lost_whatever_happens_to_attempts(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     chance = random.Random(seed)
     wire = fake_wire(monkeypatch)
     wire.script = lambda _attempt: Life(
@@ -230,7 +232,7 @@ async def test_whoever_comes_and_goes_no_slot_is_lost(monkeypatch: pytest.Monkey
         assert most_at_once(wire.times, 0.1) == 2
 
 
-async def test_a_slot_that_was_left_cannot_be_left_again_for_another() -> None:
+async def test_releasing_a_slot_twice_does_not_release_another() -> None:
     limiter = ConnectLimiter(1)
     first = await limiter.acquire()
     limiter.release(first)
@@ -245,14 +247,14 @@ async def test_a_slot_that_was_left_cannot_be_left_again_for_another() -> None:
     assert anyio.current_time() == start
 
 
-async def test_the_wait_for_a_slot_counts_as_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_timeout_includes_the_wait_for_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     hung = [f"hung {number}" for number in range(4)]
     wire = wire_of(monkeypatch, dict.fromkeys(hung, Life(handshake=HANGS)), Life())
     async with MCPPool(max_connecting=1) as pool:
         start = anyio.current_time()
         for server_id in hung:
             pool.add(server_id, FAKE)
-        with pytest.raises(ConnectTimeout, match="no slot to connect within connect_timeout=2") as caught:
+        with pytest.raises(ConnectTimeout, match="no connect slot within connect_timeout=2") as caught:
             await pool.connect("late", StdioServer("never-run", connect_timeout=2))
         assert anyio.current_time() - start == pytest.approx(2)
         assert (caught.value.attempt, caught.value.phase, caught.value.retryable) == (1, "spawn", True)

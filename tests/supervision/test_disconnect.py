@@ -39,7 +39,7 @@ def warnings(messages: list[Message]) -> list[str]:
 
 
 async def calling(pool: MCPPool, name: str, seconds: float, into: list[object]) -> None:
-    """Call a tool `sleep` and keep what comes of it."""
+    """Call the tool `sleep` and record the outcome."""
     try:
         into.append(await pool.call_tool(name, {"seconds": seconds}))
     except (ConnectionLost, ServerUnavailable, UnknownServer) as error:
@@ -58,17 +58,17 @@ async def test_disconnect_waits_for_the_end_of_the_server_and_returns_true(tmp_p
 async def test_disconnecting_an_unknown_id_logs_a_warning_and_returns_false(record_logs: list[Message]) -> None:
     async with MCPPool() as pool:
         assert await pool.disconnect("one") is False
-        assert warnings(record_logs) == ["No server 'one' to disconnect"]
+        assert warnings(record_logs) == ["There is no server 'one' to disconnect"]
         assert pool.get_status("one") is None
 
 
-async def test_disconnecting_a_left_id_logs_a_warning_and_returns_false(record_logs: list[Message]) -> None:
+async def test_disconnecting_a_disconnected_id_logs_a_warning_and_returns_false(record_logs: list[Message]) -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         assert await pool.disconnect("one") is True
         assert warnings(record_logs) == []
         assert await pool.disconnect("one") is False
-        assert warnings(record_logs) == ["No server 'one' to disconnect"]
+        assert warnings(record_logs) == ["There is no server 'one' to disconnect"]
         assert pool.get_status("one") is ConnectionStatus.DISCONNECTED
 
 
@@ -111,7 +111,7 @@ async def test_calls_that_outlast_the_drain_are_lost(tmp_path: Path) -> None:
     assert results[0].may_have_run
 
 
-async def test_a_server_that_dies_during_the_drain_is_disconnected_at_once_and_not_restarted(tmp_path: Path) -> None:
+async def test_a_server_that_exits_during_the_drain_is_disconnected_at_once_and_not_restarted(tmp_path: Path) -> None:
     results: list[object] = []
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--ledger", tmp_path / "ledger", "--pid-file", tmp_path / "pids"))
@@ -196,7 +196,7 @@ async def test_concurrent_disconnects_of_one_id_all_wait_for_its_end(tmp_path: P
     assert outcomes == [(True, [])] * 3
 
 
-async def test_a_disconnect_that_is_cancelled_while_it_drains_ends_the_server_all_the_same(tmp_path: Path) -> None:
+async def test_a_disconnect_cancelled_during_the_drain_still_ends_the_server(tmp_path: Path) -> None:
     results: list[object] = []
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", scripted("--pid-file", tmp_path / "pids"))
@@ -208,7 +208,7 @@ async def test_a_disconnect_that_is_cancelled_while_it_drains_ends_the_server_al
         assert not alive(tmp_path / "pids")
 
 
-async def test_a_disconnect_that_is_cancelled_while_the_server_leaves_ends_it_all_the_same(tmp_path: Path) -> None:
+async def test_a_disconnect_cancelled_while_the_server_closes_still_ends_it(tmp_path: Path) -> None:
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--slow-exit", 0.25, "--pid-file", tmp_path / "pids"))
         with anyio.move_on_after(0.05):
@@ -219,7 +219,7 @@ async def test_a_disconnect_that_is_cancelled_while_the_server_leaves_ends_it_al
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize("ending", ["disconnect", "close_all"])
-async def test_a_tool_that_ends_its_own_server_does_not_stop_the_closing(mode: str, ending: str) -> None:
+async def test_a_tool_that_ends_its_own_server_does_not_stop_the_disconnect(mode: str, ending: str) -> None:
     record: list[str] = []
     server = calculator(record)
 
@@ -237,7 +237,7 @@ async def test_a_tool_that_ends_its_own_server_does_not_stop_the_closing(mode: s
 
 
 async def test_the_end_of_a_successor_that_never_connected_waits_for_its_predecessor(tmp_path: Path) -> None:
-    """Otherwise a third server of that id would not know of the first, and attempt while it still lives."""
+    """Otherwise a third server with that id would not wait for the first and would connect while it is still running."""
     config = scripted("--slow-exit", 0.4, "--pid-file", tmp_path / "pids")
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", config)

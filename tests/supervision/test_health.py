@@ -1,4 +1,4 @@
-"""Silence on real wires: who is asked and how, what counts as life, and what becomes of a server that is stopped."""
+"""Health checks on real transports: what is probed, what counts as activity, how a stopped server is detected."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ if TYPE_CHECKING:
 
 SOON = RestartPolicy(initial_delay=0.01, max_delay=0.1)
 HASTY = HealthCheck(interval=1.2, timeout=0.2, failure_threshold=2)
-"""For servers that are to be found dead."""
+"""For servers whose silence is to be detected."""
 PATIENT = HealthCheck(interval=0.05, timeout=20)
-"""For servers that are to be asked often, and to be found alive however slow the machine is."""
+"""For servers that are probed often and never considered lost, however slow the machine is."""
 RARE = HealthCheck(interval=1e6, timeout=20)
-"""For servers that are to be asked in doubt only."""
+"""For servers that are probed only when they are suspect."""
 QUESTIONS = {"ping": "legacy", "server/discover": "modern"}
 
 
 def asked(ledger: Path) -> list[str]:
-    """The questions that came to a server after its first listing, over all its starts."""
+    """The probes that a server received after its first listing, over all its starts."""
     methods = [line["method"] for line in read_lines(ledger) if line.get("method")]
     behind = methods[methods.index("tools/list") :] if "tools/list" in methods else []
     return [method for method in behind if method in QUESTIONS]
 
 
 def channel_of(pool: MCPPool) -> Channel:
-    """The wire of the server `s`."""
+    """The channel of the server `s`."""
     return connection_of(pool, "s").channel
 
 
 def url_spec(server: ServerProcess, wire: str, **fields: Any) -> HttpServer | SseServer:
-    """A specification of a server behind a URL."""
+    """The spec of a server behind a URL."""
     return SseServer(server.sse_url, **fields) if wire == "sse" else HttpServer(server.url, **fields)
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_stdio_server_that_is_stopped_is_found_dead_killed_with_its_group_and_connected_again(
+async def test_a_stopped_stdio_server_is_detected_killed_with_its_process_group_and_reconnected(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger, pids, call = tmp_path / "ledger", tmp_path / "pids", Outcome()
@@ -73,14 +73,14 @@ async def test_a_stdio_server_that_is_stopped_is_found_dead_killed_with_its_grou
         assert call.error.may_have_run
         assert "failed 2 health checks in a row (0.2 s each)" in str(call.error)
         await eventually(lambda: pool.server("s").generation >= 2)
-        assert not is_alive(first[0])  # before the next was connected
+        assert not is_alive(first[0])  # before the next one was connected
         await eventually(lambda: not any(map(is_alive, first)))  # the helper was killed with it
         assert len(first) == 2
         assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_stdio_server_is_asked_in_the_manner_of_its_protocol_which_changes_nothing(
+async def test_a_stdio_server_is_probed_as_its_protocol_requires_without_side_effects(
     options: Sequence[str], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -96,7 +96,7 @@ async def test_a_stdio_server_is_asked_in_the_manner_of_its_protocol_which_chang
         assert (server.generation, server.status) == (1, ConnectionStatus.CONNECTED)
 
 
-async def test_without_a_check_a_server_is_never_asked(tmp_path: Path) -> None:
+async def test_without_a_health_check_a_server_is_never_probed(tmp_path: Path) -> None:
     asking, never = tmp_path / "asking", tmp_path / "never"
     servers = {"asking": with_ledger(asking), "never": with_ledger(never, health=None)}
     async with MCPPool(servers, health=PATIENT) as pool:
@@ -108,14 +108,14 @@ async def test_without_a_check_a_server_is_never_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_notifications_and_progress_are_life_over_stdio(options: Sequence[str], tmp_path: Path) -> None:
+async def test_notifications_and_progress_count_as_activity_over_stdio(options: Sequence[str], tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, *options)}, health=RARE) as pool, anyio.create_task_group() as group:
         group.start_soon(pool.call_tool, "s__hold", {"key": "a"})
         await arrival(ledger, "hold")
         channel = channel_of(pool)
         before = channel.activity_count
-        await pool.call_tool("s__advance", {"key": "a"})  # brings the progress of the other call, and an answer
+        await pool.call_tool("s__advance", {"key": "a"})  # delivers the progress of the other call, and a response
         assert channel.activity_count > before
         assert channel.last_activity_at == pytest.approx(anyio.current_time(), abs=5)
         await pool.call_tool("s__release", {"key": "a"})
@@ -123,7 +123,7 @@ async def test_notifications_and_progress_are_life_over_stdio(options: Sequence[
 
 
 @pytest.mark.parametrize(("wire", "options"), [("http", ()), ("http", ("--modern",)), ("sse", ())])
-async def test_each_message_on_a_stream_is_life_behind_a_url(wire: str, options: Sequence[str]) -> None:
+async def test_each_message_on_a_stream_counts_as_activity_behind_a_url(wire: str, options: Sequence[str]) -> None:
     async with (
         raw_server(*options) as server,
         MCPPool({"s": url_spec(server, wire)}, health=RARE) as pool,
@@ -138,7 +138,7 @@ async def test_each_message_on_a_stream_is_life_behind_a_url(wire: str, options:
 
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
-async def test_older_servers_behind_a_url_are_pinged(wire: str, tmp_path: Path) -> None:
+async def test_legacy_servers_behind_a_url_are_pinged(wire: str, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server(ledger=ledger) as server,
@@ -149,9 +149,7 @@ async def test_older_servers_behind_a_url_are_pinged(wire: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("wire", ["http", "sse"])
-async def test_an_older_server_behind_a_url_that_is_stopped_is_found_dead_and_comes_back(
-    wire: str, tmp_path: Path
-) -> None:
+async def test_a_stopped_legacy_server_behind_a_url_is_detected_and_reconnects(wire: str, tmp_path: Path) -> None:
     ledger, call = tmp_path / "ledger", Outcome()
     async with (
         raw_server(ledger=ledger) as server,
@@ -169,7 +167,7 @@ async def test_an_older_server_behind_a_url_that_is_stopped_is_found_dead_and_co
         assert pool.server("s").generation >= 2
 
 
-async def test_a_modern_server_behind_a_url_is_asked_only_after_a_call_that_failed_or_took_too_long_and_then_once(
+async def test_a_modern_server_behind_a_url_is_probed_once_after_a_call_that_failed_or_timed_out(
     tmp_path: Path,
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -178,7 +176,7 @@ async def test_a_modern_server_behind_a_url_is_asked_only_after_a_call_that_fail
         MCPPool({"s": HttpServer(server.url)}, health=HealthCheck(interval=0.05, timeout=20)) as pool,
     ):
         assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
-        await anyio.sleep(0.3)  # several intervals: it is not asked, however long it is silent
+        await anyio.sleep(0.3)  # several intervals: it is not probed, however long it is silent
         assert asked(ledger) == []
         with pytest.raises(ConnectionLost):
             await pool.call_tool("s__pid")
@@ -191,7 +189,7 @@ async def test_a_modern_server_behind_a_url_is_asked_only_after_a_call_that_fail
         assert (pool.server("s").generation, pool.get_status("s")) == (1, ConnectionStatus.CONNECTED)
 
 
-async def test_a_modern_server_behind_a_url_that_is_stopped_is_found_dead_once_a_call_has_timed_out(
+async def test_a_stopped_modern_server_behind_a_url_is_detected_after_a_call_has_timed_out(
     tmp_path: Path,
 ) -> None:
     async with (
@@ -208,7 +206,7 @@ async def test_a_modern_server_behind_a_url_that_is_stopped_is_found_dead_once_a
 
 
 @pytest.mark.parametrize(("do", "value"), [("silent", None), ("half_stream", "stall"), ("half_body", "stall")])
-async def test_questions_that_are_never_answered_leave_no_task_and_no_connection_behind(
+async def test_probes_that_are_never_answered_leave_no_task_and_no_connection_behind(
     do: str, value: str | None, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -219,14 +217,14 @@ async def test_questions_that_are_never_answered_leave_no_task_and_no_connection
     ):
 
         async def held(questions: int) -> tuple[int, int]:
-            """The tasks, and the connections to the server, once so many questions have been given up."""
+            """The numbers of tasks and of connections to the server, once this many probes have been given up."""
             await eventually(lambda: sum(gone["method"] == "ping" for gone in given_up(ledger)) >= questions)
             return len(anyio.get_running_tasks()), (await server.order())["connections"]
 
         tasks, connections = await held(5)
         more_tasks, more_connections = await held(25)
         assert more_tasks <= tasks + 10
-        # A server that has stood still for a moment finds more of them, until it has looked.
+        # A server that was paused for a moment counts too many of them until it has checked.
         with anyio.fail_after(PATIENCE):
             while more_connections > connections + 10:
                 _, more_connections = await held(25)
@@ -234,7 +232,7 @@ async def test_questions_that_are_never_answered_leave_no_task_and_no_connection
         assert pool.server("s").generation == 1
 
 
-async def test_a_question_that_fails_is_no_reason_to_ask_again_once_the_server_has_shown_itself(tmp_path: Path) -> None:
+async def test_a_failed_probe_is_not_repeated_once_the_server_has_shown_activity(tmp_path: Path) -> None:
     ledger, question = tmp_path / "ledger", "server/discover"
     async with (
         raw_server("--modern", ledger=ledger) as server,
@@ -247,22 +245,22 @@ async def test_a_question_that_fails_is_no_reason_to_ask_again_once_the_server_h
         await eventually(lambda: len(arrived(ledger, question)) == before + 1)
         assert words(await pool.call_tool("s__echo", {"text": "alive"})) == "alive"
         await eventually(lambda: not any("probe of" in (task.name or "") for task in anyio.get_running_tasks()))
-        await anyio.sleep(0.3)  # a second question would have come by now
+        await anyio.sleep(0.3)  # a second probe would have arrived by now
         assert len(arrived(ledger, question)) == before + 1
         assert (pool.server("s").generation, pool.get_status("s")) == (1, ConnectionStatus.CONNECTED)
 
 
-@pytest.mark.parametrize(("status", "dies"), [(405, False), (429, False), (500, True), (503, True)])
-async def test_an_http_status_below_500_is_life_and_one_from_there_on_is_not(
-    status: int, dies: bool, tmp_path: Path
+@pytest.mark.parametrize(("status", "is_lost"), [(405, False), (429, False), (500, True), (503, True)])
+async def test_an_http_status_below_500_counts_as_activity_and_a_higher_one_does_not(
+    status: int, is_lost: bool, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
-    check = HealthCheck(interval=0.1, timeout=1.5, failure_threshold=2) if dies else PATIENT
+    check = HealthCheck(interval=0.1, timeout=1.5, failure_threshold=2) if is_lost else PATIENT
     async with (
         raw_server(ledger=ledger, faults=[fault("status", status, on="ping")]) as server,
         MCPPool({"s": HttpServer(server.url, restart=RestartPolicy.never())}, health=check) as pool,
     ):
-        if dies:
+        if is_lost:
             await eventually(lambda: pool.get_status("s") is ConnectionStatus.ERROR)
             assert "health checks in a row" in str(pool.server("s").last_error)
             assert asked(ledger) == ["ping", "ping"]
@@ -272,7 +270,7 @@ async def test_an_http_status_below_500_is_life_and_one_from_there_on_is_not(
 
 
 @pytest.mark.parametrize("options", PROTOCOLS)
-async def test_a_call_that_timed_out_is_not_death(options: Sequence[str], tmp_path: Path) -> None:
+async def test_a_call_that_timed_out_leaves_the_connection_in_use(options: Sequence[str], tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with MCPPool({"s": with_ledger(ledger, *options)}, health=RARE) as pool:
         for count in (1, 2):
@@ -284,8 +282,8 @@ async def test_a_call_that_timed_out_is_not_death(options: Sequence[str], tmp_pa
 
 
 @pytest.mark.parametrize("wire", ["stdio", "http", "sse"])
-async def test_a_question_under_way_does_not_delay_a_disconnect(wire: str, tmp_path: Path) -> None:
-    """The server is stopped, and takes all of `close_timeout`; the question would wait for much longer."""
+async def test_a_running_probe_does_not_delay_a_disconnect(wire: str, tmp_path: Path) -> None:
+    """The server is stopped and takes all of `close_timeout`; the probe would wait for much longer."""
     check = HealthCheck(interval=0.1, timeout=1000)
     async with raw_server() as server:
         fields: dict[str, Any] = {"health": check, "close_timeout": 0.3}

@@ -1,4 +1,4 @@
-"""When a server that says nothing is asked, and when it is taken for dead: hours of silence in virtual time."""
+"""When a silent server is probed, and when it is considered lost: hours of silence in virtual time."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 SOME = 5 * TICK
-"""Seconds by which a question may come later than it is due."""
+"""Seconds by which a probe may be late."""
 EXACT = RestartPolicy(initial_delay=1.0, multiplier=1.0, jitter=0.0)
 NEVER = math.inf
-"""The delay of an answer that does not come."""
+"""The delay of a response that never arrives."""
 
 
 @pytest.fixture(scope="module", params=virtual_backends())
@@ -37,17 +37,17 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 @attrs.define(eq=False)
 class Session:
-    """A session whose server answers the n-th question after the n-th delay, later ones after the last."""
+    """A session whose server answers the n-th probe after the n-th delay, and later ones after the last delay."""
 
     channel: Channel
     delays: Sequence[float]
     error: Exception | None = None
-    """What the SDK raises instead of an answer, which then is no activity."""
+    """What the SDK raises instead of returning a response; this is not activity."""
     asked: list[float] = attrs.Factory(list)
-    """When it was asked."""
+    """When it was probed."""
 
     async def send_discover(self, _version: str) -> None:
-        """Answer, or do not."""
+        """Answer the probe, or do not."""
         self.asked.append(anyio.current_time())
         await anyio.sleep(self.delays[min(len(self.asked), len(self.delays)) - 1])
         if self.error is not None:
@@ -58,7 +58,7 @@ class Session:
 def silent_wire(
     monkeypatch: pytest.MonkeyPatch, *delays: float, error: Exception | None = None
 ) -> tuple[FakeWire, list[Session]]:
-    """A fake wire whose servers say nothing unless they are asked, and their sessions in the order of the attempts."""
+    """A fake wire whose servers are silent unless they are probed, and their sessions in the order of the attempts."""
     sessions = list[Session]()
 
     def session(channel: Channel) -> Session:
@@ -70,11 +70,11 @@ def silent_wire(
 
 
 def later(times: Sequence[float]) -> list[Any]:
-    """These times, or a little later."""
+    """Match these times, or a little later."""
     return [pytest.approx(time + SOME / 2, abs=SOME / 2) for time in times]
 
 
-async def test_a_silent_server_is_asked_after_each_interval_of_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_server_is_probed_after_each_interval_of_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     _, sessions = silent_wire(monkeypatch, 0)
     async with MCPPool({"s": FAKE}) as pool:
         start = anyio.current_time()
@@ -91,13 +91,13 @@ async def test_a_silent_server_is_asked_after_each_interval_of_silence(monkeypat
         HealthCheck(interval=1, timeout=7, failure_threshold=4),
     ],
 )
-async def test_a_server_that_does_not_answer_is_lost_after_so_many_misses(
+async def test_a_server_that_does_not_answer_is_lost_after_failure_threshold_probes(
     monkeypatch: pytest.MonkeyPatch, check: HealthCheck
 ) -> None:
     wire, sessions = silent_wire(monkeypatch, NEVER)
     async with MCPPool({"s": FAKE}, health=check, restart=EXACT) as pool:
-        start, dead = anyio.current_time(), check.interval + check.failure_threshold * check.timeout
-        await anyio.sleep(dead - 0.01)
+        start, lost_after = anyio.current_time(), check.interval + check.failure_threshold * check.timeout
+        await anyio.sleep(lost_after - 0.01)
         assert pool.get_status("s") is ConnectionStatus.CONNECTED
         await anyio.sleep(check.failure_threshold * SOME)
         assert pool.get_status("s") is ConnectionStatus.ERROR
@@ -106,17 +106,17 @@ async def test_a_server_that_does_not_answer_is_lost_after_so_many_misses(
         assert f"failed {check.failure_threshold} health checks in a row ({check.timeout} s each)" in str(error)
         assert len(sessions[0].asked) == check.failure_threshold
         await pool.wait_ready("s")
-        assert wire.times[-1] - start == pytest.approx(dead + 1, abs=check.failure_threshold * SOME)
+        assert wire.times[-1] - start == pytest.approx(lost_after + 1, abs=check.failure_threshold * SOME)
 
 
-async def test_a_new_connection_is_watched_like_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_connection_is_probed_like_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     wire, _ = silent_wire(monkeypatch, NEVER)
     async with MCPPool({"s": FAKE}, restart=EXACT):
         await anyio.sleep(10 * (30 + 2 * 10 + 1) + 5)
     assert len(wire.attempts) == 11
 
 
-async def test_whatever_arrives_postpones_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_any_activity_postpones_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     wire, sessions = silent_wire(monkeypatch, 0)
     async with MCPPool({"s": FAKE}):
         start = anyio.current_time()
@@ -126,7 +126,7 @@ async def test_whatever_arrives_postpones_the_question(monkeypatch: pytest.Monke
         assert [time - start for time in sessions[0].asked] == later([50])
 
 
-async def test_nothing_is_asked_while_traffic_flows(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_probe_is_sent_while_messages_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     wire, sessions = silent_wire(monkeypatch, 0)
     async with MCPPool({"s": FAKE}):
         for _ in range(500):
@@ -135,7 +135,7 @@ async def test_nothing_is_asked_while_traffic_flows(monkeypatch: pytest.MonkeyPa
         assert sessions[0].asked == []
 
 
-async def test_one_miss_of_two_is_forgiven_when_it_answers_then(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_resets_the_count_of_failed_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     _, sessions = silent_wire(monkeypatch, *[NEVER, 0] * 50)
     async with MCPPool({"s": FAKE}) as pool:
         start = anyio.current_time()
@@ -145,10 +145,10 @@ async def test_one_miss_of_two_is_forgiven_when_it_answers_then(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("after", [9.9, 10 + TICK / 2, 10.2, 15, 19.9])
-async def test_an_answer_that_comes_late_is_life_at_whatever_moment(
+async def test_a_late_answer_counts_as_activity_whenever_it_arrives(
     monkeypatch: pytest.MonkeyPatch, after: float
 ) -> None:
-    """During the first question, between the two, during the second."""
+    """During the first probe, between the two, during the second."""
     wire, sessions = silent_wire(monkeypatch, NEVER)
     async with MCPPool({"s": FAKE}) as pool:
         await anyio.sleep(30 + SOME)
@@ -162,7 +162,7 @@ async def test_an_answer_that_comes_late_is_life_at_whatever_moment(
 
 
 @pytest.mark.parametrize("answers", [True, False])
-async def test_a_question_that_fails_at_once_is_a_miss_only_after_its_time(
+async def test_a_probe_that_is_rejected_at_once_fails_only_after_its_timeout(
     monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
     wire, sessions = silent_wire(monkeypatch, 0, error=MCPError(-32603, "bad gateway"))
@@ -176,8 +176,8 @@ async def test_a_question_that_fails_at_once_is_a_miss_only_after_its_time(
         assert (pool.server("s").last_error is None) is answers
 
 
-async def test_a_time_out_longer_than_that_of_the_sdk_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK gives `server/discover` up after 10 s by itself."""
+async def test_a_probe_timeout_longer_than_the_sdks_own_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK itself gives up on `server/discover` after 10 s."""
     wire, sessions = silent_wire(monkeypatch, 10, error=MCPError(-32001, "timed out"))
     async with MCPPool({"s": FAKE}, health=HealthCheck(interval=5, timeout=60, failure_threshold=1)) as pool:
         await anyio.sleep(5 + 50)
@@ -188,7 +188,7 @@ async def test_a_time_out_longer_than_that_of_the_sdk_holds(monkeypatch: pytest.
         assert len(sessions[0].asked) == 2
 
 
-async def test_an_error_for_an_answer_is_life(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_response_counts_as_activity(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(session: Session, _version: str) -> None:
         session.asked.append(anyio.current_time())
         session.channel.note_activity()
@@ -211,7 +211,7 @@ async def test_an_error_for_an_answer_is_life(monkeypatch: pytest.MonkeyPatch) -
         (HealthCheck(interval=1e9), {"health": HealthCheck()}, True),
     ],
 )
-async def test_without_a_check_nothing_is_asked_and_a_servers_own_stands_before_the_pools(
+async def test_a_servers_own_health_check_overrides_the_pools_and_none_sends_no_probes(
     monkeypatch: pytest.MonkeyPatch, pools: HealthCheck | None, own: dict[str, Any], asks: bool
 ) -> None:
     wire, sessions = silent_wire(monkeypatch, 0)
@@ -221,8 +221,8 @@ async def test_without_a_check_nothing_is_asked_and_a_servers_own_stands_before_
         assert bool(sessions[0].asked) is asks
 
 
-async def test_a_doubt_is_a_question_at_once_and_one_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for a server over modern HTTP, from which nothing is to be heard unless it is asked."""
+async def test_a_suspect_server_is_probed_at_once_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a modern server over HTTP, which sends nothing unless it gets a request."""
     wire, sessions = silent_wire(monkeypatch, 0)
     async with MCPPool({"s": FAKE}):
         wire.channels["s"].probe_when_idle = False
@@ -235,7 +235,7 @@ async def test_a_doubt_is_a_question_at_once_and_one_only(monkeypatch: pytest.Mo
         assert [time - start for time in sessions[0].asked] == later([0])
 
 
-async def test_a_doubt_that_is_not_answered_is_a_loss_also_where_silence_means_nothing(
+async def test_a_suspect_server_that_does_not_answer_is_lost_even_where_silence_means_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire, sessions = silent_wire(monkeypatch, NEVER)
@@ -247,7 +247,7 @@ async def test_a_doubt_that_is_not_answered_is_a_loss_also_where_silence_means_n
         assert len(sessions[0].asked) == 2
 
 
-async def test_a_server_in_process_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_in_process_server_is_never_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[str]()
     servers = {mode: InProcessServer(calculator(), mode=mode) for mode in ("auto", "legacy")}
     async with MCPPool(servers, health=HealthCheck(interval=1)) as pool:
@@ -258,7 +258,7 @@ async def test_a_server_in_process_is_never_asked(monkeypatch: pytest.MonkeyPatc
         assert pool.connected_count == 2
 
 
-async def test_idle_servers_that_are_watched_need_no_tasks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_checks_need_no_task_per_server(monkeypatch: pytest.MonkeyPatch) -> None:
     silent_wire(monkeypatch, 0)
 
     async def tasks(health: HealthCheck | None) -> int:
@@ -269,7 +269,7 @@ async def test_idle_servers_that_are_watched_need_no_tasks_of_their_own(monkeypa
     assert await tasks(HealthCheck()) == await tasks(None)
 
 
-async def test_hundreds_that_fall_silent_together_are_all_found_out_in_time_and_no_other(
+async def test_hundreds_of_servers_that_fall_silent_together_are_all_detected_in_time_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire, _ = silent_wire(monkeypatch, NEVER)
@@ -283,7 +283,7 @@ async def test_hundreds_that_fall_silent_together_are_all_found_out_in_time_and_
 
 
 @pytest.mark.parametrize("end", ["disconnect", "close_all", "restart", "loss", "block"])
-async def test_a_question_under_way_delays_nothing_and_ends_with_the_connection(
+async def test_a_running_probe_delays_nothing_and_ends_with_the_connection(
     monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     wire, sessions = silent_wire(monkeypatch, NEVER)

@@ -1,4 +1,4 @@
-"""How the block opens: servers given at opening, required ones, time-outs, cancellation, and that it opens once."""
+"""How the block opens: initial servers, required servers, timeouts, cancellation, and that it opens only once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REQUIRED = StdioServer("a-program-that-is-never-run", required=True)
 
 
 def lives(monkeypatch: pytest.MonkeyPatch, **of: Life) -> FakeWire:
-    """Put a fake wire in place on which each server has its own life."""
+    """Install a fake wire on which each server has its own script."""
     wire = fake_wire(monkeypatch)
 
     def life(attempt: Attempt) -> Life:
@@ -68,7 +68,7 @@ async def test_a_server_that_fails_at_opening_does_not_stop_the_others_and_stays
         assert isinstance(pool.server("bad").last_error, ConnectError)
 
 
-async def test_opening_waits_for_slow_servers_up_to_the_open_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_waits_for_slow_servers_for_up_to_open_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     lives(monkeypatch, good=Life(), slow=Life(handshake=LONG), slower=Life(handshake=LONG))
     with anyio.fail_after(20):
         async with MCPPool({"slow": FAKE, "slower": FAKE, "good": FAKE}, open_timeout=1) as pool:
@@ -136,7 +136,7 @@ async def test_a_required_server_is_retried_while_the_block_opens(monkeypatch: p
     assert [attempt.number for attempt in wire.attempts] == [1, 2, 3]
 
 
-async def test_a_required_server_is_retried_until_its_connect_timeout_and_no_longer(
+async def test_a_required_server_is_retried_only_until_its_connect_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_wire(monkeypatch, Life(fails=True))
@@ -150,7 +150,7 @@ async def test_a_required_server_that_hangs_keeps_the_block_from_opening_in_time
     monkeypatch: pytest.MonkeyPatch, connect_timeout: float | None
 ) -> None:
     fake_wire(monkeypatch, Life(handshake=LONG))
-    with pytest.raises(ConnectTimeout, match="is required and did not connect") as caught:
+    with pytest.raises(ConnectTimeout, match="is required, but did not connect") as caught:
         async with MCPPool({"one": REQUIRED}, connect_timeout=connect_timeout, open_timeout=0.05):
             pytest.fail("the block has opened")
     assert caught.value.server_id == "one"
@@ -168,10 +168,10 @@ async def test_the_block_does_not_open_when_a_required_server_takes_too_long(tmp
     assert not alive(tmp_path / "pids")
 
 
-async def test_a_required_server_that_connects_and_falls_at_once_does_not_raise_a_lost_connection(
+async def test_a_required_server_that_is_lost_right_after_connecting_does_not_raise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its first outcome was a connection: the block opens, or raises the `ConnectError` that is promised."""
+    """Its first outcome was a connection: the block opens, or raises the promised `ConnectError`."""
     fake_wire(monkeypatch, Life(uptime=0))
     try:
         async with MCPPool({"one": REQUIRED}, restart=A_WHILE) as pool:
@@ -180,7 +180,7 @@ async def test_a_required_server_that_connects_and_falls_at_once_does_not_raise_
         pass
 
 
-async def test_a_required_server_that_fails_later_is_a_server_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_required_server_that_fails_later_is_treated_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     async with MCPPool({"one": REQUIRED}, restart=A_WHILE) as pool:
         wire.kill("one")
@@ -188,7 +188,7 @@ async def test_a_required_server_that_fails_later_is_a_server_like_any_other(mon
         assert pool.get_status("one") is ConnectionStatus.ERROR
 
 
-async def test_opening_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+async def test_opening_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
     servers = {"one": scripted("--never-answer", "--pid-file", tmp_path / "pids")}
     pool = MCPPool(servers, open_timeout=None, connect_timeout=None)
 
@@ -207,7 +207,7 @@ async def test_opening_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_servers", [False, True])
-async def test_opening_in_a_scope_that_is_cancelled_already_leaves_nothing(with_servers: bool) -> None:
+async def test_opening_in_a_cancelled_scope_leaves_nothing_behind(with_servers: bool) -> None:
     pool = MCPPool({"one": InProcessServer(calculator())} if with_servers else None)
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -219,7 +219,7 @@ async def test_opening_in_a_scope_that_is_cancelled_already_leaves_nothing(with_
         await pool.close_all()
 
 
-async def test_opening_with_a_deadline_that_is_too_short_raises_its_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_with_a_deadline_that_is_too_short_raises_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(handshake=LONG))
     with pytest.raises(TimeoutError):
         with anyio.fail_after(0.1):
@@ -255,7 +255,7 @@ async def test_a_pool_opens_once() -> None:
             async with pool:
                 pytest.fail("the block has opened")
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
-    with pytest.raises(PoolClosed, match="opens once"):
+    with pytest.raises(PoolClosed, match="can only be opened once"):
         async with pool:
             pytest.fail("the block has opened")
 
@@ -271,7 +271,7 @@ async def test_a_pool_that_failed_to_open_does_not_open_again(monkeypatch: pytes
             pytest.fail("the block has opened")
 
 
-def test_a_wrong_server_is_an_error_before_anything_starts() -> None:
+def test_an_invalid_server_is_an_error_before_anything_starts() -> None:
     with pytest.raises(ConfigError) as caught:
         MCPPool({"good": FAKE, "bad": "no spec"})
     assert (caught.value.server_id, caught.value.field) == ("bad", "config")

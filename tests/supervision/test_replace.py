@@ -1,4 +1,4 @@
-"""Changing a server: `replace`, and `connect` with another config where the server is down."""
+"""Changing a server: `replace`, and `connect` with another config for a server that is down."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SLOW = RestartPolicy(initial_delay=1000, max_delay=1000)
 MISSING = StdioServer("no-such-program-anywhere")
 
 
-async def test_the_new_server_answers_and_the_old_process_has_gone(tmp_path: Path) -> None:
+async def test_the_new_server_answers_and_the_old_process_has_ended(tmp_path: Path) -> None:
     async with MCPPool({"s": scripted("--pid-file", tmp_path / "pids")}) as pool:
         new = scripted("--modern", "--pid-file", tmp_path / "pids")
         assert await pool.replace("s", new) is True
@@ -42,7 +42,7 @@ async def test_the_new_server_answers_and_the_old_process_has_gone(tmp_path: Pat
         assert words(await pool.call_tool("s__echo", {"text": "new"})) == "new"
 
 
-async def test_the_server_keeps_its_place() -> None:
+async def test_the_server_keeps_its_place_in_the_catalog() -> None:
     async with MCPPool({name: InProcessServer(calculator()) for name in "abc"}) as pool:
         before = [entry.server_id for entry in pool.tools.values()]
         await pool.replace("b", InProcessServer(calculator()))
@@ -115,7 +115,7 @@ async def test_a_connected_server_keeps_its_config_when_connected_with_another()
         assert pool.server("s").generation == 1
 
 
-async def test_calls_in_flight_are_told_that_the_pool_was_closed() -> None:
+async def test_calls_in_flight_fail_with_the_message_that_all_servers_were_closed() -> None:
     call = Outcome()
     async with anyio.create_task_group() as group:
         async with MCPPool({"s": InProcessServer(calculator())}) as pool:
@@ -123,10 +123,10 @@ async def test_calls_in_flight_are_told_that_the_pool_was_closed() -> None:
             await eventually(lambda: pool.snapshot().calls_in_flight)
         await call.ended.wait()
     assert isinstance(call.error, ConnectionLost)
-    assert "was closed together with all servers of the pool" in call.error.reason
+    assert "was closed with all servers of the pool" in call.error.reason
 
 
-async def test_a_server_that_has_left_has_no_config() -> None:
+async def test_a_disconnected_server_has_no_config() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", InProcessServer(calculator()))
         handle = pool.server("s")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 A_WHILE = RestartPolicy(initial_delay=1000, max_delay=1000)
 
 
-async def test_restart_makes_a_new_connection_and_waits_until_it_stands(tmp_path: Path) -> None:
+async def test_restart_makes_a_new_connection_and_waits_until_it_is_open(tmp_path: Path) -> None:
     async with MCPPool() as pool:
         await pool.connect("one", scripted("--pid-file", tmp_path / "pids"))
         await pool.server("one").restart()
@@ -47,15 +47,17 @@ async def test_a_connection_that_is_lost_just_after_a_restart_was_requested_does
         await pool.connect("one", InProcessServer(calculator(), restart=A_WHILE))
         lost = connection_of(pool, "one").channel
         row_of(pool, "one").request_attempt()
-        lost.mark_lost(DisconnectCause("went away"))  # before any task has run, so that it still has the connection
+        lost.mark_lost(
+            DisconnectCause("went away")
+        )  # before any other task has run, so that the child still has the connection
         await pool.wait_ready("one", timeout=PATIENCE)
         assert (pool.server("one").generation, pool.server("one").last_error) == (2, None)
 
 
-async def test_the_old_process_has_gone_before_the_new_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_old_process_has_ended_before_the_new_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     running: list[list[str]] = []
-    """Who ran, the one who leaves included, when each attempt began."""
+    """The processes that were running when each attempt started, including the old one."""
 
     def begin(_attempt: Attempt) -> Life:
         running.append(list(wire.open))
@@ -70,7 +72,7 @@ async def test_the_old_process_has_gone_before_the_new_one_starts(monkeypatch: p
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_server_in_this_process_is_restarted_with_its_lifespan(mode: str) -> None:
+async def test_an_in_process_server_is_restarted_with_its_lifespan(mode: str) -> None:
     record: list[str] = []
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator(record), mode=mode))
@@ -95,7 +97,7 @@ async def test_calls_in_flight_are_lost_by_a_restart(tmp_path: Path) -> None:
         await pool.server("one").restart()
 
 
-async def test_a_restart_asked_for_an_older_generation_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restart_requested_for_an_older_generation_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     async with MCPPool() as pool:
         await pool.connect("one", FAKE)
@@ -108,7 +110,7 @@ async def test_a_restart_asked_for_an_older_generation_does_nothing(monkeypatch:
         assert len(wire.attempts) == 2
 
 
-async def test_many_callers_that_meet_one_dead_connection_cause_one_new_attempt(tmp_path: Path) -> None:
+async def test_many_callers_that_lost_the_same_connection_cause_one_attempt(tmp_path: Path) -> None:
     generations: list[int | None] = []
 
     async def call() -> None:
@@ -131,9 +133,7 @@ async def test_many_callers_that_meet_one_dead_connection_cause_one_new_attempt(
 
 
 @pytest.mark.parametrize("late", [0, 1, 2, 3, 5, 8, 13])
-async def test_callers_that_ask_later_join_the_attempt_or_find_it_done(
-    monkeypatch: pytest.MonkeyPatch, late: int
-) -> None:
+async def test_later_callers_join_the_attempt_or_find_it_done(monkeypatch: pytest.MonkeyPatch, late: int) -> None:
     wire = fake_wire(monkeypatch)
 
     async def restart(checkpoints: int) -> None:
@@ -150,7 +150,7 @@ async def test_callers_that_ask_later_join_the_attempt_or_find_it_done(
         assert len(wire.attempts) == 2
 
 
-async def test_restarts_at_the_same_time_are_one_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_concurrent_restarts_are_one_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(handshake=0.05))
     async with MCPPool() as pool:
         await pool.connect("one", FAKE)
@@ -169,7 +169,9 @@ async def test_a_server_that_is_backing_off_is_connected_at_once(monkeypatch: py
         assert pool.get_status("one") is ConnectionStatus.CONNECTED
 
 
-async def test_a_failed_server_is_connected_at_once_and_kept_alive_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_server_is_connected_at_once_and_supervised_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wire = fake_wire(monkeypatch, Life(is_final=True), Life())
     async with MCPPool(restart=RestartPolicy(initial_delay=0)) as pool:
         pool.add("one", FAKE)
@@ -200,7 +202,7 @@ async def test_a_restart_that_fails_says_why_and_the_server_stays_supervised(mon
         assert pool.server("one").generation == 2
 
 
-async def test_a_restart_that_is_cancelled_goes_on_without_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restart_continues_when_its_caller_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(), Life(handshake=0.1))
     async with MCPPool() as pool:
         await pool.connect("one", FAKE)
@@ -210,7 +212,7 @@ async def test_a_restart_that_is_cancelled_goes_on_without_its_caller(monkeypatc
         assert pool.server("one").generation == 2
 
 
-async def test_a_removed_server_is_not_revived_by_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restart_does_not_revive_a_removed_server(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     async with MCPPool() as pool:
         await pool.connect("one", FAKE)
@@ -221,7 +223,7 @@ async def test_a_removed_server_is_not_revived_by_a_restart(monkeypatch: pytest.
         assert len(wire.attempts) == 1
 
 
-async def test_a_server_that_is_leaving_is_not_revived_by_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restart_does_not_revive_a_closing_server(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(closing=0.2))
     async with MCPPool() as pool:
         await pool.connect("one", FAKE)

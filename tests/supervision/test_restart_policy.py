@@ -1,4 +1,4 @@
-"""When a lost connection is tried again: the formula, its bounds, and when reconnects stop."""
+"""When a lost connection is retried: the formula, its bounds, and when reconnects stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcp_pool import ConfigError, RestartPolicy
 from mcp_pool.supervision.restart import Retry, decide
 
 NEAR = 1e-9
-"""How far a float may be from the exact value, as a fraction of it."""
+"""The relative error allowed for floats."""
 
 policies = st.builds(
     RestartPolicy,
@@ -27,7 +27,7 @@ rows = st.integers(0, 5000)
 
 
 def wait(policy: RestartPolicy, restarts: int, *, uptime: float = 0.0, chance: float = 0.0) -> float:
-    """The seconds until the next attempt, of a policy that does not stop."""
+    """The seconds until the next attempt, for a policy that does not stop."""
     decision = decide(policy, restarts=restarts, uptime=uptime, chance=chance)
     assert decision is not None
     return decision.after
@@ -40,7 +40,7 @@ def exact_ceiling(policy: RestartPolicy, restarts: int) -> Fraction:
 
 
 def losses(policy: RestartPolicy, uptimes: list[float]) -> list[Retry | None]:
-    """What is decided in a life of so many losses, until reconnects stop."""
+    """The decisions for this many losses in a row, until reconnects stop."""
     decisions: list[Retry | None] = []
     restarts = 0
     for uptime in uptimes:
@@ -58,7 +58,7 @@ def test_the_waits_double_from_half_a_second_to_a_minute() -> None:
 
 
 @given(policies, st.integers(0, 200))
-def test_without_chance_the_wait_is_that_of_the_formula(policy: RestartPolicy, restarts: int) -> None:
+def test_without_jitter_the_wait_follows_the_formula(policy: RestartPolicy, restarts: int) -> None:
     assert wait(policy, restarts) == pytest.approx(float(exact_ceiling(policy, restarts)), rel=NEAR)
 
 
@@ -71,24 +71,22 @@ def test_jitter_only_shortens_a_wait_and_by_no_more_than_its_fraction(
 
 
 @given(policies, rows, chances)
-def test_a_wait_is_never_negative_nor_longer_than_the_longest(
-    policy: RestartPolicy, restarts: int, chance: float
-) -> None:
+def test_a_wait_is_never_negative_or_longer_than_max_delay(policy: RestartPolicy, restarts: int, chance: float) -> None:
     assert 0 <= wait(policy, restarts, chance=chance) <= policy.max_delay
 
 
 @given(policies, st.integers(0, 2000))
-def test_each_further_wait_is_at_least_as_long(policy: RestartPolicy, restarts: int) -> None:
+def test_each_wait_is_at_least_as_long_as_the_one_before(policy: RestartPolicy, restarts: int) -> None:
     assert wait(policy, restarts) <= wait(policy, restarts + 1)
 
 
-def test_servers_that_fell_together_return_apart() -> None:
+def test_servers_that_failed_together_are_retried_at_different_times() -> None:
     policy = RestartPolicy()
     assert len({wait(policy, 3, chance=chance / 10) for chance in range(10)}) == 10
 
 
 @pytest.mark.parametrize("multiplier", [2.0, 2, 1.5, 10**6])
-def test_after_years_of_restarts_the_wait_is_the_longest(multiplier: float) -> None:
+def test_after_years_of_restarts_the_wait_is_max_delay(multiplier: float) -> None:
     policy = RestartPolicy(multiplier=multiplier, jitter=0)
     assert wait(policy, 100_000) == policy.max_delay
 
@@ -105,33 +103,33 @@ def test_each_restart_is_counted(policy: RestartPolicy, restarts: int, chance: f
     assert decision.restarts == restarts + 1
 
 
-def test_a_stable_time_makes_earlier_restarts_forgotten() -> None:
+def test_a_stable_connection_resets_the_count_of_restarts() -> None:
     policy = RestartPolicy(stable_after=60, jitter=0)
     assert decide(policy, restarts=9, uptime=60, chance=0) == Retry(after=0.5, restarts=1)
 
 
-def test_a_time_just_short_of_stable_does_not() -> None:
+def test_a_connection_that_was_almost_stable_does_not_reset_the_count() -> None:
     policy = RestartPolicy(stable_after=60, jitter=0)
     assert decide(policy, restarts=9, uptime=59.999, chance=0) == Retry(after=60, restarts=10)
 
 
-def test_a_failed_attempt_is_no_stable_time_even_where_any_time_is_stable() -> None:
+def test_a_failed_attempt_never_counts_as_stable_even_with_a_stable_after_of_zero() -> None:
     policy = RestartPolicy(stable_after=0, jitter=0)
     assert decide(policy, restarts=2, uptime=0, chance=0) == Retry(after=2, restarts=3)
 
 
-def test_where_any_time_is_stable_each_connection_is() -> None:
+def test_every_connection_is_stable_with_a_stable_after_of_zero() -> None:
     policy = RestartPolicy(stable_after=0, jitter=0)
     assert decide(policy, restarts=2, uptime=0.001, chance=0) == Retry(after=0.5, restarts=1)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
-def test_reconnects_stop_at_the_first_loss_after_the_restarts_that_are_allowed(allowed: int) -> None:
+def test_reconnects_stop_at_the_first_failure_after_max_restarts(allowed: int) -> None:
     decisions = losses(RestartPolicy(max_restarts=allowed), [0.0] * 10)
     assert [decision is None for decision in decisions] == [False] * allowed + [True]
 
 
-def test_a_stable_time_in_between_gives_all_restarts_back() -> None:
+def test_a_stable_connection_in_between_allows_max_restarts_again() -> None:
     decisions = losses(RestartPolicy(max_restarts=2, stable_after=60), [0, 0, 100, 0, 0, 0])
     assert [decision is None for decision in decisions] == [False, False, False, False, True]
 
@@ -141,11 +139,11 @@ def test_without_a_limit_reconnects_never_stop() -> None:
 
 
 @given(st.integers(0, 100), st.floats(0, 1e9), chances)
-def test_never_stops_at_every_loss(restarts: int, uptime: float, chance: float) -> None:
+def test_the_policy_never_stops_at_the_first_failure(restarts: int, uptime: float, chance: float) -> None:
     assert decide(RestartPolicy.never(), restarts=restarts, uptime=uptime, chance=chance) is None
 
 
-def test_all_problems_of_a_policy_are_told_by_field() -> None:
+def test_all_problems_of_a_policy_are_reported_by_field() -> None:
     with pytest.raises(ConfigError) as caught:
         RestartPolicy(initial_delay=-1, multiplier=0.5, max_delay=-1, jitter=1.5, stable_after=-1, max_restarts=-1)
     assert sorted(field for field, _ in caught.value.problems) == [

@@ -1,4 +1,4 @@
-"""When a server is connected again: hours of failures in virtual time."""
+"""When a server reconnects: hours of failures in virtual time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 
 
-async def test_failed_attempts_are_repeated_after_waits_that_double_up_to_the_longest(
+async def test_failed_attempts_are_retried_after_waits_that_double_up_to_max_delay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
@@ -35,7 +35,7 @@ async def test_failed_attempts_are_repeated_after_waits_that_double_up_to_the_lo
     assert wire.waits == pytest.approx(DOUBLING)
 
 
-async def test_lost_connections_are_made_anew_after_the_same_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lost_connections_are_retried_after_the_same_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(uptime=10))
     async with MCPPool(restart=EXACT) as pool:
         await pool.connect("one", FAKE)
@@ -43,19 +43,19 @@ async def test_lost_connections_are_made_anew_after_the_same_waits(monkeypatch: 
     assert wire.waits == pytest.approx([10 + wait for wait in DOUBLING])
 
 
-async def test_the_time_of_the_next_try_is_the_time_of_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_next_attempt_starts_at_next_retry_at(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
-    told: list[float | None] = []
+    retry_times: list[float | None] = []
     async with MCPPool() as pool:
         pool.add("one", FAKE)
         for _ in range(8):
             await anyio.wait_all_tasks_blocked()
-            told.append(pool.snapshot().servers["one"].next_retry_at)
-            await anyio.sleep((told[-1] or 0) - anyio.current_time() + 0.01)
-    assert wire.times[1:] == pytest.approx(told)
+            retry_times.append(pool.snapshot().servers["one"].next_retry_at)
+            await anyio.sleep((retry_times[-1] or 0) - anyio.current_time() + 0.01)
+    assert wire.times[1:] == pytest.approx(retry_times)
 
 
-async def test_waits_are_shortened_by_chance_down_to_a_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jitter_shortens_waits_by_up_to_its_fraction(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
     policy = RestartPolicy(initial_delay=100, max_delay=100, jitter=0.5)
     async with MCPPool(restart=policy) as pool:
@@ -66,7 +66,7 @@ async def test_waits_are_shortened_by_chance_down_to_a_fraction(monkeypatch: pyt
     assert max(wire.waits) > 90
 
 
-async def test_servers_that_fell_together_do_not_return_together(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_servers_that_failed_together_do_not_reconnect_together(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     async with MCPPool() as pool:
         for number in range(50):
@@ -78,7 +78,7 @@ async def test_servers_that_fell_together_do_not_return_together(monkeypatch: py
     assert len(set(wire.times)) > 25
 
 
-async def test_after_a_stable_time_the_waits_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_stable_connection_the_waits_start_over(monkeypatch: pytest.MonkeyPatch) -> None:
     restless, stable = [Life(uptime=10)] * 4, Life(uptime=61)
     wire = fake_wire(monkeypatch, *restless, stable, *restless)
     async with MCPPool(restart=EXACT) as pool:
@@ -87,7 +87,7 @@ async def test_after_a_stable_time_the_waits_begin_anew(monkeypatch: pytest.Monk
     assert wire.waits[:8] == pytest.approx([10.5, 11, 12, 14, 61.5, 11, 12, 14])
 
 
-async def test_a_time_just_short_of_stable_resets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_was_almost_stable_resets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(uptime=59))
     async with MCPPool(restart=EXACT) as pool:
         await pool.connect("one", FAKE)
@@ -95,7 +95,7 @@ async def test_a_time_just_short_of_stable_resets_nothing(monkeypatch: pytest.Mo
     assert wire.waits[:7] == pytest.approx([59 + wait for wait in DOUBLING[:7]])
 
 
-async def test_the_time_of_the_handshake_is_not_stable_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_handshake_does_not_count_as_stable_time(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(handshake=70, fails=True))
     async with MCPPool(restart=EXACT, connect_timeout=None, open_timeout=None) as pool:
         pool.add("one", FAKE)
@@ -103,7 +103,7 @@ async def test_the_time_of_the_handshake_is_not_stable_time(monkeypatch: pytest.
     assert wire.waits[:5] == pytest.approx([70 + wait for wait in DOUBLING[:5]])
 
 
-async def test_the_time_of_a_connection_before_is_not_the_stable_time_of_failing_attempts(
+async def test_the_uptime_of_an_earlier_connection_does_not_count_for_failed_attempts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch, Life(uptime=HOUR), Life(fails=True))
@@ -114,7 +114,7 @@ async def test_the_time_of_a_connection_before_is_not_the_stable_time_of_failing
 
 
 @pytest.mark.parametrize("uptime", [0.0, 0.1, 5.0])
-async def test_a_server_that_shakes_hands_and_dies_again_and_again_causes_few_attempts_and_few_log_lines(
+async def test_a_server_that_keeps_exiting_after_the_handshake_causes_few_attempts_and_few_log_lines(
     monkeypatch: pytest.MonkeyPatch, record_logs: list[Message], uptime: float
 ) -> None:
     wire = fake_wire(monkeypatch, Life(uptime=uptime))
@@ -125,7 +125,7 @@ async def test_a_server_that_shakes_hands_and_dies_again_and_again_causes_few_at
     assert len(record_logs) <= 3 * len(wire.attempts)
 
 
-async def test_a_server_that_is_down_is_tried_for_ever_and_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_down_is_retried_forever_and_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
     async with MCPPool() as pool:
         pool.add("one", FAKE)
@@ -135,7 +135,7 @@ async def test_a_server_that_is_down_is_tried_for_ever_and_slowly(monkeypatch: p
         assert max(wire.waits) < 60.1
 
 
-async def test_after_so_many_restarts_without_a_stable_time_the_next_loss_gives_up(
+async def test_reconnects_stop_at_the_next_loss_after_max_restarts_in_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch, Life(uptime=10))
@@ -147,7 +147,7 @@ async def test_after_so_many_restarts_without_a_stable_time_the_next_loss_gives_
     assert len(wire.attempts) == 4
 
 
-async def test_a_stable_time_in_between_gives_the_restarts_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stable_connection_in_between_allows_max_restarts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     restless = Life(uptime=10)
     wire = fake_wire(monkeypatch, restless, restless, Life(uptime=61), restless)
     async with MCPPool(restart=RestartPolicy(max_restarts=2)) as pool:
@@ -158,7 +158,9 @@ async def test_a_stable_time_in_between_gives_the_restarts_back(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("life", [Life(uptime=10), Life(uptime=HOUR), Life(fails=True)])
-async def test_never_gives_up_at_the_first_loss(monkeypatch: pytest.MonkeyPatch, life: Life) -> None:
+async def test_with_the_policy_never_reconnects_stop_at_the_first_loss(
+    monkeypatch: pytest.MonkeyPatch, life: Life
+) -> None:
     wire = fake_wire(monkeypatch, life)
     async with MCPPool(restart=RestartPolicy.never()) as pool:
         pool.add("one", FAKE)
@@ -167,7 +169,7 @@ async def test_never_gives_up_at_the_first_loss(monkeypatch: pytest.MonkeyPatch,
     assert len(wire.attempts) == 1
 
 
-async def test_what_needs_a_person_has_failed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_that_no_retry_can_fix_stops_reconnects_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(is_final=True))
     async with MCPPool() as pool:
         pool.add("one", FAKE)
@@ -176,7 +178,9 @@ async def test_what_needs_a_person_has_failed_at_once(monkeypatch: pytest.Monkey
     assert len(wire.attempts) == 1
 
 
-async def test_what_needs_a_person_has_failed_at_once_also_on_a_later_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_that_no_retry_can_fix_stops_reconnects_on_a_later_attempt_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wire = fake_wire(monkeypatch, Life(uptime=10), Life(fails=True), Life(is_final=True))
     async with MCPPool() as pool:
         await pool.connect("one", FAKE)
@@ -185,7 +189,7 @@ async def test_what_needs_a_person_has_failed_at_once_also_on_a_later_attempt(mo
     assert len(wire.attempts) == 3
 
 
-async def test_a_server_that_connect_could_not_connect_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_whose_connect_failed_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
     async with MCPPool() as pool:
         with pytest.raises(ConnectError):
@@ -194,7 +198,7 @@ async def test_a_server_that_connect_could_not_connect_is_not_tried_again(monkey
     assert len(wire.attempts) == 1
 
 
-async def test_a_server_of_its_own_policy_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_follows_its_own_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
     own = RestartPolicy(initial_delay=7, multiplier=1, jitter=0)
     async with MCPPool(restart=RestartPolicy.never()) as pool:
@@ -218,7 +222,7 @@ async def test_a_removed_server_is_never_revived(monkeypatch: pytest.MonkeyPatch
         assert wire.open == []
 
 
-async def test_close_all_revives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_all_stops_all_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
     async with MCPPool() as pool:
         for number in range(10):
@@ -230,7 +234,7 @@ async def test_close_all_revives_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(wire.attempts) == attempts
 
 
-async def test_a_new_child_of_the_same_id_begins_with_the_shortest_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_server_with_the_same_id_starts_with_the_shortest_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
     async with MCPPool(restart=EXACT) as pool:
         pool.add("one", FAKE)
@@ -242,10 +246,10 @@ async def test_a_new_child_of_the_same_id_begins_with_the_shortest_wait(monkeypa
     assert wire.waits == pytest.approx(DOUBLING[:4])
 
 
-async def test_the_wait_does_not_count_while_the_lost_connection_is_being_closed(
+async def test_the_wait_starts_only_when_the_lost_connection_has_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A new attempt waits for the end of the old connection, which `hold` checks, and comes no later than due."""
+    """A new attempt waits until the old connection has closed, as `hold` checks, and is not late."""
     wire = fake_wire(monkeypatch, Life(uptime=10, closing=3))
     async with MCPPool(restart=EXACT) as pool:
         await pool.connect("one", FAKE)

@@ -1,4 +1,4 @@
-"""How many calls a server runs at once (`max_in_flight`), by a virtual clock: who waits, in which order, and for how long."""
+"""How many calls a server runs at once (`max_in_flight`), with a virtual clock: which wait, and in what order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def work(pool: MCPPool, key: str, seconds: float, **more: Any) -> str:
 
 
 async def check_all_free(pool: MCPPool, shop: Workshop, slots: int) -> None:
-    """Check that so many calls run at once, no more and no less."""
+    """Check that exactly this many calls run at once."""
     shop.most = 0
     with taking(2):
         async with anyio.create_task_group() as group:
@@ -61,7 +61,7 @@ async def test_no_more_than_max_in_flight_calls_run_at_once_and_all_are_answered
         assert pool.snapshot().calls_done == len(shop.begun) == 12
 
 
-async def test_without_a_bound_all_calls_run_at_once() -> None:
+async def test_without_a_limit_all_calls_run_at_once() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(None)}) as pool, anyio.create_task_group() as group:
         for number in range(100):
@@ -70,7 +70,7 @@ async def test_without_a_bound_all_calls_run_at_once() -> None:
         assert shop.running == 100
 
 
-async def test_what_is_no_tool_call_takes_a_slot_too() -> None:
+async def test_prompts_resources_and_completions_take_a_slot_too() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1)}) as pool, anyio.create_task_group() as group:
         await in_turn(group, work, pool, "a", 5)
@@ -78,7 +78,7 @@ async def test_what_is_no_tool_call_takes_a_slot_too() -> None:
             await pool.server("s").refresh()
 
 
-async def test_calls_that_wait_run_in_the_order_in_which_they_came() -> None:
+async def test_calls_that_wait_run_in_order_of_arrival() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1)}) as pool:
         async with anyio.create_task_group() as group:
@@ -87,7 +87,7 @@ async def test_calls_that_wait_run_in_the_order_in_which_they_came() -> None:
         assert shop.begun == [str(number) for number in range(20)]
 
 
-async def test_the_order_outlasts_a_restart_and_the_slots_do_too() -> None:
+async def test_a_restart_keeps_the_order_and_the_slots() -> None:
     shop = Workshop(0, 5)
     async with MCPPool({"s": shop.spec(1)}) as pool:
         async with anyio.create_task_group() as group:
@@ -102,13 +102,13 @@ async def test_the_order_outlasts_a_restart_and_the_slots_do_too() -> None:
         await check_all_free(pool, shop, 1)
 
 
-async def test_a_newcomer_does_not_overtake_those_who_wait() -> None:
+async def test_a_new_call_does_not_overtake_those_that_wait() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1)}) as pool, anyio.create_task_group() as group:
 
         async def two() -> None:
             await work(pool, "first", 1)
-            await work(pool, "newcomer", 1)  # in the very moment in which the slot is free
+            await work(pool, "newcomer", 1)  # at the very moment when the slot becomes free
 
         await in_turn(group, two)
         await in_turn(group, work, pool, "waits", 1)
@@ -116,7 +116,7 @@ async def test_a_newcomer_does_not_overtake_those_who_wait() -> None:
         assert shop.begun == ["first", "waits", "newcomer"]
 
 
-async def test_a_waiter_that_is_cancelled_loses_nothing_and_keeps_nothing() -> None:
+async def test_a_call_cancelled_while_it_waits_neither_loses_nor_keeps_a_slot() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1)}) as pool:
         scope = anyio.CancelScope()
@@ -137,14 +137,14 @@ async def test_a_waiter_that_is_cancelled_loses_nothing_and_keeps_nothing() -> N
         await check_all_free(pool, shop, 1)
 
 
-async def test_a_waiter_that_is_cancelled_in_the_moment_of_its_turn_hands_it_on() -> None:
+async def test_a_call_cancelled_at_the_moment_of_its_turn_passes_its_slot_on() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1)}) as pool:
         scope = anyio.CancelScope()
 
         async def first() -> None:
             await work(pool, "first", 1)
-            scope.cancel()  # the slot has just been given to `second`, which has not run since
+            scope.cancel()  # the slot has just been given to `second`, which has not resumed yet
 
         async def second() -> None:
             with scope:
@@ -160,7 +160,7 @@ async def test_a_waiter_that_is_cancelled_in_the_moment_of_its_turn_hands_it_on(
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["free", "taken"])
-async def test_no_slot_is_lost_at_whatever_await_a_call_is_cancelled(
+async def test_no_slot_is_lost_when_a_call_is_cancelled_at_any_await(
     waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, steps = Workshop(), count_calls_in_process(monkeypatch)
@@ -178,7 +178,7 @@ async def test_no_slot_is_lost_at_whatever_await_a_call_is_cancelled(
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_whoever_is_cancelled_whenever_no_slot_is_lost(seed: int) -> None:
+async def test_no_slot_is_lost_whichever_calls_are_cancelled_at_any_time(seed: int) -> None:
     shop, chance = Workshop(0, 1, 0, 3), random.Random(seed)
     slots = chance.choice([1, 2, 3])
     spec = shop.spec(slots, restart=RestartPolicy(initial_delay=0.1))
@@ -200,7 +200,7 @@ async def test_whoever_is_cancelled_whenever_no_slot_is_lost(seed: int) -> None:
         await check_all_free(pool, shop, slots)
 
 
-async def test_a_call_waits_for_a_slot_no_longer_than_wait_timeout_and_says_which_bound_it_met() -> None:
+async def test_a_call_waits_for_a_slot_up_to_wait_timeout_and_names_max_in_flight() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(2)}, wait_timeout=7) as pool, anyio.create_task_group() as group:
         await in_turn(group, work, pool, "a", 20)
@@ -214,7 +214,9 @@ async def test_a_call_waits_for_a_slot_no_longer_than_wait_timeout_and_says_whic
 
 
 @pytest.mark.parametrize(("wait_timeout", "passes"), [(0, 0), (None, 1000)])
-async def test_a_call_waits_not_at_all_or_for_ever_if_so_told(wait_timeout: float | None, passes: float) -> None:
+async def test_a_wait_timeout_of_zero_does_not_wait_and_none_waits_forever(
+    wait_timeout: float | None, passes: float
+) -> None:
     shop = Workshop()
     bounds: Any = {"wait_timeout": wait_timeout, "call_timeout": None, "max_call_time": None}
     async with MCPPool({"s": shop.spec(1)}, **bounds) as pool, anyio.create_task_group() as group:
@@ -226,7 +228,7 @@ async def test_a_call_waits_not_at_all_or_for_ever_if_so_told(wait_timeout: floa
         group.cancel_scope.cancel()
 
 
-async def test_an_explicit_timeout_covers_the_wait_for_the_slot() -> None:
+async def test_an_explicit_timeout_includes_the_wait_for_the_slot() -> None:
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1)}) as pool, anyio.create_task_group() as group:
         await in_turn(group, work, pool, "a", 6)
@@ -236,7 +238,7 @@ async def test_an_explicit_timeout_covers_the_wait_for_the_slot() -> None:
             await work(pool, "waits and runs", 30, timeout=5)
 
 
-async def test_the_wait_for_a_slot_and_that_for_the_server_are_one_wait() -> None:
+async def test_the_waits_for_a_slot_and_for_the_server_share_wait_timeout() -> None:
     shop = Workshop(0, 8)
     async with MCPPool({"s": shop.spec(1)}, wait_timeout=10) as pool, anyio.create_task_group() as group:
         await in_turn(group, work, pool, "a", 100)
@@ -250,8 +252,8 @@ async def test_the_wait_for_a_slot_and_that_for_the_server_are_one_wait() -> Non
 
 
 @pytest.mark.parametrize("end", ["failed", "disconnected"])
-async def test_who_waits_for_a_slot_fails_as_soon_as_the_server_is_not_to_be_had_any_more(end: str) -> None:
-    """The call that has the slot goes on, in both cases: the connection is drained."""
+async def test_a_call_that_waits_for_a_slot_fails_as_soon_as_the_server_is_unavailable(end: str) -> None:
+    """In both cases the call that has the slot continues: the connection drains."""
     shop = Workshop()
     async with MCPPool({"s": shop.spec(1, restart=RestartPolicy.never())}) as pool:
         async with anyio.create_task_group() as group:
@@ -272,7 +274,7 @@ async def test_who_waits_for_a_slot_fails_as_soon_as_the_server_is_not_to_be_had
         assert shop.begun == ["a"]
 
 
-async def test_a_server_whose_slots_are_taken_does_not_delay_another() -> None:
+async def test_a_server_whose_slots_are_all_in_use_does_not_delay_another() -> None:
     shop, other = Workshop(), Workshop()
     async with MCPPool({"s": shop.spec(1), "other": other.spec(1)}) as pool, anyio.create_task_group() as group:
         for number in range(50):

@@ -1,4 +1,4 @@
-"""The states of a server, the status behind each, and the moves between them."""
+"""The states of a server, the status of each, and the transitions between them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ MOVES = {
     (Failed, Connecting),
     (Failed, Closing),
 }
-"""All moves that make sense: a connection stands only after an attempt, and nothing follows the end."""
+"""All transitions that make sense: a connection is open only after an attempt, and `Closing` is final."""
 
 SETTINGS = Settings(
     connect_timeout=None,
@@ -77,7 +77,7 @@ SETTINGS = Settings(
 
 
 def row_in(state: type[State]) -> Row:
-    """A row whose server is in this state."""
+    """A row of a server in this state."""
     spec = StdioServer("program")
     row = Registry(Broadcast()).admit(Target.of(SETTINGS, "s", spec), persistent=True, predecessor=None)
     row.state = STATES[state]
@@ -85,7 +85,7 @@ def row_in(state: type[State]) -> Row:
 
 
 def pairs(*, legal: bool) -> list[Any]:
-    """All pairs of states that are, or are not, moves, as parameters."""
+    """All pairs of states that are, or are not, legal transitions, as parameters."""
     return [
         pytest.param(before, after, id=f"{before.__name__}-{after.__name__}")
         for before, after in product(STATES, repeat=2)
@@ -102,7 +102,7 @@ def test_each_state_has_its_status(state: type[State]) -> None:
     assert state.status is STATUSES[state]
 
 
-def test_the_statuses_have_the_values_that_were_promised() -> None:
+def test_the_statuses_have_the_documented_values() -> None:
     assert {status.name: status.value for status in ConnectionStatus} == {
         "DISCONNECTED": "disconnected",
         "CONNECTING": "connecting",
@@ -112,14 +112,14 @@ def test_the_statuses_have_the_values_that_were_promised() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), pairs(legal=True))
-async def test_a_legal_move_is_made_at_once(before: type[State], after: type[State]) -> None:
+async def test_a_legal_transition_takes_effect_at_once(before: type[State], after: type[State]) -> None:
     row = row_in(before)
     row.move(STATES[after])
     assert row.state is STATES[after]
 
 
 @pytest.mark.parametrize(("before", "after"), pairs(legal=False))
-async def test_no_other_move_can_be_made(before: type[State], after: type[State]) -> None:
+async def test_any_other_transition_is_an_error(before: type[State], after: type[State]) -> None:
     row = row_in(before)
     with pytest.raises(RuntimeError, match=f"'s'.*{after.__name__}"):
         row.move(STATES[after])
@@ -127,47 +127,47 @@ async def test_no_other_move_can_be_made(before: type[State], after: type[State]
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_state_is_a_value_that_cannot_be_changed(state: type[State]) -> None:
+def test_a_state_is_immutable(state: type[State]) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         STATES[state].generation = 2
 
 
 @pytest.mark.parametrize("state", [Ready, BackingOff, Failed])
-async def test_connecting_again_makes_one_attempt_more(state: type[State]) -> None:
+async def test_a_request_for_an_attempt_starts_the_next_attempt(state: type[State]) -> None:
     row = row_in(state)
     assert row.request_attempt() == 2
     assert isinstance(row.state, Connecting)
     assert (row.state.attempt, row.state.generation) == (2, 1)
 
 
-async def test_connecting_again_joins_an_attempt_that_is_under_way() -> None:
+async def test_a_request_for_an_attempt_joins_a_running_one() -> None:
     row = row_in(Connecting)
     assert row.request_attempt() == 1
     assert row.state is STATES[Connecting]
 
 
-async def test_a_server_that_is_leaving_is_not_connected_again() -> None:
+async def test_a_closing_server_does_not_connect_again() -> None:
     row = row_in(Closing)
     row.request_attempt()
     assert row.state is STATES[Closing]
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_every_server_can_be_told_to_leave_also_twice(state: type[State]) -> None:
+async def test_a_server_in_any_state_can_be_made_to_refuse_calls_even_twice(state: type[State]) -> None:
     row = row_in(state)
     row.refuse()
     row.refuse()
     assert isinstance(row.state, Closing)
 
 
-async def test_a_failure_is_remembered_when_the_server_has_come_back() -> None:
+async def test_the_last_error_is_remembered_after_a_reconnect() -> None:
     row = row_in(Connecting)
     for state in (BackingOff, Connecting, Ready):
         row.move(STATES[state])
     assert row.last_error is ERROR
 
 
-async def test_the_states_of_a_real_life_are_those_of_the_design() -> None:
+async def test_a_real_server_goes_through_the_documented_states() -> None:
     never = scripted(restart=RestartPolicy.never())
     async with MCPPool() as pool:
         pool.add("s", never)

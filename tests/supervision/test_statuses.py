@@ -1,4 +1,4 @@
-"""What the reads promise: statuses, counts, the mapping of the living and their handles."""
+"""What reads return: statuses, counts, the mapping of current servers and their handles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 A_WHILE = RestartPolicy(initial_delay=1000, max_delay=1000)
 
 
-def test_the_values_of_the_status_are_words() -> None:
+def test_the_values_of_the_status_are_lower_case_words() -> None:
     assert {status.name: status.value for status in ConnectionStatus} == {
         "DISCONNECTED": "disconnected",
         "CONNECTING": "connecting",
@@ -42,7 +42,7 @@ def test_the_values_of_the_status_are_words() -> None:
     }
 
 
-async def test_an_id_that_was_never_seen_has_no_status() -> None:
+async def test_an_unknown_id_has_no_status() -> None:
     async with MCPPool() as pool:
         assert pool.get_status("one") is None
         assert pool.get_all_statuses() == {}
@@ -81,7 +81,7 @@ async def test_a_server_that_is_being_disconnected_is_disconnected(monkeypatch: 
         assert "one" in pool.servers
 
 
-async def test_a_left_server_is_disconnected_and_its_last_error_remembered(
+async def test_a_server_that_has_left_is_disconnected_and_its_last_error_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch)
@@ -97,7 +97,7 @@ async def test_a_left_server_is_disconnected_and_its_last_error_remembered(
         assert handle.generation == 0
 
 
-async def test_a_server_that_could_not_be_connected_departs_with_the_status_error(
+async def test_a_server_that_could_not_be_connected_leaves_with_the_status_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_wire(monkeypatch, Life(handshake=0.05, fails=True))
@@ -124,7 +124,7 @@ async def test_statuses_are_a_copy() -> None:
         assert pool.get_all_statuses() == {"one": ConnectionStatus.CONNECTED}
 
 
-async def test_statuses_are_those_of_the_living_and_the_left() -> None:
+async def test_statuses_include_current_and_remembered_servers() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         await pool.connect("two", InProcessServer(calculator()))
@@ -135,7 +135,7 @@ async def test_statuses_are_those_of_the_living_and_the_left() -> None:
         }
 
 
-async def test_an_id_that_comes_back_is_not_left_any_more() -> None:
+async def test_an_id_that_is_added_again_is_no_longer_remembered() -> None:
     async with MCPPool() as pool:
         config = InProcessServer(calculator())
         await pool.connect("one", config)
@@ -144,8 +144,8 @@ async def test_an_id_that_comes_back_is_not_left_any_more() -> None:
         assert pool.get_all_statuses() == {"one": ConnectionStatus.CONNECTED}
 
 
-async def test_so_many_of_the_newest_left_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That it is 1,024 of them, `test_bounded_memory.py` shows."""
+async def test_only_the_newest_servers_that_left_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_bounded_memory.py` checks the number, 1,024."""
     fake_wire(monkeypatch)
     monkeypatch.setattr("mcp_pool.supervision.registry.REMEMBERED_LIMIT", 5)
     async with MCPPool() as pool:
@@ -157,7 +157,7 @@ async def test_so_many_of_the_newest_left_are_remembered_and_no_more(monkeypatch
         assert pool.get_status("3") is ConnectionStatus.DISCONNECTED
 
 
-async def test_the_left_are_forgotten_at_the_end_of_the_block() -> None:
+async def test_remembered_servers_are_forgotten_at_the_end_of_the_block() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         await pool.disconnect("one")
@@ -165,7 +165,7 @@ async def test_the_left_are_forgotten_at_the_end_of_the_block() -> None:
     assert pool.get_all_statuses() == {}
 
 
-async def test_connected_count_counts_what_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connected_count_counts_connected_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     counts: list[int] = []
 
@@ -186,7 +186,7 @@ async def test_connected_count_counts_what_is_connected(monkeypatch: pytest.Monk
     assert counts == [1, 2, 3, 2, 1, 0]
 
 
-async def test_a_server_whose_death_is_known_is_never_shown_as_connected() -> None:
+async def test_a_server_known_to_be_lost_is_never_shown_as_connected() -> None:
     async with MCPPool(restart=A_WHILE) as pool:
         await pool.connect("one", scripted())
         with pytest.raises(ConnectionLost):
@@ -197,7 +197,7 @@ async def test_a_server_whose_death_is_known_is_never_shown_as_connected() -> No
 
 
 async def test_statuses_counts_and_events_agree_at_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P11: whoever looks when an event has arrived sees the state that it tells of, or a later one."""
+    """P11: when an event has arrived, the pool shows the state in the event or a later one."""
     wire = fake_wire(monkeypatch)
     seen: list[tuple[ConnectionStatus, ConnectionStatus | None]] = []
 
@@ -216,11 +216,11 @@ async def test_statuses_counts_and_events_agree_at_each_change(monkeypatch: pyte
         await eventually(lambda: pool.server("one").generation == 2)
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
-    assert seen == [(told, told) for told, _ in seen]
-    assert [told.value for told, _ in seen] == ["connected", "error", "connecting", "connected"]
+    assert seen == [(status, status) for status, _ in seen]
+    assert [status.value for status, _ in seen] == ["connected", "error", "connecting", "connected"]
 
 
-async def test_servers_is_a_read_only_mapping_of_the_living() -> None:
+async def test_servers_is_a_read_only_mapping_of_current_servers() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         pool.add("two", InProcessServer(calculator()))
@@ -233,7 +233,7 @@ async def test_servers_is_a_read_only_mapping_of_the_living() -> None:
         assert set(pool.servers) == {"two"}
 
 
-async def test_there_is_no_handle_on_a_server_that_does_not_live() -> None:
+async def test_there_is_no_handle_on_a_server_that_is_not_in_the_pool() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         await pool.disconnect("one")
@@ -270,7 +270,7 @@ async def test_a_handle_on_a_server_that_is_connecting_shows_no_client(monkeypat
         assert handle.generation == 0
 
 
-async def test_a_handle_stands_for_the_id_and_not_for_one_life_of_it() -> None:
+async def test_a_handle_refers_to_the_id_not_to_one_server() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator()))
         handle = pool.server("one")

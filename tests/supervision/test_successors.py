@@ -1,4 +1,4 @@
-"""One server after another under one id, while the first is still on its way out: never two of them at once."""
+"""Servers with the same id, one after another, while the first is still closing: there are never two at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LONG = 60.0
 
 
-async def test_a_connect_right_after_one_that_was_cancelled_begins_anew(tmp_path) -> None:
+async def test_a_connect_right_after_a_cancelled_one_starts_afresh(tmp_path) -> None:
     pids = tmp_path / "pids"
     hanging = scripted("--never-answer", "--stubborn", "--pid-file", pids, close_timeout=0.3)
     async with MCPPool() as pool:
@@ -34,7 +34,7 @@ async def test_a_connect_right_after_one_that_was_cancelled_begins_anew(tmp_path
         assert len(alive(pids)) == 1
 
 
-async def test_a_server_waits_for_the_one_before_it_even_when_another_in_between_has_come_and_gone(tmp_path) -> None:
+async def test_a_server_waits_for_its_predecessor_even_if_another_one_came_in_between(tmp_path) -> None:
     pids = tmp_path / "pids"
     stubborn = scripted("--stubborn", "--pid-file", pids, close_timeout=0.5)
     async with MCPPool() as pool, anyio.create_task_group() as group:
@@ -43,14 +43,14 @@ async def test_a_server_waits_for_the_one_before_it_even_when_another_in_between
         await eventually(lambda: pool.get_status("server") is ConnectionStatus.DISCONNECTED)
         pool.add("server", stubborn)
         assert await pool.disconnect("server")
-        assert not alive(pids)  # nothing of this id is left when `disconnect` has returned
+        assert not alive(pids)  # nothing with this id is left when `disconnect` has returned
         assert len(started(pids)) == 1
         await pool.connect("server", stubborn)
         assert len(alive(pids)) == 1
 
 
 @pytest.mark.parametrize("drain", [0, LONG], ids=["at once", "in peace"])
-async def test_disconnecting_a_successor_ends_the_drain_of_the_one_before_it_too_when_its_own_is_over(
+async def test_disconnecting_a_successor_also_ends_its_predecessor_when_the_drain_is_over(
     drain: float, tmp_path: Path
 ) -> None:
     ledger, held = tmp_path / "ledger", Outcome()
@@ -77,7 +77,7 @@ async def test_servers_of_one_id_never_overlap_however_fast_they_come_and_go(tmp
             nonlocal most
             while True:
                 most = max(most, len(alive(pids)))
-                await anyio.sleep(0.002)  # no event tells of processes; an overlap would last for 0.05 s
+                await anyio.sleep(0.002)  # there are no events for processes; an overlap would last for 0.05 s
 
         group.start_soon(watch)
         async with anyio.create_task_group() as closing:
@@ -90,7 +90,7 @@ async def test_servers_of_one_id_never_overlap_however_fast_they_come_and_go(tmp
     assert len(started(pids)) == 6
 
 
-async def test_a_successor_takes_the_place_of_a_server_that_is_closing_at_once() -> None:
+async def test_a_successor_replaces_a_closing_server_at_once() -> None:
     record: list[str] = []
     slow, next_one = InProcessServer(slow_lifespan(0.2, record)), InProcessServer(calculator(record))
     async with MCPPool({"server": slow}) as pool, anyio.create_task_group() as group:
@@ -103,7 +103,7 @@ async def test_a_successor_takes_the_place_of_a_server_that_is_closing_at_once()
 
 
 @pytest.mark.parametrize("how", ["disconnect", "close_all", "end of the block"])
-async def test_a_server_that_is_ended_before_its_attempt_began_is_never_started(how: str, tmp_path) -> None:
+async def test_a_server_that_is_ended_before_its_attempt_is_never_started(how: str, tmp_path) -> None:
     pids = tmp_path / "pids"
     async with MCPPool() as pool:
         pool.add("server", scripted("--pid-file", pids))
@@ -114,7 +114,7 @@ async def test_a_server_that_is_ended_before_its_attempt_began_is_never_started(
     assert not started(pids)
 
 
-async def test_a_server_that_is_ended_while_it_waits_for_the_one_before_it_is_never_started(tmp_path) -> None:
+async def test_a_server_that_is_ended_while_it_waits_for_its_predecessor_is_never_started(tmp_path) -> None:
     pids = tmp_path / "pids"
     stubborn = scripted("--stubborn", "--pid-file", pids, close_timeout=0.3)
     async with MCPPool() as pool, anyio.create_task_group() as group:
@@ -127,7 +127,7 @@ async def test_a_server_that_is_ended_while_it_waits_for_the_one_before_it_is_ne
     assert len(started(pids)) == 1
 
 
-async def test_a_connect_that_waits_for_the_server_before_it_is_told_when_it_is_disconnected(tmp_path) -> None:
+async def test_a_connect_that_waits_for_a_predecessor_fails_when_its_server_is_disconnected(tmp_path) -> None:
     stubborn = scripted("--stubborn", close_timeout=0.3)
     errors: list[ConnectError] = []
 
@@ -147,8 +147,8 @@ async def test_a_connect_that_waits_for_the_server_before_it_is_told_when_it_is_
     assert errors[0].server_id == "server"
 
 
-async def test_add_keeps_a_server_whose_connect_is_failing_at_that_moment() -> None:
-    """Wherever `add` falls between the failure and the end of the child, the server is tried again."""
+async def test_add_keeps_a_server_whose_connect_is_failing_at_the_same_moment() -> None:
+    """Wherever `add` comes between the failure and the end of the child, the server is retried."""
     for ticks in range(12):
         async with MCPPool() as pool, anyio.create_task_group() as group:
             failing = InProcessServer(raising_lifespan(), restart=RestartPolicy(initial_delay=0.001))

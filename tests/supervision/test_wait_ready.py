@@ -27,7 +27,7 @@ LONG = 1000.0
 
 
 def lives(monkeypatch: pytest.MonkeyPatch, **of: Life) -> FakeWire:
-    """Put a fake wire in place on which each server has its own life."""
+    """Install a fake wire on which each server has its own script."""
     wire = fake_wire(monkeypatch)
 
     def life(attempt: Attempt) -> Life:
@@ -45,7 +45,7 @@ async def test_it_waits_until_all_servers_are_connected() -> None:
         assert pool.connected_count == 3
 
 
-async def test_it_waits_for_the_named_servers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_waits_only_for_the_named_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     lives(monkeypatch, one=Life(), two=Life(), hanging=Life(handshake=LONG))
     async with MCPPool() as pool:
         for name in ("one", "two", "hanging"):
@@ -65,7 +65,7 @@ async def test_it_returns_at_once_when_all_are_connected() -> None:
         await pool.wait_ready("one", timeout=0)
 
 
-async def test_it_waits_over_failures_that_are_not_final(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_keeps_waiting_after_failures_that_are_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(fails=True), Life(fails=True), Life())
     async with MCPPool(restart=RestartPolicy(initial_delay=0.01)) as pool:
         pool.add("one", FAKE)
@@ -99,13 +99,13 @@ async def test_when_the_time_is_up_it_names_the_servers_that_are_missing(monkeyp
             await pool.wait_ready(timeout=0.1)
     assert caught.value.missing == ("hanging", "failing")
     assert str(caught.value) == (
-        "Servers not available within 0.1 s: 'hanging' is connecting; "
+        "Servers unavailable after waiting 0.1 s: 'hanging' is connecting; "
         "'failing' is backing off (last error: Server 'failing' is not there). "
-        "Wait longer, or find out what keeps it from connecting."
+        "Find out why they do not connect, or wait longer."
     )
 
 
-async def test_one_missing_server_is_in_the_error_with_what_kept_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_for_one_missing_server_says_why_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     lives(monkeypatch, good=Life(), failing=Life(fails=True))
     async with MCPPool(restart=A_WHILE) as pool:
         pool.add("good", FAKE)
@@ -117,7 +117,7 @@ async def test_one_missing_server_is_in_the_error_with_what_kept_it(monkeypatch:
     assert isinstance(caught.value.cause, ConnectError)
 
 
-async def test_a_timeout_of_zero_asks_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_of_zero_checks_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(handshake=LONG))
     async with MCPPool() as pool:
         pool.add("one", FAKE)
@@ -125,15 +125,15 @@ async def test_a_timeout_of_zero_asks_without_waiting(monkeypatch: pytest.Monkey
             await pool.wait_ready("one", timeout=0)
 
 
-async def test_left_out_the_time_is_the_wait_timeout_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_default_timeout_is_the_pools_wait_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(handshake=LONG))
     async with MCPPool(wait_timeout=0.1) as pool:
         pool.add("one", FAKE)
-        with pytest.raises(ServerUnavailable, match=r"within 0\.1 s"):
+        with pytest.raises(ServerUnavailable, match=r"after waiting 0\.1 s"):
             await pool.wait_ready("one")
 
 
-async def test_none_waits_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_of_none_waits_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(handshake=0.3))
     async with MCPPool(wait_timeout=0.05) as pool:
         pool.add("one", FAKE)
@@ -141,7 +141,7 @@ async def test_none_waits_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> No
         assert pool.connected_count == 1
 
 
-async def test_it_raises_what_keeps_a_failed_server_from_connecting() -> None:
+async def test_it_raises_the_error_of_a_failed_server() -> None:
     async with MCPPool() as pool:
         pool.add("one", StdioServer("no-such-program-anywhere"))
         with pytest.raises(ConnectError, match="no-such-program-anywhere") as caught:
@@ -150,7 +150,7 @@ async def test_it_raises_what_keeps_a_failed_server_from_connecting() -> None:
         assert isinstance(pool.server("one").state, Failed)
 
 
-async def test_it_raises_how_a_failed_server_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_raises_the_loss_of_a_failed_server(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(uptime=0))
     async with MCPPool(restart=RestartPolicy.never()) as pool:
         pool.add("one", FAKE)
@@ -160,7 +160,7 @@ async def test_it_raises_how_a_failed_server_was_lost(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("order", [("hanging", "stopped"), ("stopped", "hanging")])
-async def test_a_failure_that_is_final_is_raised_at_once_whoever_else_is_missing(
+async def test_a_final_failure_is_raised_at_once_even_if_other_servers_are_missing(
     monkeypatch: pytest.MonkeyPatch, order: tuple[str, str]
 ) -> None:
     lives(monkeypatch, hanging=Life(handshake=LONG), stopped=Life(handshake=0.1, is_final=True))
@@ -187,7 +187,7 @@ async def test_a_server_that_is_disconnected_meanwhile_is_unavailable(monkeypatc
         await pool.disconnect("one")
 
 
-async def test_it_ends_when_all_is_closed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_fails_when_close_all_is_called_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(handshake=LONG))
     async with MCPPool() as pool, anyio.create_task_group() as group:
         pool.add("one", FAKE)
@@ -209,7 +209,7 @@ async def test_an_unknown_server_is_an_error_at_once() -> None:
         assert caught.value.server_id == "two"
 
 
-async def test_waiting_does_not_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_does_not_start_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
     async with MCPPool(restart=A_WHILE) as pool:
         pool.add("one", FAKE)

@@ -1,4 +1,4 @@
-"""Events: in order, bounded, for any number of listeners, and in agreement with the statuses."""
+"""Events: in order, bounded, for any number of readers, and consistent with the statuses."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ CONNECTING, CONNECTED, ERROR, DISCONNECTED = (
 )
 AT_ONCE = RestartPolicy(initial_delay=0)
 CHANGE = StatusChanged("s", CONNECTED, 1)
-"""Any event, for where it does not matter which."""
+"""An event for tests in which it does not matter which."""
 
 
 async def next_events(events: AsyncIterator[Event], count: int) -> list[Event]:
-    """The next so many events."""
+    """Return the next `count` events."""
     with anyio.fail_after(20):
         return [await anext(events) for _ in range(count)]
 
 
 async def the_rest(events: AsyncIterator[Event]) -> list[Event]:
-    """All events until the end."""
+    """Return all events until the end."""
     with anyio.fail_after(20):
         return [event async for event in events]
 
 
 def send(pool: MCPPool, event: Event, times: int = 1) -> None:
-    """Let the same thing happen many times over."""
+    """Send the same event many times."""
     for _ in range(times):
         pool._supervisor.broadcast.send(event)
 
 
-# What is told, in which order
+# What the events are, and their order
 
 
-async def test_a_server_that_comes_and_goes_is_told_step_by_step() -> None:
+async def test_each_step_of_a_servers_life_is_an_event() -> None:
     async with MCPPool() as pool, pool.events() as events:
         await pool.connect("s", InProcessServer(calculator()))
         await pool.disconnect("s")
@@ -76,7 +76,7 @@ async def test_a_server_that_comes_and_goes_is_told_step_by_step() -> None:
         ]
 
 
-async def test_a_server_that_could_not_be_connected_departs_with_its_error() -> None:
+async def test_the_removal_of_a_server_that_could_not_be_connected_has_its_error() -> None:
     async with MCPPool() as pool, pool.events() as events:
         with pytest.raises(ConnectError) as caught:
             await pool.connect("s", scripted("--exit-at-start", 3))
@@ -88,7 +88,7 @@ async def test_a_server_that_could_not_be_connected_departs_with_its_error() -> 
     assert str(changed.error) == str(removed.error) == str(caught.value)
 
 
-async def test_a_server_that_is_lost_and_comes_back_is_told_with_generations() -> None:
+async def test_the_events_of_a_reconnect_have_generations() -> None:
     async with MCPPool() as pool:
         await pool.connect("s", scripted(restart=AT_ONCE))
         async with pool.events() as events:
@@ -101,7 +101,7 @@ async def test_a_server_that_is_lost_and_comes_back_is_told_with_generations() -
     assert [connecting, back] == [StatusChanged("s", CONNECTING, 1), StatusChanged("s", CONNECTED, 2)]
 
 
-async def test_a_listing_that_is_as_before_is_no_news() -> None:
+async def test_an_unchanged_listing_is_not_an_event() -> None:
     server = calculator()
     async with MCPPool({"s": InProcessServer(server)}) as pool, pool.events() as events:
         await pool.server("s").refresh()
@@ -112,7 +112,7 @@ async def test_a_listing_that_is_as_before_is_no_news() -> None:
     assert first == [CatalogChanged("s"), StatusChanged("s", DISCONNECTED, 1)]
 
 
-async def test_close_all_is_told_as_one_event() -> None:
+async def test_close_all_is_one_event() -> None:
     async with MCPPool() as pool:
         for server_id in ("a", "b", "c"):
             await pool.connect(server_id, InProcessServer(calculator()))
@@ -122,30 +122,30 @@ async def test_close_all_is_told_as_one_event() -> None:
             assert await next_events(events, 2) == [PoolCleared(), ServerAdded("a")]
 
 
-async def test_a_listener_hears_only_of_what_happens_from_now_on() -> None:
+async def test_a_reader_gets_only_events_after_it_subscribed() -> None:
     async with MCPPool({"a": InProcessServer(calculator())}) as pool, pool.events() as events:
         await pool.connect("b", InProcessServer(calculator()))
         assert await next_events(events, 1) == [ServerAdded("b")]
 
 
-# Listeners
+# Readers
 
 
-async def test_all_listeners_hear_everything() -> None:
+async def test_all_readers_get_all_events() -> None:
     async with MCPPool() as pool, pool.events() as one, pool.events() as other:
         await pool.connect("s", InProcessServer(calculator()))
         await pool.disconnect("s")
         assert await next_events(one, 5) == await next_events(other, 5)
 
 
-async def test_a_listener_that_has_left_is_forgotten() -> None:
+async def test_a_reader_that_has_left_is_forgotten() -> None:
     async with MCPPool() as pool:
         async with pool.events():
             assert len(pool._supervisor.broadcast._queues) == 1
         assert len(pool._supervisor.broadcast._queues) == 0
 
 
-async def test_a_listener_that_leaves_by_an_error_is_forgotten() -> None:
+async def test_a_reader_that_raises_is_forgotten() -> None:
     async with MCPPool() as pool:
         with pytest.raises(ZeroDivisionError):
             async with pool.events():
@@ -153,21 +153,21 @@ async def test_a_listener_that_leaves_by_an_error_is_forgotten() -> None:
         assert len(pool._supervisor.broadcast._queues) == 0
 
 
-async def test_a_listener_waits_for_what_happens_next() -> None:
+async def test_a_reader_waits_for_the_next_event() -> None:
     async with MCPPool() as pool, pool.events() as events, anyio.create_task_group() as group:
-        heard: list[Event] = []
+        received: list[Event] = []
 
         async def listen() -> None:
-            heard.extend(await next_events(events, 1))
+            received.extend(await next_events(events, 1))
 
         group.start_soon(listen)
         await anyio.wait_all_tasks_blocked()
-        assert heard == []
+        assert received == []
         send(pool, CHANGE)
-    assert heard == [CHANGE]
+    assert received == [CHANGE]
 
 
-async def test_a_listener_that_never_listens_delays_nobody() -> None:
+async def test_a_reader_that_never_reads_delays_nobody() -> None:
     async with MCPPool() as pool, pool.events():
         with anyio.fail_after(20):
             for _ in range(50):
@@ -175,7 +175,7 @@ async def test_a_listener_that_never_listens_delays_nobody() -> None:
                 await pool.disconnect("s")
 
 
-async def test_a_listener_that_was_cancelled_can_listen_again() -> None:
+async def test_a_cancelled_reader_can_read_again() -> None:
     async with MCPPool() as pool, pool.events() as events:
         with anyio.move_on_after(0.01):
             await anext(events)
@@ -183,7 +183,7 @@ async def test_a_listener_that_was_cancelled_can_listen_again() -> None:
         assert await next_events(events, 1) == [CHANGE]
 
 
-async def test_a_listener_with_much_to_hear_lets_other_tasks_run() -> None:
+async def test_a_reader_with_many_events_waiting_lets_other_tasks_run() -> None:
     turns = 0
 
     async def count_turns() -> None:
@@ -200,23 +200,23 @@ async def test_a_listener_with_much_to_hear_lets_other_tasks_run() -> None:
     assert turns > 50
 
 
-# The bound
+# The limit of the buffer
 
 
-async def test_a_full_buffer_is_heard_in_full() -> None:
+async def test_a_full_buffer_is_delivered_completely() -> None:
     async with MCPPool() as pool, pool.events() as events:
         send(pool, CHANGE, BUFFER)
         assert await next_events(events, BUFFER) == [CHANGE] * BUFFER
 
 
-async def test_a_listener_that_is_too_slow_misses_the_oldest_and_learns_how_many() -> None:
+async def test_a_reader_that_is_too_slow_loses_the_oldest_events_and_is_told_how_many() -> None:
     async with MCPPool() as pool, pool.events() as events:
         send(pool, ServerAdded("old"), 7)
         send(pool, CHANGE, BUFFER)
         assert await next_events(events, BUFFER + 1) == [EventsDropped(7), *[CHANGE] * BUFFER]
 
 
-async def test_each_gap_is_told_where_it_is() -> None:
+async def test_each_gap_is_reported_where_it_occurs() -> None:
     async with MCPPool() as pool, pool.events() as events:
         send(pool, CHANGE, BUFFER + 3)
         assert await next_events(events, 2) == [EventsDropped(3), CHANGE]
@@ -224,13 +224,13 @@ async def test_each_gap_is_told_where_it_is() -> None:
         assert (await next_events(events, 1)) == [EventsDropped(4)]
 
 
-async def test_a_listener_that_never_listens_does_not_grow() -> None:
+async def test_the_buffer_of_a_reader_that_never_reads_is_bounded() -> None:
     async with MCPPool() as pool, pool.events() as events:
         send(pool, CHANGE, 100 * BUFFER)
         assert len(events._queue.waiting) == BUFFER
 
 
-async def test_a_slow_listener_takes_nothing_from_a_quick_one() -> None:
+async def test_a_slow_reader_does_not_cost_a_fast_one_any_events() -> None:
     async with MCPPool() as pool, pool.events(), pool.events() as quick:
         for _ in range(3):
             send(pool, CHANGE, BUFFER)
@@ -241,22 +241,22 @@ async def test_a_slow_listener_takes_nothing_from_a_quick_one() -> None:
 
 
 async def test_the_events_end_with_the_block() -> None:
-    heard: list[Event] = []
+    received: list[Event] = []
 
     async def listen() -> None:
         async with pool.events() as events:
             listening.set()
-            heard.extend(await the_rest(events))
+            received.extend(await the_rest(events))
 
     listening = anyio.Event()
     async with anyio.create_task_group() as group, MCPPool() as pool:
         group.start_soon(listen)
         await listening.wait()
         await pool.connect("s", InProcessServer(calculator()))
-    assert heard[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
+    assert received[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
 
 
-async def test_what_happened_before_the_end_is_heard_after_it() -> None:
+async def test_events_from_before_the_end_are_delivered_after_it() -> None:
     async with AsyncExitStack() as stack:
         async with MCPPool() as pool:
             events = await stack.enter_async_context(pool.events())
@@ -264,7 +264,7 @@ async def test_what_happened_before_the_end_is_heard_after_it() -> None:
         assert (await the_rest(events))[:3] == [CHANGE] * 3
 
 
-async def test_what_has_ended_stays_so() -> None:
+async def test_a_stream_that_has_ended_stays_ended() -> None:
     async with AsyncExitStack() as stack:
         async with MCPPool() as pool:
             events = await stack.enter_async_context(pool.events())
@@ -273,7 +273,7 @@ async def test_what_has_ended_stays_so() -> None:
             await anext(events)
 
 
-async def test_the_events_end_with_their_own_block_too() -> None:
+async def test_the_events_also_end_with_their_own_block() -> None:
     async with MCPPool() as pool:
         async with pool.events() as events:
             pass
@@ -281,7 +281,7 @@ async def test_the_events_end_with_their_own_block_too() -> None:
         assert await the_rest(events) == []
 
 
-async def test_nobody_can_listen_to_a_closed_pool() -> None:
+async def test_a_closed_pool_has_no_events() -> None:
     pool = MCPPool()
     async with pool:
         pass
@@ -290,7 +290,7 @@ async def test_nobody_can_listen_to_a_closed_pool() -> None:
             pass
 
 
-async def test_a_stream_that_is_opened_before_the_block_sees_its_opening() -> None:
+async def test_a_stream_opened_before_the_block_sees_its_opening() -> None:
     pool = MCPPool({"s": InProcessServer(calculator())})
     async with pool.events() as events:
         async with pool:
@@ -299,7 +299,7 @@ async def test_a_stream_that_is_opened_before_the_block_sees_its_opening() -> No
     assert seen[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
 
 
-async def test_a_status_tells_the_state_behind_it() -> None:
+async def test_a_status_change_has_the_state_behind_it() -> None:
     async with MCPPool() as pool, pool.events() as events:
         await pool.connect("s", InProcessServer(calculator()))
         changed = [await anext(events) for _ in range(3)][-1]

@@ -1,4 +1,4 @@
-"""What `snapshot` shows."""
+"""What `snapshot` contains."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_connected_server_is_shown_with_its_process_and_protocol(tmp_pat
         assert [one.process_id] == started(tmp_path / "pids")
 
 
-async def test_a_server_in_this_process_has_no_process_of_its_own() -> None:
+async def test_an_in_process_server_has_no_process_id() -> None:
     async with MCPPool() as pool:
         await pool.connect("one", InProcessServer(calculator(), mode="legacy"))
         one = pool.snapshot().servers["one"]
@@ -62,7 +62,7 @@ async def test_a_server_that_is_connecting_has_neither_process_nor_protocol(monk
         assert (one.protocol_version, one.process_id) == (None, None)
 
 
-async def test_a_server_that_is_backing_off_shows_why_and_when_it_is_tried_next(
+async def test_a_server_that_is_backing_off_shows_why_and_when_it_will_be_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_wire(monkeypatch, Life(fails=True))
@@ -76,7 +76,7 @@ async def test_a_server_that_is_backing_off_shows_why_and_when_it_is_tried_next(
         assert (one.generation, one.attempt) == (0, 1)
 
 
-async def test_a_failed_server_shows_why_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_server_shows_why_and_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(is_final=True))
     async with MCPPool() as pool:
         pool.add("one", FAKE)
@@ -86,7 +86,7 @@ async def test_a_failed_server_shows_why_and_is_not_tried_again(monkeypatch: pyt
         assert one.next_retry_at is None
 
 
-async def test_a_server_that_is_leaving_is_shown_as_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_being_disconnected_is_shown_as_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(closing=0.2))
     async with MCPPool() as pool, anyio.create_task_group() as group:
         await pool.connect("one", FAKE)
@@ -96,7 +96,7 @@ async def test_a_server_that_is_leaving_is_shown_as_closing(monkeypatch: pytest.
         assert pool.snapshot().connected == 0
 
 
-async def test_a_server_that_came_back_shows_its_restarts_and_its_last_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reconnected_server_shows_its_restarts_and_its_last_error(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
     async with MCPPool(restart=RestartPolicy(initial_delay=0)) as pool:
         await pool.connect("one", FAKE)
@@ -127,7 +127,7 @@ async def test_calls_are_counted_while_they_run_when_they_are_done_and_when_they
         assert (two.calls_in_flight, two.calls_done, two.calls_failed) == (0, 0, 1)
 
 
-async def test_totals_are_the_sums_over_the_living(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_totals_are_sums_over_current_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     async with MCPPool() as pool:
         for name in ("one", "two"):
             await pool.connect(name, InProcessServer(calculator()))
@@ -165,9 +165,9 @@ async def test_a_snapshot_is_plain_json() -> None:
     async with MCPPool({"one": InProcessServer(calculator()), "bad": StdioServer("no-such-program-anywhere")}) as pool:
         await pool.call_tool("one__add", {"a": 1, "b": 2})
         assert (await pool.call_tool("one__fail")).is_error
-        told = json.loads(json.dumps(pool.snapshot().to_dict()))
-    assert (told["connected"], told["calls_done"]) == (1, 2)
-    one, bad = told["servers"]["one"], told["servers"]["bad"]
+        plain = json.loads(json.dumps(pool.snapshot().to_dict()))
+    assert (plain["connected"], plain["calls_done"]) == (1, 2)
+    one, bad = plain["servers"]["one"], plain["servers"]["bad"]
     assert (one["status"], one["state"], one["calls_done"], one["tool_errors"]) == ("connected", "Ready", 2, 1)
     assert (bad["status"], bad["state"], bad["last_error"]["type"]) == ("error", "Failed", "ConnectError")
     assert "no-such-program-anywhere" in bad["last_error"]["reason"]

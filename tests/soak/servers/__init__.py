@@ -1,1 +1,1 @@
-"""The programs of the servers of the soak, and the proxies before them."""
+"""The programs of the servers in the soak test, and the proxies in front of them."""

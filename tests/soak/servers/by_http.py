@@ -11,7 +11,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib would slow the start
 
-import marked  # noqa: F401 - it enters its tools
+import marked  # noqa: F401 - it registers its tools
 from http_options import parse_options
 from http_raw import RawServer
 

@@ -1,4 +1,4 @@
-"""`sdk_http.py` with the tools of `sdk_tools.py`: the SDK's own server, over streamable HTTP and the old transport.
+"""`sdk_http.py` with the tools of `sdk_tools.py`: the SDK's own server, over streamable HTTP and HTTP+SSE.
 
 python by_sdk.py LEDGER --port N
 """
@@ -23,12 +23,12 @@ from sdk_tools import MarkedServer
 
 
 def write(ledger: int, ticket: str) -> None:
-    """Write a ticket down."""
+    """Record a ticket."""
     os.write(ledger, ticket.encode() + b"\n")
 
 
 async def serve(ledger: int) -> None:
-    """Listen, tell the port, and serve until SIGTERM."""
+    """Listen, print the port, and serve until SIGTERM."""
     options = parse_options()
     server = MarkedServer(partial(write, ledger)).server
     any_host = TransportSecuritySettings(enable_dns_rebinding_protection=False)

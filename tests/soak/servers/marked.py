@@ -1,9 +1,9 @@
-"""Tools for `misbehaving.py` and `http_raw.py` whose calls bear a ticket, written down the moment the call runs.
+"""Tools for `misbehaving.py` and `http_raw.py` whose calls have a ticket, which is recorded the moment the call runs.
 
     python -I -S by_stdio.py LEDGER [option ...]
 
-A line of the ledger is a ticket and nothing else, so that hours of calls stay a small file. Whoever imports
-this takes the ledger off the command line.
+A line of the ledger is only a ticket, so that hours of calls fit in a small file. Importing this module
+removes the ledger from the command line.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 
 LEDGER: Final = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 REFUSED: Final = -32000
-"""The commonest code of real servers, which is also the one of the SDK for a closed connection."""
+"""The most common code of real servers, which the SDK also uses for a closed connection."""
 
 parties: dict[str, list[Call]] = {}
-"""The calls of `gather` that wait for the others, by their party."""
+"""The calls of `gather` that wait for the others, by party."""
 
 
 def ticket_of(call: Call) -> str:
-    """Write down that a call runs, and return its ticket."""
+    """Record that a call runs, and return its ticket."""
     ticket = str(call.arguments["ticket"])
     os.write(LEDGER, ticket.encode() + b"\n")
     return ticket
 
 
 def report(server: Server, call: Call, step: int, steps: int) -> None:
-    """Report progress, if the caller wants to hear of it."""
+    """Report progress, if the caller wants it."""
     if call.progress_token is not None:
         params = {"progressToken": call.progress_token, "progress": step, "total": steps}
         server.notify("notifications/progress", params)
 
 
 def worked(server: Server, call: Call) -> str:
-    """Take some time, in steps, and answer the ticket."""
+    """Take some time, in steps, and return the ticket."""
     ticket = ticket_of(call)
     steps = int(call.arguments.get("steps", 0))
     for step in range(steps):
@@ -59,13 +59,13 @@ def worked(server: Server, call: Call) -> str:
 
 @tool(waits=True, ticket="string", seconds="number", steps="integer")
 def work(server: Server, call: Call) -> str:
-    """Take some time, in steps, and answer the ticket."""
+    """Take some time, in steps, and return the ticket."""
     return worked(server, call)
 
 
 @tool(waits=True, ticket="string", seconds="number", steps="integer")
 def safe(server: Server, call: Call) -> str:
-    """Do the same as `work`; may be done twice."""
+    """Do the same as `work`; safe to retry."""
     return worked(server, call)
 
 
@@ -74,25 +74,25 @@ misbehaving.TOOLS["safe"].definition["annotations"] = {"readOnlyHint": True}
 
 @tool(waits=True, ticket="string", size="integer")
 def bulky(_server: Server, call: Call) -> str:
-    """Answer the ticket, and so many characters."""
+    """Return the ticket and this many characters."""
     return ticket_of(call) + " " + "x" * int(call.arguments.get("size", 0))
 
 
 @tool(ticket="string")
 def refuse(_server: Server, call: Call) -> NoReturn:
-    """Answer a JSON-RPC error that bears the ticket."""
+    """Return a JSON-RPC error that contains the ticket."""
     raise Refusal(REFUSED, f"refused {ticket_of(call)}")
 
 
 @tool(ticket="string")
 def mute(_server: Server, call: Call) -> None:
-    """Never answer."""
+    """Never return."""
     ticket_of(call)
 
 
 @tool(ticket="string", party="string", count="integer")
 def gather(server: Server, call: Call) -> None:
-    """Answer the ticket, as soon as so many calls of the same party are there."""
+    """Return the ticket as soon as this many calls of the same party have arrived."""
     ticket_of(call)
     here = parties.setdefault(str(call.arguments["party"]), [])
     here.append(call)
@@ -104,7 +104,7 @@ def gather(server: Server, call: Call) -> None:
 
 @tool(ticket="string", how="string")
 def leave(server: Server, call: Call) -> Json | str | int | None:
-    """Die, or close a pipe, by one of the tools of `misbehaving.py`."""
+    """Exit, or close a pipe, with one of the tools of `misbehaving.py`."""
     ticket_of(call)
     say("I am leaving")
     return misbehaving.TOOLS[str(call.arguments["how"])].run(server, call)
@@ -112,14 +112,14 @@ def leave(server: Server, call: Call) -> Json | str | int | None:
 
 @tool(waits=True, ticket="string", bytes="integer")
 def huge(server: Server, call: Call) -> None:
-    """Answer with a message of so many bytes."""
+    """Return a message of this many bytes."""
     ticket_of(call)
     server.answer(call.request, text(misbehaving.PADDING), size=int(call.arguments["bytes"]))
 
 
 @tool(waits=True, ticket="string", what="string", count="integer")
 def flood(server: Server, call: Call) -> str:
-    """Write so many lines of one sort as fast as it goes, then answer the ticket."""
+    """Write this many lines of one kind as fast as possible, then return the ticket."""
     ticket, what, count = ticket_of(call), str(call.arguments["what"]), int(call.arguments["count"])
     for number in range(count):
         match what:

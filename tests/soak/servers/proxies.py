@@ -1,9 +1,9 @@
-"""Many of the proxies of `tcp_proxy.py` in a process of their own, where their work and their memory are nobody else's.
+"""Many proxies of `tcp_proxy.py` in a separate process, so that their work and memory do not count for the pool.
 
     python proxies.py PORT ... --port 0
 
-The first line on stdout is a number, as of every server here. Each line on stdin is a JSON object of an order, answered
-by a line with the ports of all proxies. An order is about one of them: `{"proxy": 0, "do": "cut"}`.
+The first line on stdout is a number, as for every server here. Each line on stdin is a command as a JSON object, which
+is answered by a line with the ports of all proxies. A command is about one of them: `{"proxy": 0, "do": "cut"}`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from anyio.to_thread import run_sync
 from servers.tcp_proxy import Deed, Plan, TcpProxy, tcp_proxy
 
 FORGETTING = 1.0
-"""Seconds between two times that ended connections are forgotten: a proxy remembers them all, and what they sent."""
+"""How often ended connections are forgotten, in seconds: a proxy keeps them all, and what they sent."""
 
 
-def mend(proxy: TcpProxy) -> None:
-    """Let everything flow, and everybody in."""
+def restore(proxy: TcpProxy) -> None:
+    """Let all data through, and accept all connections."""
     proxy.always = Plan()
     proxy.plans.clear()
     proxy.accept()
@@ -35,8 +35,8 @@ def mend(proxy: TcpProxy) -> None:
         connection.resume()
 
 
-def carry_out(proxy: TcpProxy, deed: str, value: Any) -> None:
-    """Do something to all connections of a proxy, or to those to come."""
+def carry_out(proxy: TcpProxy, action: str, value: Any) -> None:
+    """Do something to all connections of a proxy, or to future ones."""
     at_once: dict[str, Deed] = {
         "cut": "cut",
         "reset": "reset",
@@ -44,22 +44,22 @@ def carry_out(proxy: TcpProxy, deed: str, value: Any) -> None:
         "stall": "stall",
         "refuse": "reset",
     }
-    match deed:
-        case "mend":
-            mend(proxy)
+    match action:
+        case "restore":
+            restore(proxy)
         case "stall":
-            proxy.always = Plan(deed="stall")
+            proxy.always = Plan(action="stall")
         case "slow":
             proxy.always = Plan(delay=value)
         case "truncate":
-            proxy.next(Plan(deed="cut", received=value))
+            proxy.next(Plan(action="cut", received=value))
         case "refuse":
             proxy.refuse()
         case _:
             pass
-    if deed in at_once:
+    if action in at_once:
         for connection in proxy.open:
-            connection.do(at_once[deed])
+            connection.do(at_once[action])
 
 
 async def forget(proxies: list[TcpProxy]) -> None:
@@ -71,7 +71,7 @@ async def forget(proxies: list[TcpProxy]) -> None:
 
 
 async def serve(targets: list[int]) -> None:
-    """Run a proxy to each of these ports, until the end of stdin."""
+    """Run a proxy to each of these ports until stdin ends."""
     async with anyio.create_task_group() as group, AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(tcp_proxy(target)) for target in targets]
         group.start_soon(forget, proxies)
@@ -85,7 +85,7 @@ async def serve(targets: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Proxies that harm what passes.")
+    parser = argparse.ArgumentParser(description="Proxies that disturb the traffic that passes through them.")
     parser.add_argument("targets", type=int, nargs="+")
     parser.add_argument("--port", help="not used: each proxy takes a free one")
     anyio.run(serve, parser.parse_args().targets)

@@ -1,4 +1,4 @@
-"""The tools of `marked.py`, as far as they make sense there, on the SDK's own server: for HTTP and for this program."""
+"""The tools of `marked.py` on the SDK's own server, as far as they make sense: for HTTP and in-process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ REFUSED = -32000
 
 
 class MarkedServer:
-    """A server whose calls are written down, and whose task breaks down when it is told to.
+    """A server whose calls are recorded, and whose task fails on request.
 
     Args:
-        note: Writes a ticket down.
+        note: Records a ticket.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
         self.breaking = anyio.Event()
         self.parties: dict[str, tuple[list[str], anyio.Event]] = {}
-        # The server's constructor sets up the root logger: WARNING is the level that it has anyway.
+        # The server's constructor sets the level of the root logger: WARNING is its default.
         self.server: MCPServer[Any] = MCPServer("marked", version="1.0", lifespan=self.lifespan, log_level="WARNING")
         self.server.tool(structured_output=False)(self.work)
         self.server.tool("safe", structured_output=False, annotations=ToolAnnotations(read_only_hint=True))(self.work)
@@ -36,7 +36,7 @@ class MarkedServer:
 
     @asynccontextmanager
     async def lifespan(self, _server: MCPServer[Any]) -> AsyncGenerator[None, None]:
-        """Live until the end, or break down with an error of a task group."""
+        """Run until the end, or fail with an exception group."""
         self.breaking = breaking = anyio.Event()
 
         async def break_down() -> None:
@@ -49,7 +49,7 @@ class MarkedServer:
             group.cancel_scope.cancel()
 
     async def work(self, ticket: str, context: Context[Any, Any], seconds: float = 0.0, steps: int = 0) -> str:
-        """Take some time, in steps, and answer the ticket."""
+        """Take some time, in steps, and return the ticket."""
         self.note(ticket)
         for step in range(steps):
             await anyio.sleep(seconds / steps)
@@ -59,23 +59,23 @@ class MarkedServer:
         return ticket
 
     async def bulky(self, ticket: str, size: int) -> str:
-        """Answer the ticket, and so many characters."""
+        """Return the ticket and this many characters."""
         self.note(ticket)
         return ticket + " " + "x" * size
 
     async def refuse(self, ticket: str) -> str:
-        """Answer a JSON-RPC error that bears the ticket."""
+        """Return a JSON-RPC error that contains the ticket."""
         self.note(ticket)
         raise MCPError(REFUSED, f"refused {ticket}")
 
     async def mute(self, ticket: str) -> str:
-        """Never answer."""
+        """Never return."""
         self.note(ticket)
         await anyio.sleep_forever()
         return ticket
 
     async def gather(self, ticket: str, party: str, count: int) -> str:
-        """Answer the ticket, as soon as so many calls of the same party are there."""
+        """Return the ticket as soon as this many calls of the same party have arrived."""
         self.note(ticket)
         here, all_there = self.parties.setdefault(party, ([], anyio.Event()))
         here.append(ticket)
@@ -86,7 +86,7 @@ class MarkedServer:
         return ticket
 
     async def flood(self, ticket: str, context: Context[Any, Any], what: str, count: int) -> str:
-        """Send so many log messages or reports of progress as fast as it goes, then answer the ticket."""
+        """Send this many log messages or progress reports as fast as possible, then return the ticket."""
         self.note(ticket)
         for number in range(count):
             if what == "progress":
