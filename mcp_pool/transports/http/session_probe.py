@@ -49,7 +49,7 @@ class SessionProbe:
     """The channel of the connection."""
     renewal_limit: SessionRenewalLimit
     """How often the session may be replaced on the evidence of a ping."""
-    start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+    start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
     """Starts a task that ends with the connection."""
     send: Callable[[httpx2.Request, Forward], Awaitable[httpx2.Response]]
     """Sends a request."""
