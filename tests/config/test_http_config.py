@@ -146,7 +146,7 @@ def test_the_error_for_an_invalid_url_says_what_is_wrong_with_it() -> None:
     for url, words in [
         (b"x", "not a bytes"),
         ("ftp://localhost", "must begin with http:// or https:// and name a host"),
-        ("http://localhost:0", "port from 1 to 65535"),
+        ("http://localhost:0", "port between 1 and 65535"),
         ("http://a b", "letters, digits, hyphens and dots"),
         ("http://[::1", "must be a valid URL"),
     ]:

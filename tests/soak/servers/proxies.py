@@ -48,11 +48,11 @@ def carry_out(proxy: TcpProxy, action: str, value: Any) -> None:
         case "restore":
             restore(proxy)
         case "stall":
-            proxy.always = Plan(action="stall")
+            proxy.always = Plan(deed="stall")
         case "slow":
             proxy.always = Plan(delay=value)
         case "truncate":
-            proxy.next(Plan(action="cut", received=value))
+            proxy.next(Plan(deed="cut", received=value))
         case "refuse":
             proxy.refuse()
         case _:
