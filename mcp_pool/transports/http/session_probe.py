@@ -12,7 +12,7 @@ import attrs
 import httpx2
 from mcp_types import JSONRPCError, JSONRPCResponse
 
-from mcp_pool.transports.channel import Channel
+from mcp_pool.transports.channel import Answer, Channel
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.responses import EVENT_STREAM
@@ -68,14 +68,7 @@ class SessionProbe:
     _settled: anyio.Event | None = attrs.field(default=None, init=False, repr=False)
     """Set when no suspicion is left; None while no ping is in flight."""
 
-    def note_answer(
-        self,
-        request: httpx2.Request,
-        forward: Forward,
-        method: str,
-        status: int,
-        answer: JSONRPCResponse | JSONRPCError,
-    ) -> None:
+    def note_answer(self, request: httpx2.Request, forward: Forward, method: str, status: int, answer: Answer) -> None:
         """Record an answer within the session, and start a ping if it is suspicious.
 
         Args:
