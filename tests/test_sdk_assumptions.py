@@ -17,11 +17,11 @@ from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import MCPServer
-from mcp_pool.connection.outcome import BROKEN_RESULT
 from mcp_types import CONNECTION_CLOSED, CallToolResult, TextContent
 from pydantic import ValidationError
 
 from helpers.http import raw_server
+from mcp_pool.connection.call_errors import BROKEN_RESULT
 from mcp_pool.transports.http.authorization import SDK_PROVIDERS
 from mcp_pool.transports.http.sse import MAX_EVENT_SIZE
 from servers.in_process import calculator

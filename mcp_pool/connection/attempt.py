@@ -114,9 +114,8 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         retryable = failure.errno not in NOT_RETRYABLE
         what = f"could not be started: {failure.strerror or type(failure).__name__}"
         what += "" if failure.filename is None else f": {failure.filename!r}"
-        advice = "Install the program, or correct command, cwd or PATH."
-        if retryable:
-            advice = "Check the limits and the free resources of the system."
+        fix = "Install the program, or correct command, cwd or PATH."
+        advice = "Check the limits and the free resources of the system." if retryable else fix
         return _Explanation(what, advice, failure, retryable)
     if isinstance(failure, MCPError):
         what = f"answered {request} with error {failure.code}: {failure.message}"

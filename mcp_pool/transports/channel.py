@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 import anyio
 import attrs
@@ -18,6 +18,9 @@ from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 
 from mcp_pool.errors import Phase
+
+Answer: TypeAlias = JSONRPCResponse | JSONRPCError
+"""An answer to a request."""
 
 MAX_OPEN_SERVER_REQUESTS: Final = 1000
 """Maximum number of a server's requests whose answers it has not accepted yet. The SDK keeps a task for each."""
@@ -78,7 +81,7 @@ class CallRecord:
     """How many of its requests may have reached the server; the wire counts one as soon as it starts to send it."""
     request_id: RequestId | None = None
     """The id of the latest request."""
-    answer: JSONRPCResponse | JSONRPCError | None = None
+    answer: Answer | None = None
     """The answer to the latest request."""
     failure: Failure | None = None
     """Why the server did not answer, if the wire knows; `answer` is then not the server's own."""
@@ -181,7 +184,7 @@ class Channel:
         self._waiting[record.request_id] = record
         return record
 
-    def note_answer(self, answer: JSONRPCResponse | JSONRPCError) -> None:
+    def note_answer(self, answer: Answer) -> None:
         """Record an answer on the call that waits for it."""
         if answer.id is not None and (record := self._waiting.pop(coerce_request_id(answer.id), None)):
             record.answer = answer
@@ -204,7 +207,7 @@ class Channel:
 
     def note_reply(self, message: JSONRPCMessage) -> None:
         """Record that one of the server's requests was answered."""
-        if isinstance(message, JSONRPCResponse | JSONRPCError):
+        if isinstance(message, Answer):
             self._forget_server_request(message.id)
 
     def forget(self, record: CallRecord) -> None:

@@ -21,11 +21,10 @@ from mcp_types import (
     JSONRPCMessage,
     JSONRPCNotification,
     JSONRPCRequest,
-    JSONRPCResponse,
 )
 from pydantic_core import PydanticSerializationError
 
-from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
+from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause
 
 CANCEL_NOTIFICATION_TIMEOUT: Final = 0.1
 """Seconds that a cancel notification may take to be sent. The SDK shields it for up to 5 s, and a cancelled caller
@@ -102,7 +101,7 @@ class TrackedReadStream(_TrackedStream):
         if self.notes_activity:
             self._channel.note_activity()
         if isinstance(item, SessionMessage):
-            if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+            if isinstance(item.message, Answer):
                 self._channel.note_answer(item.message)
             else:
                 self._channel.note_server_request(item.message)

@@ -14,12 +14,12 @@ from mcp_types import (
     ErrorData,
     JSONRPCError,
     JSONRPCMessage,
-    JSONRPCResponse,
     RequestId,
     jsonrpc_message_adapter,
 )
 from pydantic import BaseModel
 
+from mcp_pool.transports.channel import Answer
 from mcp_pool.transports.http.responses import EVENT_STREAM, EventReader, TooLong, content_type, is_unread, read_whole
 
 JSON: Final = "application/json"
@@ -33,7 +33,7 @@ OTHER_BODY_TIMEOUT: Final = 1.0
 class ParsedBody:
     """The answer to a request that was found in the body of a response."""
 
-    answer: JSONRPCResponse | JSONRPCError | None = None
+    answer: Answer | None = None
     """The answer with the id of the request, if any."""
     error: JSONRPCError | None = None
     """Without an answer: a JSON-RPC error with no id or another id, which is replaced by the id of the request, as a
@@ -91,7 +91,7 @@ def parse_body(body: bytes, kind: str, request_id: RequestId, limit: int) -> Par
     try:
         for data in _messages_in(body, kind, limit):
             message = parse_message(data) or parse_error_without_id(data)
-            if isinstance(message, JSONRPCResponse | JSONRPCError) and is_same_id(message.id, request_id):
+            if isinstance(message, Answer) and is_same_id(message.id, request_id):
                 return ParsedBody(message)
             if isinstance(message, JSONRPCError):
                 error = error or message.model_copy(update={"id": request_id})

@@ -13,12 +13,12 @@ from typing import final
 import anyio
 import attrs
 import httpx2
-from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest
 
 from mcp_pool._shared.exceptions import cause_of, chain, plain
 from mcp_pool._shared.guard import contained, printable
 from mcp_pool._shared.redaction import origin
-from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
+from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.answers import (
     JSON,
     ParsedBody,
@@ -129,7 +129,7 @@ class Exchange:
     """The longest message in bytes that the server may send."""
     wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
     """Runs what waits for the server, and is cancelled when the call ends."""
-    on_answer: Callable[[int, JSONRPCResponse | JSONRPCError], None] | None = attrs.field(default=None, init=False)
+    on_answer: Callable[[int, Answer], None] = attrs.field(default=lambda _status, _answer: None, init=False)
     """Called with the HTTP status and the answer when the server has answered."""
     _trace: SendTrace = attrs.field(factory=SendTrace, init=False)
     _is_answered: bool = attrs.field(default=False, init=False)
@@ -201,11 +201,11 @@ class Exchange:
             # The server could not read the id; without one, the SDK would not assign the error to the request.
             answer = answer.model_copy(update={"id": self.message.id})
             body = answer.model_dump_json(exclude_unset=True).encode()
-        if not isinstance(answer, JSONRPCResponse | JSONRPCError) or not is_same_id(answer.id, self.message.id):
+        if not isinstance(answer, Answer) or not is_same_id(answer.id, self.message.id):
             content = f"{len(body)} bytes of {kind or 'no content type'}"
             what = f"answered with HTTP status {status} and {content}, which do not answer the request"
             return self.fail(Failure(what, malformed=True))
-        self._note_answer(status, answer)
+        self.on_answer(status, answer)
         return rebuilt(response, body)
 
     async def read_answer(self, response: httpx2.Response) -> ParsedBody:
@@ -227,7 +227,7 @@ class Exchange:
         if message is None or is_unauthorized:
             return self.fail(error_status(response))
         if body.answer is not None:
-            self._note_answer(status, body.answer)
+            self.on_answer(status, body.answer)
         content = message.model_copy(update={"id": self.message.id}).model_dump_json(by_alias=True, exclude_unset=True)
         # The SDK ignores a result in a response with an error status.
         return self._response(status if isinstance(message, JSONRPCError) else HTTPStatus.OK, content)
@@ -240,10 +240,6 @@ class Exchange:
     def _response(self, status: int, content: str) -> httpx2.Response:
         return httpx2.Response(status, headers={"content-type": JSON}, content=content, request=self.request)
 
-    def _note_answer(self, status: int, answer: JSONRPCResponse | JSONRPCError) -> None:
-        if self.on_answer is not None:
-            self.on_answer(status, answer)
-
     def _note_message(self, data: bytes) -> None:
         if self._is_answered:
             return
@@ -251,9 +247,9 @@ class Exchange:
         message = parse_message(data)
         if message is None:
             self.fail(Failure("sent an event that is not a JSON-RPC message", malformed=True))
-        self._is_answered = message is None or isinstance(message, JSONRPCResponse | JSONRPCError)
-        if isinstance(message, JSONRPCResponse | JSONRPCError):
-            self._note_answer(HTTPStatus.OK, message)
+        self._is_answered = message is None or isinstance(message, Answer)
+        if isinstance(message, Answer):
+            self.on_answer(HTTPStatus.OK, message)
 
     def _note_end(self, error: Exception | None) -> None:
         if error is None:

@@ -9,9 +9,9 @@ from typing import final
 import anyio
 import attrs
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCResponse, RequestId
+from mcp_types import RequestId
 
-from mcp_pool.transports.channel import Channel
+from mcp_pool.transports.channel import Answer, Channel
 from mcp_pool.transports.tracked_streams import Source
 
 
@@ -31,7 +31,7 @@ class Inbox:
     _waiting: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False, repr=False)
     """The scope of the wait for the next message on the event stream."""
 
-    def deliver(self, answer: JSONRPCResponse | JSONRPCError) -> None:
+    def deliver(self, answer: Answer) -> None:
         """Pass on an answer that did not come on the event stream."""
         self._channel.note_answer(answer)  # at once, so that a loss does not cancel a call that has been answered
         self._delivered.append(SessionMessage(answer))
@@ -48,7 +48,7 @@ class Inbox:
                 item = await self._source.receive()
         self._channel.note_activity()
         message = item.message if isinstance(item, SessionMessage) else None
-        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+        if isinstance(message, Answer) and message.id is not None:
             self._on_answer(message.id)
         return item
 

@@ -10,11 +10,10 @@ import anyio
 import attrs
 import httpx2
 from anyio.abc import TaskGroup
-from mcp_types import JSONRPCError, JSONRPCResponse
 
 from mcp_pool._shared.log import log
 from mcp_pool._shared.log_throttle import LogThrottle
-from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Channel, too_many_server_requests
+from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Answer, Channel, too_many_server_requests
 from mcp_pool.transports.http.client import Forward, current_message
 from mcp_pool.transports.http.exchange import forward_request
 from mcp_pool.transports.http.responses import read_whole
@@ -86,7 +85,7 @@ class Notifications:
     def post_in_background(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Post a notification or an answer in the background, and return a response for the SDK at once."""
         outgoing = current_message.get()
-        is_answer = outgoing is not None and isinstance(outgoing.message.message, JSONRPCResponse | JSONRPCError)
+        is_answer = outgoing is not None and isinstance(outgoing.message.message, Answer)
         if is_answer and self._answers >= MAX_OPEN_SERVER_REQUESTS:
             self.channel.mark_lost(too_many_server_requests(self._answers))
         elif is_answer:

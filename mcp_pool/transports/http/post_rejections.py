@@ -15,7 +15,7 @@ from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.exchange import error_status
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed
 from mcp_pool.transports.http.inbox import Inbox
-from mcp_pool.transports.http.session import PING_METHOD, Finding, Rejection, SessionEvidence
+from mcp_pool.transports.http.session import Finding
 from mcp_pool.transports.http.session_probe import SessionProbe
 
 
@@ -45,7 +45,6 @@ class PostRejections:
     """Passes on answers that do not come on the event stream."""
     probe: SessionProbe
     """Finds out whether the session is lost."""
-    _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
 
     def note(self, post: RejectedPost, message: JSONRPCMessage, record: CallRecord | None) -> None:
         """Handle a rejected POST.
@@ -66,18 +65,15 @@ class PostRejections:
         is_early = not self.channel.is_settled
         if self._deliver_answer(post, message, is_early=is_early):
             return
-        rejection, is_ping = Rejection.of(status, post.body.error), message.method == PING_METHOD
-        finding = self._evidence.note_rejection(rejection, is_ping=is_ping, is_certain=post.body.is_certain)
+        finding = self.probe.note_rejection(post.request, post.forward, message.method, status, post.body)
         is_lost = finding is Finding.LOST
         if is_lost and record is not None:
             record.requests_sent -= 1
             record.session_rejected = True
         if is_lost or is_early:
             self.channel.mark_lost(loss)
-            return
-        self._fail(post, message, record)
-        if finding is Finding.SUSPECT:
-            self.probe.suspect(rejection, post.request, post.forward)
+        else:
+            self._fail(post, message, record)
 
     def _deliver_answer(self, post: RejectedPost, message: JSONRPCRequest, *, is_early: bool) -> bool:
         """Deliver the answer in the body, if there is one: it is valid whatever the status."""
@@ -85,11 +81,8 @@ class PostRejections:
         if answer is None or (is_early and status in AUTH_STATUSES):
             return False
         self.channel.note_activity()
-        error = Rejection.of(status, answer) if isinstance(answer, JSONRPCError) else None
-        finding = self._evidence.note_answer(error, is_ping=message.method == PING_METHOD)
         self.inbox.deliver(answer)
-        if error is not None and finding is Finding.SUSPECT:
-            self.probe.suspect(error, post.request, post.forward)
+        self.probe.note_answer(post.request, post.forward, message.method, status, answer)
         return True
 
     def _fail(self, post: RejectedPost, message: JSONRPCRequest, record: CallRecord | None) -> None:

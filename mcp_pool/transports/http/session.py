@@ -13,10 +13,10 @@ from http import HTTPStatus
 from typing import Final, final
 
 import attrs
-from mcp_types import METHOD_NOT_FOUND, JSONRPCError, JSONRPCResponse
+from mcp_types import METHOD_NOT_FOUND, JSONRPCError
 
 from mcp_pool.errors import HttpStatusError
-from mcp_pool.transports.channel import DisconnectCause
+from mcp_pool.transports.channel import Answer, DisconnectCause
 
 PING_METHOD: Final = "ping"
 """The method of a ping."""
@@ -48,7 +48,7 @@ class Rejection:
     """The message of that error."""
 
     @classmethod
-    def of(cls, status: int, message: JSONRPCResponse | JSONRPCError | None) -> Rejection:
+    def of(cls, status: int, message: Answer | None) -> Rejection:
         """Make it from a response.
 
         Args:

@@ -10,13 +10,20 @@ from typing import Any, Final, final
 import anyio
 import attrs
 import httpx2
-from mcp_types import JSONRPCResponse
+from mcp_types import JSONRPCError, JSONRPCResponse
 
-from mcp_pool.transports.channel import Channel
+from mcp_pool.transports.channel import Answer, Channel
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.responses import EVENT_STREAM
-from mcp_pool.transports.http.session import PING_METHOD, Rejection, session_lost, session_presumed_lost
+from mcp_pool.transports.http.session import (
+    PING_METHOD,
+    Finding,
+    Rejection,
+    SessionEvidence,
+    session_lost,
+    session_presumed_lost,
+)
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 PROBE_TIMEOUT: Final = 5.0
@@ -55,19 +62,50 @@ class SessionProbe:
     """Sends a request."""
     note: Callable[[str], None]
     """Logs a phrase that follows the server's name."""
+    _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
     _suspicion: _Suspicion | None = attrs.field(default=None, init=False, repr=False)
     """The latest suspicion, until a ping is sent for it."""
     _settled: anyio.Event | None = attrs.field(default=None, init=False, repr=False)
     """Set when no suspicion is left; None while no ping is in flight."""
 
-    def suspect(self, rejection: Rejection, request: httpx2.Request, forward: Forward) -> None:
-        """Start a ping after a rejection. Synchronous: the rejected call does not have to wait for it.
+    def note_answer(self, request: httpx2.Request, forward: Forward, method: str, status: int, answer: Answer) -> None:
+        """Record an answer within the session, and start a ping if it is suspicious.
 
         Args:
-            rejection: How the server rejected a request.
             request: The request.
             forward: Sends a request in the same way.
+            method: The JSON-RPC method of the request.
+            status: The HTTP status of the response.
+            answer: The answer, which has the id of the request.
         """
+        error = Rejection.of(status, answer) if isinstance(answer, JSONRPCError) else None
+        finding = self._evidence.note_answer(error, is_ping=method == PING_METHOD)
+        if error is not None and finding is Finding.SUSPECT:
+            self._suspect(error, request, forward)
+
+    def note_rejection(
+        self, request: httpx2.Request, forward: Forward, method: str, status: int, body: ParsedBody
+    ) -> Finding:
+        """Record an error status without an answer in the body, and start a ping if it is suspicious.
+
+        Args:
+            request: The request.
+            forward: Sends a request in the same way.
+            method: The JSON-RPC method of the request.
+            status: The HTTP status of the response.
+            body: The body of the response.
+
+        Returns:
+            What follows from it.
+        """
+        rejection = Rejection.of(status, body.error)
+        finding = self._evidence.note_rejection(rejection, is_ping=method == PING_METHOD, is_certain=body.is_certain)
+        if finding is Finding.SUSPECT:
+            self._suspect(rejection, request, forward)
+        return finding
+
+    def _suspect(self, rejection: Rejection, request: httpx2.Request, forward: Forward) -> None:
+        """Start a ping. Synchronous: the rejected call does not have to wait for it."""
         if not self.channel.is_settled or self.channel.disconnect_cause is not None:
             return  # a rejected handshake has failed anyway, and a session that is known to be lost needs no proof
         self._suspicion = _Suspicion(rejection, request, forward)

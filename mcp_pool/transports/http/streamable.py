@@ -16,7 +16,7 @@ import anyio
 import attrs
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from mcp_pool.config.servers import HttpServer
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
@@ -24,7 +24,7 @@ from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, c
 from mcp_pool.transports.http.exchange import Exchange, forward_request, unreachable, was_unreachable
 from mcp_pool.transports.http.notifications import Notifications
 from mcp_pool.transports.http.responses import EVENT_STREAM, WatchedStream, content_type, rebuilt
-from mcp_pool.transports.http.session import PING_METHOD, Finding, Rejection, SessionEvidence
+from mcp_pool.transports.http.session import Finding
 from mcp_pool.transports.http.session_probe import SessionProbe
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import TrackedReadStream, TrackedWriteStream
@@ -81,7 +81,6 @@ class _StreamableWire:
     max_message_size: int
     notifications: Notifications
     probe: SessionProbe
-    _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
     _session: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
     """The headers of the session, once the server has started one."""
     _stream_failures: int = attrs.field(default=0, init=False)
@@ -125,7 +124,8 @@ class _StreamableWire:
 
     async def _exchange(self, exchange: Exchange, forward: Forward) -> httpx2.Response:
         if SESSION_HEADER in exchange.request.headers:
-            exchange.on_answer = partial(self._note_answer, exchange, forward)
+            # An answer is delivered at once, without waiting for a ping.
+            exchange.on_answer = partial(self.probe.note_answer, exchange.request, forward, exchange.message.method)
         response = await exchange.send(forward)
         self._note_session(exchange, response)
         if response.is_success or response.next_request is not None:
@@ -133,25 +133,14 @@ class _StreamableWire:
         body = await exchange.read_answer(response)
         if body.answer is not None or SESSION_HEADER not in exchange.request.headers:
             return exchange.error_response(response, body)
-        rejection = Rejection.of(response.status_code, body.error)
-        is_ping = exchange.message.method == PING_METHOD
-        finding = self._evidence.note_rejection(rejection, is_ping=is_ping, is_certain=body.is_certain)
+        method, status = exchange.message.method, response.status_code
+        finding = self.probe.note_rejection(exchange.request, forward, method, status, body)
         if finding is Finding.LOST:
             return exchange.lose_session()
         seen = exchange.error_response(response, body)
         if finding is Finding.SUSPECT:
-            self.probe.suspect(rejection, exchange.request, forward)
             await self.probe.settled()
         return seen
-
-    def _note_answer(
-        self, exchange: Exchange, forward: Forward, status: int, answer: JSONRPCResponse | JSONRPCError
-    ) -> None:
-        """Record an answer within a session. It is delivered at once, without waiting for a ping."""
-        error = Rejection.of(status, answer) if isinstance(answer, JSONRPCError) else None
-        finding = self._evidence.note_answer(error, is_ping=exchange.message.method == PING_METHOD)
-        if error is not None and finding is Finding.SUSPECT:
-            self.probe.suspect(error, exchange.request, forward)
 
     async def _resume(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
