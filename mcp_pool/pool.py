@@ -21,6 +21,7 @@ from mcp_types import (
 from mcp_pool.calls.lookup import find_tool
 from mcp_pool.catalog.catalog import Catalog, ToolEntry
 from mcp_pool.config.callbacks import CallbacksFor
+from mcp_pool.config.launch_limits import LAUNCH_LIMITS
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Seconds, Settings
@@ -53,6 +54,10 @@ class MCPPool(AsyncContextManagerMixin):
         restart: When lost connections are made again.
         health: When silent servers are probed; None: never.
         max_connecting: How many servers connect at once. One that hangs holds its slot for a second only. Default 16.
+        launch_limits: How many servers that one program starts are started at once, by its name, until they are
+            connected or 30 s have passed: package runners that start together corrupt their cache. Merged over the
+            default, which is 2 for each of npx, npm, pnpm, yarn, bunx, uvx, uv and pipx, and 4 for docker and podman.
+            None as a value: no limit for this program; None: none at all.
         callbacks: A function from a server's id to its callbacks, for what its spec leaves out.
 
     Raises:
@@ -72,6 +77,7 @@ class MCPPool(AsyncContextManagerMixin):
         restart: RestartPolicy = RestartPolicy(),  # noqa: B008  # a frozen value: one for all is as good as one each
         health: HealthCheck | None = HealthCheck(),  # noqa: B008  # likewise
         max_connecting: int = 16,
+        launch_limits: Mapping[str, int | None] | None = LAUNCH_LIMITS,
         callbacks: CallbacksFor | None = None,
     ) -> None:
         settings = Settings(
@@ -84,6 +90,7 @@ class MCPPool(AsyncContextManagerMixin):
             restart=restart,
             health=health,
             max_connecting=max_connecting,
+            launch_limits=launch_limits,
             callbacks=callbacks,
         )
         self._servers = check_all(servers)

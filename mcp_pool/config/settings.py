@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, final
 import attrs
 
 from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
+from mcp_pool.config.launch_limits import launch_limit_problems, with_defaults
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.validation import count_problems, instance_problems, is_number, kind_of, reject
 
@@ -60,6 +61,7 @@ class Settings:
     restart: RestartPolicy
     health: HealthCheck | None
     max_connecting: int
+    launch_limits: Mapping[str, int | None] = attrs.field(converter=with_defaults)
     callbacks: CallbacksFor | None
 
     def __attrs_post_init__(self) -> None:
@@ -72,6 +74,7 @@ class Settings:
                 *instance_problems("restart", self.restart, RestartPolicy),
                 *(() if self.health is None else instance_problems("health", self.health, HealthCheck)),
                 *count_problems("max_connecting", self.max_connecting),
+                *launch_limit_problems(self.launch_limits),
                 *_function_problems("callbacks", self.callbacks),
             ),
         )

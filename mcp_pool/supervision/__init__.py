@@ -5,7 +5,7 @@
 * `waiting`: for an attempt, for one connection, for many
 * `child_group`: a group of children and their registry: what one cancel ends
 * `child`: connect, stay connected, ask the policy, wait, and again
-* `connect_limiter`: how many servers connect at once
+* `connect_limiter`: how many servers connect at once, in all and by the program that starts them
 * `health`: probes of silent servers
 * `restart`: the decision what follows a failure
 * `registry`: the rows of the current servers

@@ -17,13 +17,14 @@ from anyio.abc import TaskGroup
 
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.log import log
+from mcp_pool.config.launch_limits import program_of
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.connection.attempt import Attempt
 from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
-from mcp_pool.supervision.connect_limiter import ConnectLimiter, ConnectSlot
+from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
 from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.restart import decide
@@ -116,14 +117,15 @@ class Child:
 
     async def _connect(self, ended: anyio.Event) -> None:
         """Connect, and hold the connection. Sets `ended` at its end; earlier, where it only finishes its last calls."""
-        timeout, slot = self.row.target.limits.connect_timeout, self.limiter.acquire_nowait()
+        spec, timeout = self.row.target.spec, self.row.target.limits.connect_timeout
+        slot = self.limiter.enter(program_of(spec.command) if isinstance(spec, StdioServer) else None)
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         try:
-            if slot is None:
+            if not slot.taken.is_set():
                 with anyio.CancelScope(deadline=deadline):
-                    slot = await self.limiter.acquire()
-            if slot is None:
-                raise self._queue_timeout()  # noqa: TRY301  # one place settles all failures of an attempt
+                    await self.limiter.wait(slot)
+            if not slot.taken.is_set():
+                raise self._queue_timeout(slot)  # noqa: TRY301  # one place settles all failures of an attempt
             await self._hold(deadline, slot, ended)
         except ConnectError as error:
             self._is_legacy = False  # the verdict may have been about another version of the server
@@ -131,12 +133,11 @@ class Child:
         except Exception as error:  # noqa: BLE001  # else an attempt that breaks off would end the whole block
             self._settle(self._broken_attempt(plain(error)), uptime=0.0)
         finally:
-            if slot is not None:
-                self.limiter.release(slot)
+            self.limiter.release(slot)
             ended.set()
             self.row.changed.notify()
 
-    async def _hold(self, deadline: float, slot: ConnectSlot, ended: anyio.Event) -> None:
+    async def _hold(self, deadline: float, slot: Slot, ended: anyio.Event) -> None:
         """Connect, once more with the legacy handshake where that is called for, and hold the connection."""
         connector = self._connector(deadline, slot, ended)
         try:
@@ -153,7 +154,7 @@ class Child:
         finally:
             self.monitor.forget(connector.channel)
 
-    def _connector(self, deadline: float, slot: ConnectSlot, ended: anyio.Event) -> Connector:
+    def _connector(self, deadline: float, slot: Slot, ended: anyio.Event) -> Connector:
         row, target = self.row, self.row.target
         attempt = Attempt(
             target=target,
@@ -171,7 +172,7 @@ class Child:
             renewals=self._renewals,
         )
 
-    def _on_open(self, slot: ConnectSlot, connection: Connection, inventory: Inventory) -> None:
+    def _on_open(self, slot: Slot, connection: Connection, inventory: Inventory) -> None:
         self.limiter.release(slot)
         row = self.row
         if isinstance(row.state, Closing):  # while calls on an earlier connection were being drained
@@ -214,14 +215,15 @@ class Child:
             row.move(BackingOff(**past, since=now, error=error, next_retry_at=now + decision.after))
             log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", error, decision.after)
 
-    def _queue_timeout(self) -> ConnectTimeout:
+    def _queue_timeout(self, slot: Slot) -> ConnectTimeout:
         """Return the error of an attempt that got no slot in time."""
-        row = self.row
+        row, full = self.row, slot.full_limits
         timeout = row.target.limits.connect_timeout
+        taken = " and ".join(f"all {limit.slots} of {limit.setting}" for limit in full)
         return ConnectTimeout(
             f"Server {row.server_id!r} (attempt {row.state.attempt}) got no slot to connect within "
-            f"connect_timeout={timeout} s: all {self.limiter.slots} were taken.",
-            advice="Raise max_connecting or connect_timeout.",
+            f"connect_timeout={timeout} s: {taken} were taken.",
+            advice=f"Raise {', '.join(limit.setting for limit in full)} or connect_timeout.",
             server_id=row.server_id,
             generation=row.state.generation,
             phase="spawn",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
 from helpers.clock import virtual_backends
-from helpers.fake import FAKE, FakeWire, Life, fake_wire
+from helpers.fake import FAKE, Life, begun, fake_wire, most_at_once, wire_of
 from mcp_pool import (
     ConnectError,
     ConnectionStatus,
@@ -21,38 +20,14 @@ from mcp_pool import (
 )
 from mcp_pool.supervision.connect_limiter import SLOT_TIME, ConnectLimiter
 
-if TYPE_CHECKING:
-    pass
-
 HANGS = 1e6
 """Seconds of a handshake that nobody waits for."""
 EXACT = RestartPolicy(jitter=0.0)
-MOMENT = 0.001
 
 
 @pytest.fixture(scope="module", params=virtual_backends())
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
-
-
-def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Life) -> FakeWire:
-    """A fake wire on which some servers have a life of their own."""
-    wire = fake_wire(monkeypatch)
-    wire.script = lambda attempt: lives.get(attempt.target.server_id, others)
-    return wire
-
-
-def most_at_once(times: list[float], lasting: float) -> int:
-    """How many of the attempts that begin at these times are under way together, at most."""
-    return max(sum(begun <= time < begun + lasting - MOMENT for begun in times) for time in times)
-
-
-def begun(wire: FakeWire) -> dict[str, float]:
-    """When the first attempt of each server began, in the order of the attempts."""
-    times = dict[str, float]()
-    for attempt, time in zip(wire.attempts, wire.times, strict=True):
-        times.setdefault(attempt.target.server_id, time)
-    return times
 
 
 @pytest.mark.parametrize(("slots", "servers"), [(1, 20), (3, 50), (16, 200), (500, 200)])
@@ -231,18 +206,15 @@ async def test_whoever_comes_and_goes_no_slot_is_lost(monkeypatch: pytest.Monkey
 
 
 async def test_a_slot_that_was_left_cannot_be_left_again_for_another() -> None:
-    limiter = ConnectLimiter(1)
-    first = await limiter.acquire()
+    limiter = ConnectLimiter(1, {})
+    first = limiter.enter(None)
     limiter.release(first)
-    second = await limiter.acquire()
+    second = limiter.enter(None)
     limiter.release(first)
-    with anyio.move_on_after(SLOT_TIME / 2) as waiting:
-        await limiter.acquire()
-    assert waiting.cancelled_caught
+    third = limiter.enter(None)
+    assert not third.taken.is_set()
     limiter.release(second)
-    start = anyio.current_time()
-    await limiter.acquire()
-    assert anyio.current_time() == start
+    assert third.taken.is_set()
 
 
 async def test_the_wait_for_a_slot_counts_as_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +224,9 @@ async def test_the_wait_for_a_slot_counts_as_connect_timeout(monkeypatch: pytest
         start = anyio.current_time()
         for server_id in hung:
             pool.add(server_id, FAKE)
-        with pytest.raises(ConnectTimeout, match="no slot to connect within connect_timeout=2") as caught:
+        with pytest.raises(
+            ConnectTimeout, match="no slot to connect within connect_timeout=2 s: all 1 of max_conn"
+        ) as caught:
             await pool.connect("late", StdioServer("never-run", connect_timeout=2))
         assert anyio.current_time() - start == pytest.approx(2)
         assert (caught.value.attempt, caught.value.phase, caught.value.retryable) == (1, "spawn", True)
