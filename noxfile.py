@@ -86,7 +86,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy and pyright, both strict, and a wholly typed public API."""
+    """Mypy and pyright, both strict, also on the examples, and a wholly typed public API."""
     session.install("-e", ".[trio]", *nox.project.dependency_groups(PROJECT, "types"))
     session.run("mypy")
     session.run("pyright")

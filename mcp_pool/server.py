@@ -30,7 +30,7 @@ from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_of, kind_problems
 from mcp_pool.connection.connection import Connection, ServerInfo
 from mcp_pool.connection.listing import is_offered, take_inventory
-from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, UnknownTool
+from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, Problem, UnknownTool
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
 from mcp_pool.supervision.supervisor import Supervisor
@@ -248,12 +248,12 @@ class Server:
     def _row(self) -> Row:
         return self._supervisor.row(self.server_id)
 
-    def _check(self, *problems: Iterable[tuple[str, str]]) -> None:
+    def _check(self, *problems: Iterable[Problem]) -> None:
         """Raise `ConfigError` for the first problem with the arguments of a call."""
         for problem in chain(*problems):
             raise self._invalid(problem)
 
-    def _invalid(self, problem: tuple[str, str]) -> ConfigError:
+    def _invalid(self, problem: Problem) -> ConfigError:
         reason = f"server {self.server_id!r}: {' '.join(problem)}. Nothing was sent."
         return ConfigError(reason, server_id=self.server_id, problems=[problem])
 

@@ -8,7 +8,8 @@ from pathlib import PureWindowsPath
 from types import MappingProxyType
 from typing import Final
 
-from mcp_pool.config.validation import Problem, is_count, is_mapping, kind_of
+from mcp_pool.config.validation import is_count, is_mapping, kind_of
+from mcp_pool.errors import Problem
 
 _SUFFIXES: Final = (".exe", ".cmd")
 

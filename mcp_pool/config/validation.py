@@ -9,12 +9,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, TypeAlias, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
 
 import httpx2
 from pydantic_core import to_json
 
-from mcp_pool.errors import ConfigError
+from mcp_pool.errors import ConfigError, Problem
 
 # Not compiled here: few programs need them, and all would pay for it at import.
 _HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -23,10 +23,6 @@ _HOST: Final = r"[\w.-]+|[0-9A-Fa-f:.]+(%25[\w.-]+)?"
 _HEADERS_OF_THE_WIRE: Final = frozenset({"content-length", "transfer-encoding", "mcp-session-id"})
 """Headers that would break each request, or put it into another connection's session."""
 HIGHEST_PORT: Final = 65535
-
-
-Problem: TypeAlias = tuple[str, str]
-"""A field's name, and the end of a sentence that begins with it."""
 
 
 def reject(owner: str, problems: Iterable[Problem], *, server_id: str | None = None, after: str = "") -> None:
