@@ -23,11 +23,12 @@ from mcp_types import (
     Tool,
 )
 
+from mcp_pool._shared.guard import text_of
 from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
-from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_of, kind_problems
+from mcp_pool.config.validation import argument_problems, is_count, kind_of, kind_problems, plain_json
 from mcp_pool.connection.connection import Connection, ServerInfo
 from mcp_pool.connection.listing import is_offered, take_inventory
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, Problem, UnknownTool
@@ -106,7 +107,7 @@ class Server:
 
         Args:
             name: The tool's name.
-            arguments: Its arguments.
+            arguments: The arguments, converted to JSON when the call is made. They must not be circular.
             timeout: Seconds for the call as a whole, the wait for the server included; None: no bound. Left out, the
                 server's `call_timeout` (for silence, restarted by progress) and `max_call_time` apply.
             progress: An async function of (progress, total, message), called in order and one at a time when the server
@@ -129,17 +130,16 @@ class Server:
             kind_problems("name", name, str, "must be a string"),
             argument_problems("arguments", arguments),
             argument_problems("meta", meta),
-            json_problems("meta", meta),
         )
         if progress is not None and not callable(progress):
             raise self._invalid(("progress", f"must be an async function, not {kind_of(progress)}"))
-        given = None if arguments is None else dict(arguments)
+        given, sent_meta = self._plain("arguments", arguments), self._plain("meta", meta)
         if not is_offered(name, self._row.target.spec):
             reason = f"Tool {name!r} of server {self.server_id!r} is left out by include_tools or exclude_tools."
             raise UnknownTool(reason, server_id=self.server_id)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
-            return client.call_tool(name, given, progress_callback=on_progress, meta=meta)
+            return client.call_tool(name, given, progress_callback=on_progress, meta=sent_meta)
 
         request = Request(send=send, what=f"the call of tool {name!r}", timeout=timeout, tool=name)
         if progress is None:
@@ -154,7 +154,7 @@ class Server:
         self._check(
             kind_problems("name", name, str, "must be a string"), argument_problems("arguments", arguments, str)
         )
-        given = None if arguments is None else dict(arguments)
+        given = self._plain("arguments", arguments)
         return await self._call(
             Request(send=lambda client, _: client.get_prompt(name, given), what=f"the prompt {name!r}", timeout=timeout)
         )
@@ -188,7 +188,7 @@ class Server:
             argument_problems("argument", argument, str),
             argument_problems("context", context, str),
         )
-        fixed, known = dict(argument), None if context is None else dict(context)
+        fixed, known = self._plain("argument", argument), self._plain("context", context)
         return await self._call(
             Request(send=lambda client, _: client.complete(ref, fixed, known), what="the completion", timeout=timeout)
         )
@@ -256,6 +256,15 @@ class Server:
     def _invalid(self, problem: Problem) -> ConfigError:
         reason = f"server {self.server_id!r}: {' '.join(problem)}. Nothing was sent."
         return ConfigError(reason, server_id=self.server_id, problems=[problem])
+
+    def _plain(self, name: str, argument: Mapping[str, Any] | None) -> Any:
+        """Return an argument of a call as plain JSON: what was checked is what is sent, also when it is sent again."""
+        try:
+            return None if argument is None else plain_json(dict(argument))
+        except Exception as error:  # noqa: BLE001  # the code of its values may raise anything
+            words = text_of(error)
+        # Behind the block: an error raised inside `except` would drag the first one along as its context.
+        raise self._invalid((name, f"cannot be sent as JSON: {self._row.target.redactor.text(words)}"))
 
     async def _call(self, request: Request[_T]) -> _T:
         """Check the time-out, and make the call."""
