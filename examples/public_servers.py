@@ -14,7 +14,7 @@ SERVERS = {
     "filesystem": StdioServer("npx", ["-y", "@modelcontextprotocol/server-filesystem", "."]),
     "memory": StdioServer("npx", ["-y", "@modelcontextprotocol/server-memory"]),
 }
-CALLS = {
+CALLS: dict[str, tuple[str, dict[str, str]]] = {
     "time": ("get_current_time", {"timezone": "UTC"}),
     "git": ("git_status", {"repo_path": "."}),
     "everything": ("echo", {"message": "hello"}),

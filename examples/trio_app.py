@@ -7,16 +7,22 @@ import sys
 from pathlib import Path
 
 import trio
+from mcp_types import CallToolResult, TextContent
 
 from mcp_pool import MCPPool, StdioServer
 
 NOTES = StdioServer(sys.executable, [str(Path(__file__).parent / "servers" / "notes_server.py")])
 
 
+def words(result: CallToolResult) -> str:
+    """Return the text of a result."""
+    return " ".join(content.text for content in result.content if isinstance(content, TextContent))
+
+
 async def writer(pool: MCPPool, text: str) -> None:
     """Write a note."""
     result = await pool.call_tool("notes__write", {"text": text})
-    print("wrote", text, "->", result.content[0].text)
+    print("wrote", text, "->", words(result))
 
 
 async def main() -> None:
@@ -26,7 +32,7 @@ async def main() -> None:
             for text in ("milk", "bread", "salt"):
                 nursery.start_soon(writer, pool, text)
         notes = await pool.call_tool("notes__read")
-        print("read", sorted(notes.content[0].text.split(", ")))
+        print("read", sorted(words(notes).split(", ")))
     print("nothing left:", pool)
 
 

@@ -21,10 +21,10 @@ from loguru import logger
 
 from mcp_pool.catalog.catalog import ToolEntry
 from mcp_pool.catalog.names import catalog_name
-from mcp_pool.config.callbacks import ClientCallbacks
+from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.servers import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
-from mcp_pool.config.settings import DEFAULT
+from mcp_pool.config.settings import DEFAULT, Default, Seconds
 from mcp_pool.connection.connection import ServerInfo
 from mcp_pool.errors import (
     CallTimeout,
@@ -32,10 +32,13 @@ from mcp_pool.errors import (
     ConnectError,
     ConnectionLost,
     ConnectTimeout,
+    ErrorContext,
     HttpStatusError,
     InvalidResponse,
     MCPPoolError,
+    Phase,
     PoolClosed,
+    Problem,
     ServerUnavailable,
     UnknownServer,
     UnknownTool,
@@ -51,7 +54,7 @@ from mcp_pool.supervision.events import (
     ServerRemoved,
     StatusChanged,
 )
-from mcp_pool.supervision.state import BackingOff, Closing, Connecting, ConnectionStatus, Failed, Ready
+from mcp_pool.supervision.state import BackingOff, Closing, Connecting, ConnectionStatus, Failed, Ready, State
 from mcp_pool.telemetry.events import EventStream
 from mcp_pool.telemetry.snapshot import PoolSnapshot, ServerSnapshot
 
@@ -59,6 +62,7 @@ __all__ = [
     "DEFAULT",
     "BackingOff",
     "CallTimeout",
+    "CallbacksFor",
     "CatalogChanged",
     "ClientCallbacks",
     "Closing",
@@ -68,6 +72,8 @@ __all__ = [
     "Connecting",
     "ConnectionLost",
     "ConnectionStatus",
+    "Default",
+    "ErrorContext",
     "Event",
     "EventStream",
     "EventsDropped",
@@ -79,11 +85,14 @@ __all__ = [
     "InvalidResponse",
     "MCPPool",
     "MCPPoolError",
+    "Phase",
     "PoolCleared",
     "PoolClosed",
     "PoolSnapshot",
+    "Problem",
     "Ready",
     "RestartPolicy",
+    "Seconds",
     "Server",
     "ServerAdded",
     "ServerConfig",
@@ -92,6 +101,7 @@ __all__ = [
     "ServerSnapshot",
     "ServerUnavailable",
     "SseServer",
+    "State",
     "StatusChanged",
     "StdioServer",
     "ToolEntry",

@@ -16,6 +16,9 @@ from typing import Final, Literal, Self, TypeAlias, TypedDict, Unpack, final
 Phase: TypeAlias = Literal["spawn", "discover", "initialize", "list", "call"]
 """What the pool was doing: starting the process, `server/discover`, `initialize`, listing, or a call."""
 
+Problem: TypeAlias = tuple[str, str]
+"""What is wrong: a field's name, and the end of a sentence that begins with it."""
+
 REASON_LIMIT: Final = 2048
 """The most characters in a reason: it may be passed to a model, and parts of it may come from a server."""
 
@@ -105,12 +108,12 @@ class ConfigError(MCPPoolError, ValueError):
         reason: str,
         *,
         server_id: str | None = None,
-        problems: Sequence[tuple[str, str]] = (),
+        problems: Sequence[Problem] = (),
         advice: str = "",
         cause: BaseException | None = None,
     ) -> None:
         super().__init__(reason, server_id=server_id, advice=advice, cause=cause)
-        self.problems: tuple[tuple[str, str], ...] = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
 
     @property
     def field(self) -> str | None:

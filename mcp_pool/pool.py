@@ -21,6 +21,7 @@ from mcp_types import (
 from mcp_pool.calls.lookup import find_tool
 from mcp_pool.catalog.catalog import Catalog, ToolEntry
 from mcp_pool.config.callbacks import CallbacksFor
+from mcp_pool.config.launch_limits import LAUNCH_LIMITS
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Seconds, Settings
@@ -56,6 +57,10 @@ class MCPPool(AsyncContextManagerMixin):
         health: When to probe a silent server; None disables health checks.
         max_connecting: How many servers connect at once. A server that hangs holds its slot for only a second.
             Default 16.
+        launch_limits: How many servers that the same program starts may be starting at once, by the program's name;
+            package runners that are started together corrupt their cache. A start counts until the server is connected,
+            at most 30 s. Merged over the default: 2 each for npx, npm, pnpm, yarn, bunx, uvx, uv and pipx, 4 each for
+            docker and podman. None as a value removes the limit of one program, None as the argument all of them.
         callbacks: A function from a server's id to its callbacks, used for those that its spec leaves out.
 
     Raises:
@@ -75,6 +80,7 @@ class MCPPool(AsyncContextManagerMixin):
         restart: RestartPolicy = RestartPolicy(),  # noqa: B008  # a frozen value, safe to share
         health: HealthCheck | None = HealthCheck(),  # noqa: B008  # likewise
         max_connecting: int = 16,
+        launch_limits: Mapping[str, int | None] | None = LAUNCH_LIMITS,
         callbacks: CallbacksFor | None = None,
     ) -> None:
         settings = Settings(
@@ -87,6 +93,7 @@ class MCPPool(AsyncContextManagerMixin):
             restart=restart,
             health=health,
             max_connecting=max_connecting,
+            launch_limits=launch_limits,
             callbacks=callbacks,
         )
         self._servers = check_all(servers)

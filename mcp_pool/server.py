@@ -23,14 +23,15 @@ from mcp_types import (
     Tool,
 )
 
+from mcp_pool._shared.guard import text_of
 from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
-from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_of, kind_problems
+from mcp_pool.config.validation import argument_problems, is_count, kind_of, kind_problems, plain_json
 from mcp_pool.connection.connection import Connection, ServerInfo
 from mcp_pool.connection.listing import is_offered, take_inventory
-from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, UnknownTool
+from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, Problem, UnknownTool
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
 from mcp_pool.supervision.supervisor import Supervisor
@@ -106,7 +107,7 @@ class Server:
 
         Args:
             name: The tool's name.
-            arguments: Its arguments.
+            arguments: Its arguments, converted to JSON when the call is made. They must not be circular.
             timeout: Seconds for the whole call, including the wait for the server; None for no limit. By default the
                 server's `call_timeout` (for silence; progress restarts it) and `max_call_time` apply.
             progress: An async function of (progress, total, message), called in order, one report at a time. What it
@@ -130,17 +131,16 @@ class Server:
             kind_problems("name", name, str, "must be a string"),
             argument_problems("arguments", arguments),
             argument_problems("meta", meta),
-            json_problems("meta", meta),
         )
         if progress is not None and not callable(progress):
             raise self._invalid(("progress", f"must be an async function, not {kind_of(progress)}"))
-        given = None if arguments is None else dict(arguments)
+        given, sent_meta = self._plain("arguments", arguments), self._plain("meta", meta)
         if not is_offered(name, self._row.target.spec):
             reason = f"Tool {name!r} of server {self.server_id!r} is excluded by include_tools or exclude_tools."
             raise UnknownTool(reason, server_id=self.server_id)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
-            return client.call_tool(name, given, progress_callback=on_progress, meta=meta)
+            return client.call_tool(name, given, progress_callback=on_progress, meta=sent_meta)
 
         request = Request(send=send, what=f"the call of tool {name!r}", timeout=timeout, tool=name)
         if progress is None:
@@ -155,7 +155,7 @@ class Server:
         self._check(
             kind_problems("name", name, str, "must be a string"), argument_problems("arguments", arguments, str)
         )
-        given = None if arguments is None else dict(arguments)
+        given = self._plain("arguments", arguments)
         return await self._call(
             Request(send=lambda client, _: client.get_prompt(name, given), what=f"the prompt {name!r}", timeout=timeout)
         )
@@ -189,7 +189,7 @@ class Server:
             argument_problems("argument", argument, str),
             argument_problems("context", context, str),
         )
-        fixed, known = dict(argument), None if context is None else dict(context)
+        fixed, known = self._plain("argument", argument), self._plain("context", context)
         return await self._call(
             Request(send=lambda client, _: client.complete(ref, fixed, known), what="the completion", timeout=timeout)
         )
@@ -249,14 +249,23 @@ class Server:
     def _row(self) -> Row:
         return self._supervisor.row(self.server_id)
 
-    def _check(self, *problems: Iterable[tuple[str, str]]) -> None:
-        """Raise `ConfigError` for the first problem with a call's arguments."""
+    def _check(self, *problems: Iterable[Problem]) -> None:
+        """Raise `ConfigError` for the first problem with the arguments of a call."""
         for problem in chain(*problems):
             raise self._invalid(problem)
 
-    def _invalid(self, problem: tuple[str, str]) -> ConfigError:
+    def _invalid(self, problem: Problem) -> ConfigError:
         reason = f"server {self.server_id!r}: {' '.join(problem)}. Nothing was sent."
         return ConfigError(reason, server_id=self.server_id, problems=[problem])
+
+    def _plain(self, name: str, argument: Mapping[str, Any] | None) -> Any:
+        """Return an argument of a call as plain JSON: what was checked is what is sent, also when it is sent again."""
+        try:
+            return None if argument is None else plain_json(dict(argument))
+        except Exception as error:  # noqa: BLE001  # the code of its values may raise anything
+            words = text_of(error)
+        # Behind the block: an error raised inside `except` would drag the first one along as its context.
+        raise self._invalid((name, f"cannot be sent as JSON: {self._row.target.redactor.text(words)}"))
 
     async def _call(self, request: Request[_T]) -> _T:
         """Check the timeout and make the call."""

@@ -35,6 +35,17 @@ PHRASES: dict[str, list[str]] = {
     ],
     "trio_app.py": ["wrote", "read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],
     "asyncio_app.py": ["read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],
+    "typed_wrapper.py": [
+        "callbacks for calculator",
+        "tools: calculator__add",
+        "calculator__add: 5",
+        "failed in phase spawn",
+        "after restart: Ready",
+        "connected: 1",
+        "missing is error (Failed)",
+        "calculator is connected (Ready)",
+        "problems: (('command', 'must be the name or path of a program",
+    ],
     "deadline.py": [
         "still answers: started, cleaned up",
         "cancelled by the deadline: True",

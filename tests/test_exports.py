@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import subprocess
 import sys
 from importlib import metadata, resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mcp_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PACKAGE = Path(mcp_pool.__file__).parent
 DISTRIBUTION = "mcp-pool-supervisor"
@@ -139,6 +145,90 @@ def test_the_distribution_has_an_extra_for_trio() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert resources.files(mcp_pool).joinpath("py.typed").is_file()
+
+
+MODULES = {
+    ".".join(("mcp_pool", *path.relative_to(PACKAGE).with_suffix("").parts)): ast.parse(
+        path.read_text(encoding="utf-8")
+    )
+    for path in PACKAGE.rglob("*.py")
+}
+MADE_BY_THE_POOL = {"of"}
+"""Constructors that take the pool's own parts: nobody else calls them."""
+
+
+def names_of_ours(module: str) -> set[str]:
+    """The names in a module that stand for something of the package: defined in it, or imported from another of it."""
+    names = set[str]()
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mcp_pool"):
+            names.update(alias.asname or alias.name for alias in node.names)
+    for node in MODULES[module].body:
+        if isinstance(node, ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            names.update(target.id for target in targets if isinstance(target, ast.Name))
+    return names
+
+
+def types_in(module: str, annotation: ast.expr) -> set[str]:
+    """The names of the package's own types in an annotation."""
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    return names & names_of_ours(module)
+
+
+def annotations(exported: str) -> Iterator[tuple[str, str, ast.expr]]:
+    """All that a public name says of types: where, in which module, and what."""
+    thing: Any = getattr(mcp_pool, exported)
+    for module, tree in MODULES.items():  # an alias does not know its name at run time
+        for node in tree.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == exported:
+                assert node.value is not None
+                yield exported, module, node.value
+    classes = [each for each in inspect.getmro(thing) if each.__module__ in MODULES] if inspect.isclass(thing) else []
+    members = [(f"{exported}.{name}", cls, member) for cls in classes for name, member in public_members(cls)]
+    for where, owner, member in [*((exported, cls, cls) for cls in classes), *members, (exported, thing, thing)]:
+        called = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
+        if not inspect.isfunction(called) and called not in classes:
+            continue
+        for name, annotation in inspect.get_annotations(called).items():
+            if not name.startswith("_"):
+                text = getattr(annotation, "__forward_arg__", annotation)  # what a TypedDict makes of it
+                yield f"{where}: {name}", owner.__module__, ast.parse(text, mode="eval").body
+
+
+def public_members(cls: type) -> Iterator[tuple[str, Any]]:
+    """The members of a class that a program uses; what attrs makes of the fields says nothing that they do not."""
+    for name, member in vars(cls).items():
+        if (not name.startswith("_") and name not in MADE_BY_THE_POOL) or (
+            name in {"__init__", "__anext__"} and not (name == "__init__" and hasattr(cls, "__attrs_attrs__"))
+        ):
+            yield name, member
+
+
+@pytest.mark.parametrize("exported", mcp_pool.__all__)
+def test_whatever_type_of_ours_a_public_signature_names_can_be_imported(exported: str) -> None:
+    missing = {
+        where: unknown
+        for where, module, annotation in annotations(exported)
+        if (unknown := types_in(module, annotation) - set(mcp_pool.__all__))
+    }
+    assert missing == {}
+
+
+def test_the_types_of_signatures_are_found_in_fields_methods_properties_bases_and_aliases() -> None:
+    found = {
+        exported: set[str]().union(*(types_in(module, what) for _, module, what in annotations(exported)))
+        for exported in mcp_pool.__all__
+    }
+    assert found["MCPPool"] >= {"CallbacksFor", "EventStream", "PoolSnapshot", "RestartPolicy", "Seconds", "ToolEntry"}
+    assert found["Server"] >= {"State", "ServerInfo", "Default", "ConnectError"}
+    assert found["StdioServer"] >= {"Seconds", "Default", "Problem", "ClientCallbacks"}
+    assert found["CallTimeout"] >= {"Phase", "ErrorContext"}
+    assert found["EventStream"] >= {"Event"}
+    assert found["State"] == {"Connecting", "Ready", "Closing", "BackingOff", "Failed"}
+    assert found["CallbacksFor"] == {"ClientCallbacks"}
 
 
 OLD = (

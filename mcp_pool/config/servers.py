@@ -14,7 +14,6 @@ from mcp.server.mcpserver import MCPServer
 from mcp_pool._shared.redaction import origin, secrets_of_basic_auth, secrets_of_header, secrets_of_url
 from mcp_pool.config.spec import ServerSpec, as_strings, as_tuple
 from mcp_pool.config.validation import (
-    Problem,
     environment_problems,
     header_problems,
     is_text,
@@ -23,6 +22,7 @@ from mcp_pool.config.validation import (
     string_problems,
     url_problems,
 )
+from mcp_pool.errors import Problem
 
 
 @final

@@ -9,8 +9,10 @@ from typing import Final, Literal, TypeAlias, TypeVar, final
 import attrs
 
 from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
+from mcp_pool.config.launch_limits import launch_limit_problems, with_defaults
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.validation import count_problems, instance_problems, is_number, kind_of, reject
+from mcp_pool.errors import Problem
 
 _T = TypeVar("_T")
 
@@ -60,6 +62,7 @@ class Settings:
     restart: RestartPolicy
     health: HealthCheck | None
     max_connecting: int
+    launch_limits: Mapping[str, int | None] = attrs.field(converter=with_defaults)
     callbacks: CallbacksFor | None
 
     def __attrs_post_init__(self) -> None:
@@ -72,6 +75,7 @@ class Settings:
                 *instance_problems("restart", self.restart, RestartPolicy),
                 *(() if self.health is None else instance_problems("health", self.health, HealthCheck)),
                 *count_problems("max_connecting", self.max_connecting),
+                *launch_limit_problems(self.launch_limits),
                 *_function_problems("callbacks", self.callbacks),
             ),
         )
@@ -84,7 +88,7 @@ def resolve(value: _T | Literal[Default.DEFAULT], wider: _T) -> _T:
 
 def timeout_problems(
     times: Mapping[str, object], *, unbounded: bool = True, inherited: bool = True
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[Problem]:
     """Yield a problem for each value that is not a time in seconds.
 
     Args:
@@ -100,6 +104,6 @@ def timeout_problems(
             yield name, f"must be {allowed}, not {value!r}"
 
 
-def _function_problems(name: str, value: object) -> Iterator[tuple[str, str]]:
+def _function_problems(name: str, value: object) -> Iterator[Problem]:
     if value is not None and not callable(value):
         yield name, f"must be a function of a server's id, not {kind_of(value)}"

@@ -16,7 +16,6 @@ from mcp_pool.config.callbacks import ClientCallbacks
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.config.validation import (
-    Problem,
     count_problems,
     instance_problems,
     is_mapping,
@@ -25,6 +24,7 @@ from mcp_pool.config.validation import (
     reject,
     string_problems,
 )
+from mcp_pool.errors import Problem
 
 CLIENT_OPTIONS: Final = frozenset(
     {

@@ -9,12 +9,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, TypeAlias, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
 
 import httpx2
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 
-from mcp_pool.errors import ConfigError
+from mcp_pool.errors import ConfigError, Problem
 
 # Not compiled here, to keep the import fast: few programs need them.
 _HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -23,9 +23,6 @@ _HOST: Final = r"[\w.-]+|[0-9A-Fa-f:.]+(%25[\w.-]+)?"
 _TRANSPORT_HEADERS: Final = frozenset({"content-length", "transfer-encoding", "mcp-session-id"})
 """Headers that would break every request, or put it in another connection's session."""
 HIGHEST_PORT: Final = 65535
-
-Problem: TypeAlias = tuple[str, str]
-"""A field's name, and the rest of a sentence about it."""
 
 
 def reject(owner: str, problems: Iterable[Problem], *, server_id: str | None = None, after: str = "") -> None:
@@ -158,12 +155,15 @@ def header_problems(headers: object) -> Iterator[Problem]:
         seen.add(name.lower())
 
 
-def json_problems(name: str, value: object) -> Iterator[Problem]:
-    """Yield a problem unless the value can be sent as JSON."""
-    try:
-        to_json(value)
-    except ValueError as error:
-        yield name, f"cannot be sent as JSON: {error}"
+def plain_json(value: object) -> Any:
+    """Return a value as plain JSON, converted as the SDK converts what it sends.
+
+    Raises:
+        Exception: It cannot be sent: it has no JSON, is circular, is nested too deeply, or its own code raised.
+    """
+    plain = to_jsonable_python(value, by_alias=True, exclude_none=True)
+    to_json(plain)  # half a surrogate pair has no bytes
+    return plain
 
 
 def argument_problems(name: str, value: object, kind: type = object) -> Iterator[Problem]:

@@ -5,7 +5,7 @@
 * `waiting`: waits for an attempt, for one connection, or for many
 * `child_group`: a group of children and their registry, ended by one cancellation
 * `child`: connects, stays connected, asks the policy, waits, and starts over
-* `connect_limiter`: limits how many servers connect at once
+* `connect_limiter`: limits how many servers connect at once, in all and for each package runner
 * `health`: probes silent servers
 * `restart`: decides what follows a failure
 * `registry`: the rows of the current servers

@@ -17,13 +17,14 @@ from anyio.abc import TaskGroup
 
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.log import log
+from mcp_pool.config.launch_limits import program_of
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.connection.attempt import Attempt
 from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
-from mcp_pool.supervision.connect_limiter import ConnectLimiter, ConnectSlot
+from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
 from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.restart import decide
@@ -115,14 +116,15 @@ class Child:
 
     async def _connect(self, ended: anyio.Event) -> None:
         """Connect and hold the connection. Sets `ended` when it ends, or when it only has to finish its last calls."""
-        timeout, slot = self.row.target.limits.connect_timeout, self.limiter.acquire_nowait()
+        spec, timeout = self.row.target.spec, self.row.target.limits.connect_timeout
+        slot = self.limiter.enter(program_of(spec.command) if isinstance(spec, StdioServer) else None)
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         try:
-            if slot is None:
+            if not slot.taken.is_set():
                 with anyio.CancelScope(deadline=deadline):
-                    slot = await self.limiter.acquire()
-            if slot is None:
-                raise self._queue_timeout()  # noqa: TRY301  # one place handles all failures of an attempt
+                    await self.limiter.wait(slot)
+            if not slot.taken.is_set():
+                raise self._queue_timeout(slot)  # noqa: TRY301  # one place handles all failures of an attempt
             await self._hold(deadline, slot, ended)
         except ConnectError as error:
             self._is_legacy = False  # the server may be another version by now
@@ -130,12 +132,11 @@ class Child:
         except Exception as error:  # noqa: BLE001  # otherwise an unexpected error would end the whole block
             self._settle(self._broken_attempt(plain(error)), uptime=0.0)
         finally:
-            if slot is not None:
-                self.limiter.release(slot)
+            self.limiter.release(slot)
             ended.set()
             self.row.changed.notify()
 
-    async def _hold(self, deadline: float, slot: ConnectSlot, ended: anyio.Event) -> None:
+    async def _hold(self, deadline: float, slot: Slot, ended: anyio.Event) -> None:
         """Connect, if necessary a second time with the legacy handshake, and hold the connection."""
         connector = self._connector(deadline, slot, ended)
         try:
@@ -152,7 +153,7 @@ class Child:
         finally:
             self.monitor.forget(connector.channel)
 
-    def _connector(self, deadline: float, slot: ConnectSlot, ended: anyio.Event) -> Connector:
+    def _connector(self, deadline: float, slot: Slot, ended: anyio.Event) -> Connector:
         row, target = self.row, self.row.target
         attempt = Attempt(
             target=target,
@@ -170,7 +171,7 @@ class Child:
             renewal_limit=self._renewal_limit,
         )
 
-    def _on_open(self, slot: ConnectSlot, connection: Connection, inventory: Inventory) -> None:
+    def _on_open(self, slot: Slot, connection: Connection, inventory: Inventory) -> None:
         self.limiter.release(slot)
         row = self.row
         if isinstance(row.state, Closing):  # it was disconnected while calls on an earlier connection drained
@@ -213,14 +214,15 @@ class Child:
             row.move(BackingOff(**past, since=now, error=error, next_retry_at=now + decision.after))
             log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", error, decision.after)
 
-    def _queue_timeout(self) -> ConnectTimeout:
+    def _queue_timeout(self, slot: Slot) -> ConnectTimeout:
         """Return the error for an attempt that got no slot in time."""
-        row = self.row
+        row, full = self.row, slot.full_limits
         timeout = row.target.limits.connect_timeout
+        taken = " and ".join(f"all {limit.slots} of {limit.setting}" for limit in full)
         return ConnectTimeout(
             f"Server {row.server_id!r} (attempt {row.state.attempt}) got no connect slot within "
-            f"connect_timeout={timeout} s: all {self.limiter.slots} slots were in use.",
-            advice="Raise max_connecting or connect_timeout.",
+            f"connect_timeout={timeout} s: {taken} slots were in use.",
+            advice=f"Raise {', '.join(limit.setting for limit in full)} or connect_timeout.",
             server_id=row.server_id,
             generation=row.state.generation,
             phase="spawn",

@@ -67,7 +67,7 @@ class Supervisor:
 
     def __attrs_post_init__(self) -> None:
         self._current = self._empty_group()
-        self._limiter = ConnectLimiter(self.settings.max_connecting)
+        self._limiter = ConnectLimiter(self.settings.max_connecting, self.settings.launch_limits)
 
     @property
     def is_open(self) -> bool:

@@ -157,6 +157,37 @@ def test_an_invalid_restart_policy_is_an_error_when_the_pool_is_constructed(valu
 
 
 @pytest.mark.parametrize(
+    "limits",
+    [
+        *([], "npx", 2, anything, [("npx", 2)]),
+        *({name: 1} for name in ("", "/usr/bin/npx", "npx.cmd", r"bin\npx", 1, None, b"npx", ("npx",))),
+        *({"npx": slots} for slots in (0, -1, 1.5, "2", True, float("inf"), DEFAULT, anything)),
+    ],
+    ids=shortened,
+)
+def test_wrong_launch_limits_are_found_when_the_pool_is_made(limits: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MCPPool(launch_limits=limits)
+    assert (caught.value.server_id, caught.value.field) == (None, "launch_limits")
+    assert str(caught.value).startswith("MCPPool: launch_limits must ")
+
+
+def test_all_that_is_wrong_with_launch_limits_is_told_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        MCPPool(launch_limits={"npx": 0, "uvx": 3, "/bin/npm": 1, "deno": -1}, max_connecting=0)
+    told = [" ".join(problem) for problem in caught.value.problems]
+    expected = ["max_connecting must", "that of 'npx' is 0", "not '/bin/npm'", "that of 'deno' is -1"]
+    assert all(words in one for words, one in zip(expected, told, strict=True))
+
+
+def test_the_launch_limits_that_a_pool_was_given_may_change() -> None:
+    limits: dict[str, int | None] = {"deno": 3}
+    settings = MCPPool(launch_limits=limits)._supervisor.settings
+    limits["deno"] = 4
+    assert settings.launch_limits["deno"] == 3
+
+
+@pytest.mark.parametrize(
     "servers", [[], "files", StdioServer("program"), [("files", StdioServer("program"))]], ids=shortened
 )
 def test_servers_must_be_a_mapping(servers: Any) -> None:

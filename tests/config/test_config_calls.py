@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from mcp_types import PromptReference
+from pydantic import BaseModel, model_serializer
 
+from helpers.calls import words
 from helpers.common import scripted
+from helpers.turns import in_turn
 from mcp_pool import DEFAULT, ConfigError, ConnectionStatus, InProcessServer, MCPPool, UnknownServer, UnknownTool
 from servers import read_lines
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+LEVELS = 100_000
+"""Levels of nesting that no encoder follows."""
 REF = PromptReference(name="prompt")
 anything: Any = object()
 wrong: Any
@@ -79,6 +86,137 @@ async def test_an_invalid_argument_raises_an_error_with_server_and_field_and_not
         assert (await pool.call_tool("s__calls")).is_error is False
         after = read_lines(ledger)
     assert [line["tool"] for line in after[len(before[0]) :]] == ["calls"]
+
+
+class Node(BaseModel):
+    """A model that can hold itself."""
+
+    child: Any = None
+
+
+class Endless(Mapping[str, Any]):
+    """A mapping of the user's own that holds itself."""
+
+    def __getitem__(self, _key: str) -> Endless:
+        return self
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["name"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Bottomless(BaseModel):
+    """A model whose own code never ends."""
+
+    @model_serializer
+    def serialize(self) -> Any:
+        return self.serialize()
+
+
+class Unprintable(Exception):
+    """An error whose text cannot be read."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class Failing(BaseModel):
+    """A model whose own code raises an error that cannot be printed."""
+
+    @model_serializer
+    def serialize(self) -> Any:
+        raise Unprintable
+
+
+def circular(holder: Any, put: Callable[[Any, Any], object]) -> Any:
+    """What holds itself."""
+    put(holder, holder)
+    return holder
+
+
+def nested(wrap: Callable[[Any], Any], levels: int = LEVELS) -> Any:
+    """What is nested too deeply."""
+    value: Any = 1
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+UNSENDABLE: dict[str, Callable[[], Any]] = {
+    "circular list": lambda: circular([], list.append),
+    "circular dict": lambda: circular({}, lambda holder, item: holder.update(name=item)),
+    "circular model": lambda: circular(Node(), lambda holder, item: setattr(holder, "child", item)),
+    "circular mapping": Endless,
+    "deep list": lambda: nested(lambda item: [item]),
+    "deep tuple": lambda: nested(lambda item: (item,)),
+    "deep dict": lambda: nested(lambda item: {"name": item}),
+    "deep model": lambda: nested(lambda item: Node(child=item)),
+    "deep mapping": lambda: nested(lambda item: MappingProxyType({"name": item})),
+    "recursion": Bottomless,
+    "failure": Failing,
+    "object": object,
+    "half a surrogate pair": lambda: "\ud800",
+}
+"""Values that have no JSON, or none that can be written."""
+
+
+@pytest.mark.parametrize("kind", UNSENDABLE)
+async def test_an_argument_that_cannot_be_json_is_rejected_before_anything_is_sent(tmp_path: Path, kind: str) -> None:
+    ledger, bad = tmp_path / "ledger", {"name": UNSENDABLE[kind]()}
+    calls: list[tuple[str, Callable[[MCPPool], Awaitable[Any]]]] = [
+        ("arguments", lambda pool: pool.call_tool("s__echo", bad)),
+        ("arguments", lambda pool: pool.server("s").call_tool("echo", MappingProxyType(bad))),
+        ("arguments", lambda pool: pool.call_tool("s__echo", Endless())),
+        ("meta", lambda pool: pool.call_tool("s__echo", {"text": "x"}, meta=bad)),
+        ("arguments", lambda pool: pool.server("s").get_prompt("x", bad)),
+        ("argument", lambda pool: pool.complete("s", REF, bad)),
+        ("context", lambda pool: pool.complete("s", REF, {"name": "a", "value": ""}, bad)),
+    ]
+    async with MCPPool() as pool:
+        await pool.connect("s", scripted("--ledger", ledger))
+        before = len(read_lines(ledger))
+        for field, call in calls:
+            with pytest.raises(ConfigError, match="Nothing was sent") as caught:
+                await call(pool)
+            assert (caught.value.server_id, caught.value.field) == ("s", field)
+            assert len(str(caught.value)) < 500
+        assert len(read_lines(ledger)) == before
+        assert (pool.snapshot().calls_failed, pool.snapshot().connected) == (0, 1)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("wrap", [lambda item: [item], lambda item: {"a": item}], ids=["lists", "dicts"])
+async def test_whatever_depth_is_not_refused_arrives(mode: str, wrap: Callable[[Any], Any]) -> None:
+    async with MCPPool({"s": scripted(mode=mode), "here": InProcessServer(calculator(), mode=mode)}) as pool:
+        await pool.wait_ready()
+        depth, refused = 1, LEVELS
+        while refused - depth > 1:
+            middle = (depth + refused) // 2
+            try:
+                await pool.call_tool("s__echo", {"text": "x", "more": nested(wrap, middle)})
+                depth = middle
+            except ConfigError:
+                refused = middle
+        assert depth > 100
+        for name in ("s__echo", "here__echo"):
+            result = await pool.call_tool(name, {"text": "x", "more": nested(wrap, depth)})
+            assert result.is_error is False
+
+
+async def test_an_argument_is_read_once_and_sent_as_it_was_when_the_call_was_made() -> None:
+    letters, answers = ["a", "b"], list[str]()
+    async with MCPPool() as pool, anyio.create_task_group() as group:
+        pool.add("s", scripted())
+
+        async def call(text: Any) -> None:
+            answers.append(words(await pool.server("s").call_tool("echo", {"text": text})))
+
+        await in_turn(group, call, letters)
+        await in_turn(group, call, (letter for letter in letters))
+        letters.clear()
+    assert answers == 2 * ["['a', 'b']"]
 
 
 async def test_a_call_with_invalid_arguments_is_not_counted() -> None:

@@ -35,6 +35,7 @@ POOL = Settings(
     restart=RestartPolicy(initial_delay=7),
     health=None,
     max_connecting=16,
+    launch_limits={},
     callbacks=None,
 )
 
@@ -169,6 +170,7 @@ def test_a_pool_has_the_documented_defaults() -> None:
         ),
         health=HealthCheck(interval=30, timeout=10, failure_threshold=2),
         max_connecting=16,
+        launch_limits={},
         callbacks=None,
     )
 

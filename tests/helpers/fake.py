@@ -46,6 +46,7 @@ def fake_client(channel: Channel, **more: Any) -> Any:
 
 
 FAKE = StdioServer("a-program-that-is-never-run")
+MOMENT = 0.001
 
 
 @attrs.frozen(kw_only=True)
@@ -183,3 +184,23 @@ def fake_wire(monkeypatch: pytest.MonkeyPatch, *lives: Life) -> FakeWire:
     wire = FakeWire(lambda attempt: turns[min(attempt.number, len(turns)) - 1])
     monkeypatch.setattr("mcp_pool.supervision.child.Connector", wire.connector)
     return wire
+
+
+def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Life) -> FakeWire:
+    """A fake wire on which some servers have a life of their own."""
+    wire = fake_wire(monkeypatch)
+    wire.script = lambda attempt: lives.get(attempt.target.server_id, others)
+    return wire
+
+
+def most_at_once(times: list[float], lasting: float) -> int:
+    """How many of the attempts that begin at these times are under way together, at most."""
+    return max(sum(begun <= time < begun + lasting - MOMENT for begun in times) for time in times)
+
+
+def begun(wire: FakeWire) -> dict[str, float]:
+    """When the first attempt of each server began, in the order of the attempts."""
+    times = dict[str, float]()
+    for attempt, time in zip(wire.attempts, wire.times, strict=True):
+        times.setdefault(attempt.target.server_id, time)
+    return times

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
 from helpers.clock import virtual_backends
-from helpers.fake import FAKE, FakeWire, Life, fake_wire
+from helpers.fake import FAKE, Life, fake_wire, most_at_once, wire_of
 from mcp_pool import (
     ConnectError,
     ConnectionStatus,
@@ -21,38 +20,14 @@ from mcp_pool import (
 )
 from mcp_pool.supervision.connect_limiter import SLOT_TIME, ConnectLimiter
 
-if TYPE_CHECKING:
-    pass
-
 HANGS = 1e6
 """Seconds: longer than anything waits for a handshake."""
 EXACT = RestartPolicy(jitter=0.0)
-MOMENT = 0.001
 
 
 @pytest.fixture(scope="module", params=virtual_backends())
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
-
-
-def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Life) -> FakeWire:
-    """A fake wire on which some servers behave differently."""
-    wire = fake_wire(monkeypatch)
-    wire.script = lambda attempt: lives.get(attempt.target.server_id, others)
-    return wire
-
-
-def most_at_once(times: list[float], lasting: float) -> int:
-    """The largest number of attempts, starting at these times, that run at the same time."""
-    return max(sum(start <= time < start + lasting - MOMENT for start in times) for time in times)
-
-
-def start_times(wire: FakeWire) -> dict[str, float]:
-    """When the first attempt of each server started, in the order of the attempts."""
-    times = dict[str, float]()
-    for attempt, time in zip(wire.attempts, wire.times, strict=True):
-        times.setdefault(attempt.target.server_id, time)
-    return times
 
 
 @pytest.mark.parametrize(("slots", "servers"), [(1, 20), (3, 50), (16, 200), (500, 200)])
@@ -233,18 +208,15 @@ async def test_no_slot_is_lost_whatever_happens_to_attempts(monkeypatch: pytest.
 
 
 async def test_releasing_a_slot_twice_does_not_release_another() -> None:
-    limiter = ConnectLimiter(1)
-    first = await limiter.acquire()
+    limiter = ConnectLimiter(1, {})
+    first = limiter.enter(None)
     limiter.release(first)
-    second = await limiter.acquire()
+    second = limiter.enter(None)
     limiter.release(first)
-    with anyio.move_on_after(SLOT_TIME / 2) as waiting:
-        await limiter.acquire()
-    assert waiting.cancelled_caught
+    third = limiter.enter(None)
+    assert not third.taken.is_set()
     limiter.release(second)
-    start = anyio.current_time()
-    await limiter.acquire()
-    assert anyio.current_time() == start
+    assert third.taken.is_set()
 
 
 async def test_connect_timeout_includes_the_wait_for_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +226,9 @@ async def test_connect_timeout_includes_the_wait_for_a_slot(monkeypatch: pytest.
         start = anyio.current_time()
         for server_id in hung:
             pool.add(server_id, FAKE)
-        with pytest.raises(ConnectTimeout, match="no connect slot within connect_timeout=2") as caught:
+        with pytest.raises(
+            ConnectTimeout, match="no connect slot within connect_timeout=2 s: all 1 of max_conn"
+        ) as caught:
             await pool.connect("late", StdioServer("never-run", connect_timeout=2))
         assert anyio.current_time() - start == pytest.approx(2)
         assert (caught.value.attempt, caught.value.phase, caught.value.retryable) == (1, "spawn", True)

@@ -72,6 +72,7 @@ SETTINGS = Settings(
     restart=RestartPolicy(),
     health=None,
     max_connecting=16,
+    launch_limits={},
     callbacks=None,
 )
 
