@@ -187,19 +187,19 @@ def fake_wire(monkeypatch: pytest.MonkeyPatch, *lives: Life) -> FakeWire:
 
 
 def wire_of(monkeypatch: pytest.MonkeyPatch, lives: dict[str, Life], others: Life) -> FakeWire:
-    """A fake wire on which some servers have a life of their own."""
+    """A fake wire on which some servers behave differently."""
     wire = fake_wire(monkeypatch)
     wire.script = lambda attempt: lives.get(attempt.target.server_id, others)
     return wire
 
 
 def most_at_once(times: list[float], lasting: float) -> int:
-    """How many of the attempts that begin at these times are under way together, at most."""
-    return max(sum(begun <= time < begun + lasting - MOMENT for begun in times) for time in times)
+    """The largest number of attempts, starting at these times, that run at the same time."""
+    return max(sum(start <= time < start + lasting - MOMENT for start in times) for time in times)
 
 
-def begun(wire: FakeWire) -> dict[str, float]:
-    """When the first attempt of each server began, in the order of the attempts."""
+def start_times(wire: FakeWire) -> dict[str, float]:
+    """When the first attempt of each server started, in the order of the attempts."""
     times = dict[str, float]()
     for attempt, time in zip(wire.attempts, wire.times, strict=True):
         times.setdefault(attempt.target.server_id, time)

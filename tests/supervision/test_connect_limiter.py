@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from helpers.clock import virtual_backends
-from helpers.fake import FAKE, Life, fake_wire, most_at_once, wire_of
+from helpers.fake import FAKE, Life, fake_wire, most_at_once, start_times, wire_of
 from mcp_pool import (
     ConnectError,
     ConnectionStatus,

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from helpers.clock import virtual_backends
-from helpers.fake import FAKE, Life, begun, fake_wire, most_at_once, wire_of
+from helpers.fake import FAKE, Life, fake_wire, most_at_once, start_times, wire_of
 from mcp_pool import (
     ConnectError,
     ConnectionStatus,
@@ -111,7 +111,7 @@ async def test_a_runner_that_hangs_holds_its_slot_for_half_a_minute_only(monkeyp
         for server_id in [*hung, "last"]:
             pool.add(server_id, NPX)
         await pool.wait_ready("last", timeout=None)
-        times = [time - start for time in begun(wire).values()]
+        times = [time - start for time in start_times(wire).values()]
         assert times == pytest.approx([0, 0, LAUNCH_TIME, LAUNCH_TIME, 2 * LAUNCH_TIME])
         assert all(pool.get_status(server_id) is ConnectionStatus.CONNECTING for server_id in hung)
 
@@ -130,7 +130,7 @@ async def test_no_other_server_waits_for_those_of_a_runner(monkeypatch: pytest.M
         await pool.wait_ready(*others)
         # For the first second, the two that hang count as connecting.
         assert anyio.current_time() - start == pytest.approx(SLOT_TIME + 5 * 0.1)
-        assert sum(server_id in runners for server_id in begun(wire)) == 2
+        assert sum(server_id in runners for server_id in start_times(wire)) == 2
 
 
 async def test_a_runner_that_waits_for_a_connect_slot_holds_none_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ async def test_a_runner_that_waits_for_a_connect_slot_holds_none_of_its_own(monk
         await anyio.sleep(0.5)
         pool.add("second", NPX)
         await anyio.sleep(100)
-        times = begun(wire)
+        times = start_times(wire)
         assert times["first"] - start == pytest.approx(5 * SLOT_TIME)
         assert times["second"] - start == pytest.approx(5 * SLOT_TIME + LAUNCH_TIME)
 
@@ -160,7 +160,7 @@ async def test_a_runner_whose_turn_comes_is_overtaken_by_nobody_who_came_later(m
         for number in range(20):
             pool.add(f"other {number}", FAKE)
         await pool.wait_ready(timeout=None)
-        times = {server_id: round(time - start, 3) for server_id, time in begun(wire).items()}
+        times = {server_id: round(time - start, 3) for server_id, time in start_times(wire).items()}
     assert list(times)[:7] == ["first", "other 0", "other 1", "other 2", "second", "third", "other 3"]
     assert (times["other 0"], times["second"]) == (SLOT_TIME, SLOT_TIME + 3 * 0.9)
 
@@ -185,7 +185,9 @@ async def test_who_waits_can_leave_and_who_starts_too(monkeypatch: pytest.Monkey
         assert await pool.disconnect("leaves")
         assert await pool.disconnect("first")
         await pool.wait_ready()
-        assert {key: time - start for key, time in begun(wire).items()} == pytest.approx({"first": 0.0, "stays": 0.2})
+        assert {key: time - start for key, time in start_times(wire).items()} == pytest.approx(
+            {"first": 0.0, "stays": 0.2}
+        )
 
 
 async def test_those_that_are_lost_together_are_started_again_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,12 +205,12 @@ async def test_those_that_are_lost_together_are_started_again_a_few_at_a_time(mo
 @pytest.mark.parametrize(
     ("max_connecting", "hung", "reason", "advice"),
     [
-        (16, NPX, r"all 2 of launch_limits['npx'] were taken", "Raise launch_limits['npx'] or connect_timeout."),
-        (1, FAKE, "all 1 of max_connecting were taken", "Raise max_connecting or connect_timeout."),
+        (16, NPX, r"all 2 of launch_limits['npx'] slots were in use", "Raise launch_limits['npx'] or connect_timeout."),
+        (1, FAKE, "all 1 of max_connecting slots were in use", "Raise max_connecting or connect_timeout."),
         (
             1,
             NPX,
-            "all 1 of max_connecting and all 2 of launch_limits['npx'] were taken",
+            "all 1 of max_connecting and all 2 of launch_limits['npx'] slots were in use",
             "Raise max_connecting, launch_limits['npx'] or connect_timeout.",
         ),
     ],
@@ -225,11 +227,11 @@ async def test_the_wait_counts_as_connect_timeout_and_the_error_says_what_was_fu
         with pytest.raises(ConnectTimeout) as caught:
             await pool.connect("late", StdioServer("npx", connect_timeout=0.4))
         assert anyio.current_time() - start == pytest.approx(0.4)
-        assert "got no slot to connect within connect_timeout=0.4 s" in caught.value.reason
+        assert "got no connect slot within connect_timeout=0.4 s" in caught.value.reason
         assert reason in caught.value.reason
         assert caught.value.advice == advice
         assert (caught.value.attempt, caught.value.phase, caught.value.retryable) == (1, "spawn", True)
-        assert "late" not in begun(wire)
+        assert "late" not in start_times(wire)
 
 
 @pytest.mark.parametrize("seed", range(5))
