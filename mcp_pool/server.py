@@ -31,7 +31,7 @@ from mcp_pool.config.validation import argument_problems, is_count, json_problem
 from mcp_pool.connection.connection import Connection, ServerInfo
 from mcp_pool.connection.listing import is_offered, take_inventory
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, UnknownTool
-from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.supervision.waiting import wait_for_connection, wait_until_connected
@@ -52,46 +52,53 @@ class Server:
     _supervisor: Supervisor = attrs.field(repr=False)
 
     def __repr__(self) -> str:
-        status = self._supervisor.registry.status(self.server_id) or ConnectionStatus.DISCONNECTED
+        status = self._supervisor.registry.servers.status(self.server_id) or ConnectionStatus.DISCONNECTED
         return f"<Server {self.server_id!r} {status.value}>"
 
     @property
     def status(self) -> ConnectionStatus:
         """Its status; `DISCONNECTED` when it has left the pool without an error."""
-        return self._supervisor.registry.status(self.server_id) or ConnectionStatus.DISCONNECTED
+        return self._supervisor.registry.servers.status(self.server_id) or ConnectionStatus.DISCONNECTED
 
     @property
     def state(self) -> State | None:
         """The state behind the status, with its details; None when it has left the pool."""
-        return None if self._seen is None else self._seen.state
+        row = self._current
+        return None if row is None else row.state
 
     @property
     def config(self) -> ServerConfig | None:
         """Its spec; None when it has left the pool."""
-        return None if self._seen is None else self._seen.target.spec
+        row = self._current
+        return None if row is None else row.target.spec
 
     @property
     def generation(self) -> int:
         """How many connections there have been, which is the number of the present one; 0 when it has left the pool."""
-        return 0 if self._seen is None else self._seen.state.generation
+        row = self._current
+        return 0 if row is None else row.state.generation
 
     @property
     def last_error(self) -> ConnectError | ConnectionLost | None:
         """The latest failure, also when the server has come back since; None if there was none."""
-        return self._supervisor.registry.last_error(self.server_id)
+        return self._supervisor.registry.servers.last_error(self.server_id)
 
     @property
     def client(self) -> Client | None:
         """The live `mcp.Client`, for whatever the pool does not wrap; None while there is none.
 
-        What is done with it directly is not bounded, counted or explained by the pool.
+        What is done with it directly is not bounded, counted or explained by the pool. It belongs to the pool's event
+        loop, so that this is no read for other threads.
         """
-        return None if self._live is None else self._live.client
+        self._supervisor.check_here()
+        connection = self._live
+        return None if connection is None else connection.client
 
     @property
     def info(self) -> ServerInfo | None:
         """What the server says about itself; None while it is not connected."""
-        return None if self._live is None else self._live.info
+        connection = self._live
+        return None if connection is None else connection.info
 
     async def call_tool(
         self,
@@ -136,7 +143,7 @@ class Server:
         given = None if arguments is None else dict(arguments)
         if not is_offered(name, self._row.target.spec):
             reason = f"Tool {name!r} of server {self.server_id!r} is left out by include_tools or exclude_tools."
-            raise UnknownTool(reason, server_id=self.server_id)
+            raise UnknownTool(reason, advice="Change these filters of its spec.", server_id=self.server_id)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
             return client.call_tool(name, given, progress_callback=on_progress, meta=meta)
@@ -235,13 +242,15 @@ class Server:
             await wait_until_connected(row)
 
     @property
-    def _seen(self) -> Row | None:
+    def _current(self) -> Row | None:
+        """The row; looked up once by each read, for in another thread it may be gone the next time."""
         return self._supervisor.registry.rows.get(self.server_id)
 
     @property
     def _live(self) -> Connection | None:
         """The connection that is open or being drained."""
-        connection = None if self._seen is None else self._seen.connection
+        row = self._current
+        connection = None if row is None else row.connection
         return None if connection is None or connection.closed.is_set() else connection
 
     @property

@@ -9,7 +9,7 @@ import anyio
 from mcp_pool.catalog.catalog import Catalog, ToolEntry
 from mcp_pool.config.settings import DEFAULT, Seconds, timeout_problems
 from mcp_pool.errors import ConfigError
-from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.waiting import unavailable
 
 

@@ -8,8 +8,9 @@
 * `connect_limiter`: how many servers connect at once
 * `health`: probes of silent servers
 * `restart`: the decision what follows a failure
-* `registry`: the rows of the current servers
+* `registry`: the rows of the current servers, and those that have left
+* `row`: one current server
 * `events`: what happened, and a bounded broadcast of it
 * `state`: the states of a server, and the legal moves between them
-* `call_counts`: how the calls to one server ended
+* `counters`: calls and restarts, by server id, for as long as there is the pool
 """

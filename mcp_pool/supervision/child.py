@@ -16,6 +16,7 @@ import attrs
 from anyio.abc import TaskGroup
 
 from mcp_pool._shared.exceptions import plain
+from mcp_pool._shared.guard import words_of
 from mcp_pool._shared.log import log
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.connection.attempt import Attempt
@@ -25,8 +26,8 @@ from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, ConnectSlot
 from mcp_pool.supervision.health import HealthMonitor
-from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.restart import decide
+from mcp_pool.supervision.row import CLOSED_WITH_ALL, Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 from mcp_pool.transports.renewals import Renewals
 
@@ -72,7 +73,8 @@ class Child:
                             if not self._is_done:
                                 await self._wait_for_retry()
             except anyio.get_cancelled_exc_class():
-                row.refuse()
+                # Whoever disconnects one server has it refuse calls first; whoever ends them all just cancels.
+                row.refuse(CLOSED_WITH_ALL)
                 raise
 
     @property
@@ -103,10 +105,8 @@ class Child:
             await ended.wait()
         finally:
             if self._connection is not None:
-                # Whoever disconnects one server has it refuse calls first; whoever ends them all just cancels.
-                alone = isinstance(row.state, Closing)
-                row.refuse()
-                self._close("was disconnected" if alone else "was closed together with all servers of the pool")
+                row.refuse(CLOSED_WITH_ALL)
+                self._close(row.farewell)
 
     def _close(self, what: str) -> None:
         """End the connection on purpose, if there is one."""
@@ -175,7 +175,7 @@ class Child:
         self.limiter.release(slot)
         row = self.row
         if isinstance(row.state, Closing):  # while calls on an earlier connection were being drained
-            connection.close("was disconnected")
+            connection.close(row.farewell)
             return
         self._is_legacy = not connection.is_modern and row.target.spec.mode == "auto"
         self._connection = connection
@@ -233,7 +233,8 @@ class Child:
         row = self.row
         return ConnectError(
             f"Server {row.server_id!r} (attempt {row.state.attempt}) could not be connected: the attempt broke off "
-            f"with {type(error).__name__}. See the cause.",
+            f"with {type(error).__name__}{row.target.redactor.text(words_of(error))}.",
+            advice="Fix what raised this; if it is the pool itself, report it with the traceback of the cause.",
             server_id=row.server_id,
             generation=row.state.generation,
             attempt=row.state.attempt,

@@ -14,6 +14,7 @@ States are plain data: they hold no connection and no task.
 from __future__ import annotations
 
 import enum
+from time import time
 from typing import ClassVar, Final, TypeAlias, final
 
 import attrs
@@ -43,6 +44,8 @@ class _State:
     """How many connections there have been; 0 before the first."""
     since: float
     """When this state began, on the event loop's clock, in seconds."""
+    since_timestamp: float = attrs.field(factory=time, eq=False)
+    """The same in seconds since the epoch, for other threads and programs; no part of an equality."""
 
 
 @final
@@ -79,6 +82,11 @@ class BackingOff(_State):
     """Why."""
     next_retry_at: float
     """When the next attempt begins, on the event loop's clock, in seconds."""
+
+    @property
+    def next_retry_timestamp(self) -> float:
+        """The same in seconds since the epoch."""
+        return self.since_timestamp + (self.next_retry_at - self.since)
 
 
 @final

@@ -9,7 +9,7 @@ import anyio
 
 from mcp_pool.connection.connection import Connection
 from mcp_pool.errors import ConnectError, ConnectTimeout, ServerUnavailable
-from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 
 
@@ -38,7 +38,7 @@ async def wait_until_connected(row: Row) -> None:
     if (error := failure()) is not None:
         raise error.again()
     raise ConnectError(
-        f"Server {row.server_id!r} was disconnected while it was connecting.",
+        f"Server {row.server_id!r} {row.farewell} while it was connecting.",
         advice="Connect it again if it is needed.",
         server_id=row.server_id,
         generation=generation,
@@ -197,10 +197,16 @@ def unavailable(rows: Sequence[Row], after: float | None = None, reason: str | N
     reasons = "; ".join(f"{row.server_id!r} {reason or _reason(row)}" for row in rows)
     time = "" if after is None else f" within {after} s"
     only = rows[0] if len(rows) == 1 else None
-    may_come = reason is None and any(isinstance(row.state, Connecting | BackingOff) for row in rows)
+    advice = ""
+    if reason is not None:
+        advice = "Wait longer, or raise max_in_flight."
+    elif any(isinstance(row.state, Connecting | BackingOff) for row in rows):
+        advice = "Wait longer, or find out what keeps it from connecting."
+    elif any(isinstance(row.state, Failed) for row in rows):
+        advice = "Correct what its last error tells of, then call restart() or connect()."
     return ServerUnavailable(
         f"{'Servers' if only is None else 'Server'} not available{time}: {reasons}.",
-        advice="Wait longer, or find out what keeps it from connecting." if may_come else "",
+        advice=advice,
         server_id=None if only is None else only.server_id,
         generation=None if only is None else only.state.generation,
         cause=None if only is None or only.last_error is None or reason else only.last_error.again(),
@@ -210,8 +216,8 @@ def unavailable(rows: Sequence[Row], after: float | None = None, reason: str | N
 
 def _reason(row: Row) -> str:
     if row.ended.is_set() or isinstance(row.state, Closing):
-        return "was disconnected"
+        return row.farewell
     last = "" if row.last_error is None else f" (last error: {row.last_error.reason.rstrip('.')})"
     if isinstance(row.state, Failed):
-        return f"has failed, and automatic reconnects have stopped until restart() or connect() is called{last}"
+        return f"has failed, and automatic reconnects have stopped{last}"
     return f"is {'backing off' if isinstance(row.state, BackingOff) else 'connecting'}{last}"

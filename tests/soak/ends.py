@@ -16,7 +16,7 @@ from mcp_pool import (
 )
 from soak.journal import Claim
 
-SPEAKING_FOR_THEMSELVES = ("was disconnected", "max_in_flight=", "is connecting")
+SPEAKING_FOR_THEMSELVES = ("was disconnected", "was closed together", "max_in_flight=", "is connecting")
 """Reasons of `ServerUnavailable` that need no other error behind them."""
 
 NO_SESSION = "No valid session ID"

@@ -110,7 +110,7 @@ async def test_a_server_that_is_backing_off_connects_with_another_config() -> No
 
 async def test_a_connected_server_keeps_its_config_when_connected_with_another() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
-        with pytest.raises(ConfigError, match="Call disconnect"):
+        with pytest.raises(ConfigError, match="Call replace"):
             await pool.connect("s", InProcessServer(calculator()))
         assert pool.server("s").generation == 1
 
