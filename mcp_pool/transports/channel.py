@@ -17,7 +17,8 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 
-from mcp_pool.errors import Phase
+from mcp_pool._shared.guard import words_of
+from mcp_pool.errors import MCPPoolError, Phase
 
 MAX_OPEN_SERVER_REQUESTS: Final = 1000
 """Requests of a server that may wait for it to take their answers. The SDK holds a task for each of them."""
@@ -47,6 +48,11 @@ class DisconnectCause:
     """Whether calls that are running may still be answered: the channel only takes no more."""
     unreachable: bool = False
     """Whether the server cannot be reached, so that a session cannot be ended either."""
+
+    @property
+    def words(self) -> str:
+        """What the exception says itself, for the end of the message; empty where the message tells all of it."""
+        return "" if isinstance(self.cause, MCPPoolError) else words_of(self.cause)
 
 
 @final
@@ -215,4 +221,4 @@ class Channel:
 def too_many_server_requests(count: int) -> DisconnectCause:
     """Return the cause of a server that sends requests and takes no answers: it would use up all memory."""
     what = f"has {count} open requests and does not take the answers"
-    return DisconnectCause(what, advice="This is a fault of the server.")
+    return DisconnectCause(what, advice="Fix the server.")

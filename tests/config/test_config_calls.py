@@ -141,7 +141,7 @@ async def test_unbounded_calls_are_right() -> None:
 
 async def test_another_config_for_a_living_id_is_refused_by_name() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
-        with pytest.raises(ConfigError, match="disconnect\\('s'\\)") as caught:
+        with pytest.raises(ConfigError, match="replace\\('s'") as caught:
             pool.add("s", InProcessServer(calculator()))
         assert (caught.value.server_id, caught.value.field) == ("s", "config")
         assert pool.get_status("s") is ConnectionStatus.CONNECTED

@@ -248,5 +248,6 @@ class Exchange:
             return Failure(words, malformed=True)
         if isinstance(error, httpx2.DecodingError):
             return Failure(f"sent {what} that cannot be decoded", malformed=True, cause=error)
-        words = "broke off with" if self._handed_over else "could not be sent the request:"
-        return Failure(f"{words} {type(error).__name__}", cause=error)
+        kind = type(error).__name__
+        words = f"broke off with {kind}" if self._handed_over else f"could not be sent the request ({kind})"
+        return Failure(words, cause=error)

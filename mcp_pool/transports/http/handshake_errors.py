@@ -17,15 +17,18 @@ OUTAGE_STATUSES: Final = frozenset({407, 408, 425, 429})
 def refused(failure: Failure) -> DisconnectCause:
     """Return the loss of a server that would not shake hands."""
     cause = failure.cause if failure.status is None else HttpStatusError(f"It {failure.what}.", status=failure.status)
+    return DisconnectCause(failure.what, cause=cause, advice=advice_for(failure))
+
+
+def advice_for(failure: Failure) -> str:
+    """Say what can be done about a request that was refused, or that broke off."""
     if failure.status in AUTH_STATUSES:
-        advice = "Correct headers or auth: disconnect the server and connect it with a new spec."
-    elif is_trouble(failure.status):
-        advice = "Check the server's log."
-    elif failure.status is None and not failure.malformed:
-        advice = "See the cause."
-    else:
-        advice = "Check that there is an MCP server at this URL."
-    return DisconnectCause(failure.what, cause=cause, advice=advice)
+        return "Correct its headers or auth, and call connect() with the new spec."
+    if is_trouble(failure.status):
+        return "Check the server's log."
+    if failure.status is None and not failure.malformed:
+        return "Check the network on the way to it, and what its auth and http_client do."
+    return "Check that there is an MCP server at this URL."
 
 
 def is_trouble(status: int | None) -> bool:

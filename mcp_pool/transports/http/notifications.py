@@ -88,7 +88,7 @@ class Notifications:
         if is_answer and self._answers >= MAX_OPEN_SERVER_REQUESTS:
             # It would go on asking, and the answers would use up all memory.
             what = f"has {self._answers} open requests and does not take the answers"
-            self.channel.mark_lost(DisconnectCause(what, advice="This is a fault of the server."))
+            self.channel.mark_lost(DisconnectCause(what, advice="Fix the server."))
         elif is_answer:
             self._answers += 1
             self._background.start_soon(self._answer, request, forward)

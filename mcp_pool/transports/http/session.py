@@ -118,7 +118,7 @@ def session_lost(status: int) -> DisconnectCause:
     """Return the loss of a session that its server says it does not know."""
     # Draining: calls that were refused likewise are to learn it themselves, as they may be sent again.
     cause = HttpStatusError(f"It answered with HTTP status {status}.", status=status)
-    advice = "It may have been restarted."
+    advice = "Check whether it was restarted."
     return DisconnectCause(SESSION_LOST, cause=cause, advice=advice, draining=True, unreachable=True)
 
 
@@ -127,4 +127,4 @@ def session_given_up(status: int) -> DisconnectCause:
     # Not unreachable: it is told that the session has ended, in case that it knows it still.
     what = "appears to have lost the session: it refused a ping exactly as it refused the request before"
     cause = HttpStatusError(f"It answered with HTTP status {status}.", status=status)
-    return DisconnectCause(what, cause=cause, advice="It may have been restarted.", draining=True)
+    return DisconnectCause(what, cause=cause, advice="Check whether it was restarted.", draining=True)

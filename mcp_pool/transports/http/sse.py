@@ -230,7 +230,7 @@ class _SseWire:
                 if not response.is_success:
                     said = await hear_out(response, self.event_limit, _id_of(message))
         except Exception as error:  # noqa: BLE001  # it takes the wire down, and with it nobody else
-            loss = DisconnectCause(f"could not be sent a message: {type(error).__name__}", cause=error)
+            loss = DisconnectCause(f"could not be sent a message ({type(error).__name__})", cause=error)
             if was_unreachable(request.url, error):
                 # Not draining: the call whose message was lost has nothing to wait for.
                 loss = attrs.evolve(unreachable(request.url, error), draining=False)

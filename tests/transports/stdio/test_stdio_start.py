@@ -251,7 +251,8 @@ async def test_a_loss_ends_an_attempt_before_its_time_is_up(monkeypatch: pytest.
     with anyio.fail_after(ROOM):
         error = await refusal(program(flood, mode="legacy", close_timeout=0.3), connect_timeout=60)
     assert not isinstance(error, ConnectTimeout)
-    assert "does not take the answers during initialize. This is a fault of the server." in str(error)
+    assert "does not take the answers during initialize." in error.reason
+    assert error.advice.startswith("Fix the server.")
 
 
 async def test_a_server_that_waits_for_a_person_is_quoted_when_it_is_given_up() -> None:
