@@ -29,7 +29,7 @@ from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.config.validation import argument_problems, is_count, json_problems, kind_of, kind_problems
 from mcp_pool.connection.connection import Connection, ServerInfo
-from mcp_pool.connection.listing import is_offered, take_inventory
+from mcp_pool.connection.listing import Inventory, is_offered, take_inventory
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, UnknownTool
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
@@ -215,13 +215,15 @@ class Server:
 
     async def refresh(self) -> None:
         """List what the server offers again. Errors as in `call_tool`; the old listing stays when it fails."""
-        row = self._row
-        number = row.begin_listing()
-        request = Request(
-            send=lambda client, _: take_inventory(client, row.target),
-            what="the listing of tools",
-        )
-        row.update_inventory(await self._call(request), number)
+        row, number = self._row, 0
+
+        def send(client: Client, _: ProgressFnT) -> Awaitable[Inventory]:
+            nonlocal number
+            number = row.begin_listing()  # now, and not before a wait for the server, which is listed first
+            return take_inventory(client, row.target)
+
+        inventory = await self._call(Request(send=send, what="the listing of tools"))
+        row.update_inventory(inventory, number)
 
     async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
         """Make a new connection and wait until it is open; a server that is backing off or has failed connects at once.

@@ -75,8 +75,9 @@ async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
     async with anyio.create_task_group() as group:
         for row in rows:
             group.start_soon(wait_for_required if row.target.spec.required else wait_for, row)
-    # One that was connected and lost again did not fail to connect.
+    # One that was connected and lost again did not fail to connect. What no retry can fix is told first.
     missing = [row for row in rows if row.target.spec.required and not row.state.generation]
+    missing.sort(key=lambda row: not row.is_final)
     if missing:
         error, *others = [_opening_error(row, anyio.current_time() - begun) for row in missing]
         for other in others:
@@ -126,12 +127,12 @@ async def call_slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncG
     Raises:
         ServerUnavailable: The server has failed or is leaving, or no slot became free in time.
     """
+    acquired, refused = True, False
     try:
         slots.acquire_nowait()
     except anyio.WouldBlock:
-        if row.is_final:
-            raise unavailable([row]) from None
-        acquired = False
+        acquired, refused = False, row.is_final
+    if not acquired and not refused:
         row.queue.add(wait := anyio.CancelScope(deadline=deadline))
         try:
             with wait:
@@ -140,9 +141,9 @@ async def call_slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncG
         finally:
             refused = wait not in row.queue
             row.queue.discard(wait)
-        if not acquired:
-            full = f"runs as many calls as it may at once (max_in_flight={row.target.spec.max_in_flight})"
-            raise unavailable([row], reason=None if refused else full) from None
+    if not acquired:  # behind the blocks, where the error keeps its cause and gets no context
+        full = f"runs as many calls as it may at once (max_in_flight={row.target.spec.max_in_flight})"
+        raise unavailable([row], reason=None if refused else full)
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import anyio
@@ -153,6 +155,7 @@ async def test_a_call_to_a_server_that_is_away_says_what_is_known_of_it(monkeypa
         with pytest.raises(ServerUnavailable) as caught:
             await pool.call_tool("s__anything")
         check(caught.value, "has failed", "last error: Server 's' is not there")
+        assert isinstance(caught.value.cause, ConnectError)
         assert "restart()" in caught.value.advice
         assert "restart()" not in caught.value.reason
 
@@ -170,16 +173,35 @@ async def test_a_call_that_waits_for_a_server_is_told_that_the_pool_was_closed(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_wire(monkeypatch, Life(fails=True))
-    called = Outcome()
+    called, found = Outcome(), Outcome()
     async with anyio.create_task_group() as group, MCPPool(restart=RestartPolicy(initial_delay=1000)) as pool:
         pool.add("s", FAKE)
         await eventually(lambda: pool.snapshot().servers["s"].state == "BackingOff")
         group.start_soon(called.of, pool.server("s").call_tool, "echo")
+        group.start_soon(found.of, pool.call_tool, "s__echo")
         await anyio.wait_all_tasks_blocked()
         if how != "block":
             await pool.close_all(drain=0.1 if how == "drain" else 0)
-    assert isinstance(called.error, ServerUnavailable)
-    check(called.error, "'s' was closed together with all servers of the pool")
+    for outcome in (called, found):
+        assert isinstance(outcome.error, ServerUnavailable)
+        check(outcome.error, "'s' was closed together with all servers of the pool")
+
+
+async def test_a_call_that_waits_for_a_slot_of_a_server_that_fails_keeps_the_cause() -> None:
+    spec = scripted("--modern", max_in_flight=1, restart=ONCE)
+    async with MCPPool({"s": spec}) as pool, anyio.create_task_group() as group:
+        first, second = Outcome(), Outcome()
+        group.start_soon(first.of, pool.call_tool, "s__silent")
+        await eventually(lambda: pool.snapshot().calls_in_flight)
+        group.start_soon(second.of, pool.call_tool, "s__echo")
+        await anyio.wait_all_tasks_blocked()
+        process_id = pool.snapshot().servers["s"].process_id
+        assert process_id is not None
+        os.kill(process_id, signal.SIGKILL)
+        await second.ended.wait()
+        check(second.error, "has failed", "SIGKILL")
+        assert isinstance(second.error, ServerUnavailable)
+        assert isinstance(second.error.cause, ConnectionLost)
 
 
 def test_a_reason_is_bounded_in_bytes_and_ends_between_two_characters() -> None:
