@@ -23,7 +23,7 @@ def refused(failure: Failure) -> DisconnectCause:
 def advice_for(failure: Failure) -> str:
     """Say what can be done about a request that was refused, or that broke off."""
     if failure.status in AUTH_STATUSES:
-        return "Correct its headers or auth, and call connect() with the new spec."
+        return "Correct headers or auth, and call connect() with the new spec."
     if is_trouble(failure.status):
         return "Check the server's log."
     if failure.status is None and not failure.malformed:

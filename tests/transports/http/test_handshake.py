@@ -80,7 +80,7 @@ async def test_a_server_that_refuses_the_credentials_has_failed_until_a_person_c
             assert (error.__cause__.status, error.phase, error.attempt) == (status, phase, 1)
             assert not error.retryable
             assert f"answered with HTTP status {status} during {REQUESTS[phase]}" in str(error)
-            assert error.advice == "Correct its headers or auth, and call connect() with the new spec."
+            assert error.advice == "Correct headers or auth, and call connect() with the new spec."
             assert hides_its_secrets(error)
             await server.misbehave()
             await pool.server("s").restart()
