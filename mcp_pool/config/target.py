@@ -37,7 +37,7 @@ class Target:
         Raises:
             ConfigError: The pool's `callbacks` function raised, or returned something other than callbacks.
         """
-        # What the id itself says is not a secret: it stands in every message.
+        # A value that is part of the id is not masked: the id appears in every message.
         redactor = Redactor.of(spec.secrets(), shown=server_id)
         limits = Limits(
             connect_timeout=resolve(spec.connect_timeout, settings.connect_timeout),

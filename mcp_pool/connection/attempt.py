@@ -69,7 +69,7 @@ def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *
     if count := channel.unreadable_lines:
         wrote = "1 line that is not" if count == 1 else f"{count} lines that are not"
         reason += f" It wrote {wrote} JSON-RPC to standard output."
-        advice += " What is not JSON-RPC belongs on standard error."
+        advice += " Anything that is not JSON-RPC belongs on standard error."
     kind = ConnectTimeout if timed_out else ConnectError
     return kind(
         target.redactor.text(reason),

@@ -114,7 +114,7 @@ class CallErrors:
         why = f"{failure.what} during {what}, which {fate}{words_of(failure.cause)}"
         reason = self._clean(f"Server {self.target.server_id!r} {why}.")
         if failure.status is not None:
-            from mcp_pool.transports.http.handshake_errors import advice_for  # noqa: PLC0415  # only where one failed
+            from mcp_pool.transports.http.handshake_errors import advice_for  # noqa: PLC0415  # loaded on failure only
 
             context = self._context(advice=advice_for(failure))
             return HttpStatusError(reason, **context, status=failure.status, may_have_run=may_have_run)

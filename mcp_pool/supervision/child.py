@@ -72,7 +72,7 @@ class Child:
                             if not self._is_done:
                                 await self._wait_for_retry()
             except anyio.get_cancelled_exc_class():
-                # Whoever disconnects one server has it refuse calls first; whoever ends them all just cancels.
+                # `disconnect` makes a server refuse calls before it cancels the child; ending all of them does not.
                 row.refuse(CLOSED_WITH_ALL)
                 raise
 

@@ -1,4 +1,4 @@
-"""The words of errors: a reason that a model may read, apart from advice that an operator can follow."""
+"""The text of errors: a reason that may be passed to a model, and advice that an operator can follow."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ONCE = RestartPolicy.never()
 
 
 def check(error: BaseException | None, *said: str) -> None:
-    """An error whose reason says these words, and is fit to be read; and whose advice can be followed."""
+    """Check that the reason of an error contains these words and is readable, and that its advice can be followed."""
     assert isinstance(error, MCPPoolError)
     assert [words for words in said if words not in error.reason] == []
     assert error.reason.isprintable()
@@ -62,7 +62,7 @@ async def locked(_request: httpx2.Request) -> None:
 
 
 async def failure(spec: Any, **settings: Any) -> ConnectError:
-    """Why a server cannot be connected."""
+    """Return why a server cannot be connected."""
     async with MCPPool(restart=ONCE, **settings) as pool:
         with pytest.raises(ConnectError) as caught:
             await pool.connect("s", spec)
@@ -71,14 +71,16 @@ async def failure(spec: Any, **settings: Any) -> ConnectError:
 
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_what_a_flow_raises_in_the_handshake_is_told_in_its_own_words(kind: type[HttpServer | SseServer]) -> None:
+async def test_the_reason_contains_the_text_of_what_an_authorization_flow_raises_in_the_handshake(
+    kind: type[HttpServer | SseServer],
+) -> None:
     error = await failure(kind("http://127.0.0.1:9/mcp", headers=HEADERS, auth=Flow(locked)))
     check(error, "RuntimeError", ": the key ring of *** is locked.")
     assert "auth" in error.advice
 
 
 @pytest.mark.parametrize("place", ["auth", "event hook", "transport"])
-async def test_what_user_code_raises_in_a_call_is_told_in_its_own_words(place: str) -> None:
+async def test_the_reason_contains_the_text_of_what_user_code_raises_in_a_call(place: str) -> None:
     async def trouble(request: httpx2.Request) -> None:
         if is_bad(request):
             await locked(request)
@@ -93,7 +95,7 @@ async def test_what_user_code_raises_in_a_call_is_told_in_its_own_words(place: s
         check(caught.value, "RuntimeError", "the call of tool 'echo'", ": the key ring of *** is locked.")
 
 
-async def test_a_server_that_cannot_be_reached_is_told_with_what_the_network_says() -> None:
+async def test_the_reason_for_an_unreachable_server_contains_the_network_error() -> None:
     with refused_port() as port:
         for kind in (HttpServer, SseServer):
             error = await failure(kind(f"http://127.0.0.1:{port}/mcp"))
@@ -102,7 +104,7 @@ async def test_a_server_that_cannot_be_reached_is_told_with_what_the_network_say
 
 
 @pytest.mark.parametrize("status", [401, 503, 404])
-async def test_a_refusal_is_told_once_with_advice_that_can_be_followed(status: int) -> None:
+async def test_a_rejection_is_reported_once_with_advice_that_can_be_followed(status: int) -> None:
     async with raw_server("--modern", faults=[fault("status", status)]) as server:
         error = await failure(HttpServer(server.url))
         check(error, f"HTTP status {status}")
@@ -116,19 +118,19 @@ async def test_a_refusal_is_told_once_with_advice_that_can_be_followed(status: i
         assert ("connect()" in caught.value.advice) == (status == 401)
 
 
-async def test_what_a_server_in_this_program_raises_is_told_in_its_own_words() -> None:
+async def test_the_reason_contains_the_text_of_what_an_in_process_server_raises() -> None:
     error = await failure(InProcessServer(raising_lifespan(error=OSError("no\n\x1b[31mdisk"))))
     check(error, "OSError: no [31mdisk.")
 
 
-async def test_a_process_is_told_by_its_exit_status_and_its_standard_error_is_no_part_of_the_reason() -> None:
+async def test_the_reason_contains_the_exit_status_of_a_process_but_not_its_standard_error() -> None:
     error = await failure(scripted("--exit-at-start", 3, "--say", "no database"))
     check(error, "exited with status 3")
     assert error.stderr_tail == "no database"
     check(await failure(StdioServer("no-such-program-anywhere")), "no-such-program-anywhere", "No such file")
 
 
-async def test_a_result_that_breaks_the_protocol_is_told_without_being_shown() -> None:
+async def test_the_reason_for_an_invalid_result_does_not_show_the_result() -> None:
     async with MCPPool({"s": answering(env={"TOKEN": SECRET})}) as pool:
         with pytest.raises(InvalidResponse) as caught:
             await pool.call_tool("s__bad_result")
@@ -136,7 +138,7 @@ async def test_a_result_that_breaks_the_protocol_is_told_without_being_shown() -
         assert "input_value" not in str(caught.value)
 
 
-async def test_what_the_function_of_callbacks_raises_is_told_in_its_own_words() -> None:
+async def test_the_reason_contains_the_text_of_what_the_callbacks_function_raises() -> None:
     def callbacks(_server_id: str) -> ClientCallbacks:
         raise RuntimeError(LOCKED)
 
@@ -147,7 +149,7 @@ async def test_what_the_function_of_callbacks_raises_is_told_in_its_own_words() 
         assert isinstance(caught.value.cause, Exception)
 
 
-async def test_a_call_to_a_server_that_is_away_says_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_to_a_failed_server_reports_its_last_error(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(is_final=True))
     async with MCPPool(wait_timeout=0) as pool:
         pool.add("s", FAKE)
@@ -160,7 +162,7 @@ async def test_a_call_to_a_server_that_is_away_says_what_is_known_of_it(monkeypa
         assert "restart()" not in caught.value.reason
 
 
-async def test_a_call_that_meets_the_filters_says_which() -> None:
+async def test_a_call_to_an_excluded_tool_names_the_filters() -> None:
     async with MCPPool({"s": InProcessServer(calculator(), exclude_tools=["add"])}) as pool:
         with pytest.raises(UnknownTool) as caught:
             await pool.server("s").call_tool("add", {"a": 1, "b": 2})
@@ -204,7 +206,7 @@ async def test_a_call_that_waits_for_a_slot_of_a_server_that_fails_keeps_the_cau
         assert isinstance(second.error.cause, ConnectionLost)
 
 
-def test_a_reason_is_bounded_in_bytes_and_ends_between_two_characters() -> None:
+def test_a_reason_is_limited_in_bytes_and_cut_between_two_characters() -> None:
     error = MCPPoolError("é" * 3000)
     assert len(error.reason.encode()) <= REASON_LIMIT
     assert error.reason == "é" * ((REASON_LIMIT - 3) // 2) + "…"

@@ -1,4 +1,4 @@
-"""Reads from other threads while servers come and go: each value is whole, at whatever line the other thread stands."""
+"""Reads from other threads while servers come and go: each value is consistent, at whatever line the other thread is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OTHER = StdioServer("another-program-that-is-never-run")
 A_WHILE = RestartPolicy(initial_delay=1000, max_delay=1000)
 AT_ONCE = RestartPolicy(initial_delay=0, max_delay=0)
 LOOKS = 300
-"""How often each thread looks: enough that each of the faults that this test was written for is met many times."""
+"""How often each thread reads: enough to hit each of the bugs that this test was written for many times."""
 READERS = 3
 
 STATUS = {
@@ -43,7 +43,7 @@ STATUS = {
 
 
 def check_snapshot(pool: MCPPool) -> None:
-    """A snapshot, in which nothing disagrees with anything else."""
+    """Check that a snapshot is consistent."""
     snapshot = pool.snapshot()
     for name, one in snapshot.servers.items():
         assert one.server_id == name
@@ -60,7 +60,7 @@ def check_snapshot(pool: MCPPool) -> None:
 
 
 def check_the_rest(pool: MCPPool) -> None:
-    """The other reads, in which nothing disagrees either."""
+    """Check that the other reads are consistent."""
     for name, status in pool.get_all_statuses().items():
         assert isinstance(name, str)
         assert isinstance(status, ConnectionStatus)
@@ -74,7 +74,7 @@ def check_the_rest(pool: MCPPool) -> None:
 
 
 def check_known(pool: MCPPool) -> None:
-    """A server that has been seen is never unknown, although it comes and goes."""
+    """Check that a server that was added once is never unknown, although it comes and goes."""
     assert pool.get_status("one") is not None
     assert "one" in pool.get_all_statuses()
 
@@ -86,7 +86,7 @@ def check_all(pool: MCPPool) -> None:
 
 @contextmanager
 def at_each_line(look: Callable[[], None]) -> Generator[None]:
-    """Look at each line of the package that this thread comes to in the block."""
+    """Call a function at each line of the package that this thread reaches in the block."""
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
@@ -104,7 +104,7 @@ def at_each_line(look: Callable[[], None]) -> Generator[None]:
 
 
 async def come_and_go(pool: MCPPool, wire: FakeWire) -> None:
-    """Every kind of change, one after the other."""
+    """Make every kind of change, one after the other."""
     await pool.connect("one", FAKE)
     for generation in (2, 3):
         wire.kill("one")
@@ -125,7 +125,7 @@ def wire_with_a_bad_server(monkeypatch: pytest.MonkeyPatch) -> FakeWire:
     return wire
 
 
-async def test_at_each_line_of_every_change_whatever_is_read_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reads_are_consistent_at_each_line_of_every_change(monkeypatch: pytest.MonkeyPatch) -> None:
     wire, looks, torn = wire_with_a_bad_server(monkeypatch), 0, list[AssertionError]()
 
     def look() -> None:
@@ -135,7 +135,7 @@ async def test_at_each_line_of_every_change_whatever_is_read_is_whole(monkeypatc
             check_all(pool)
             if seen:
                 check_known(pool)
-        except AssertionError as error:  # raised here, it would be one of whatever code is looked at
+        except AssertionError as error:  # raised here, it would end the traced code
             torn.append(error)
 
     async with MCPPool(restart=AT_ONCE) as pool:
@@ -168,12 +168,12 @@ async def lost_and_back(pool: MCPPool, wire: FakeWire) -> None:
 
 
 def read_with_a_change(look: Callable[[], None], line: int, change: Callable[[], Awaitable[None]]) -> bool:
-    """Read, and let the event loop make a change when this thread comes to a line of the package; tell whether it did.
+    """Read, and let the event loop make a change when this thread reaches a line of the package; return whether it did.
 
     Args:
         look: Reads and checks.
-        line: At how manyth line.
-        change: Is run in the event loop, while this thread stands still.
+        line: The number of the line, counted in the order of execution.
+        change: Runs in the event loop while this thread waits.
     """
     lines = 0
 
@@ -190,7 +190,7 @@ def read_with_a_change(look: Callable[[], None], line: int, change: Callable[[],
 
 @pytest.mark.parametrize("change", [lost, disconnected, replaced, lost_and_back])
 @pytest.mark.parametrize("check", [check_snapshot, check_the_rest, check_known])
-async def test_a_change_at_any_line_of_a_read_leaves_it_whole(
+async def test_a_read_is_consistent_if_a_change_happens_at_any_of_its_lines(
     check: Callable[[MCPPool], None],
     change: Callable[[MCPPool, FakeWire], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
@@ -209,7 +209,7 @@ async def test_a_change_at_any_line_of_a_read_leaves_it_whole(
 
 
 async def test_a_listing_that_changes_while_another_thread_reads_it_is_not_hidden() -> None:
-    """What one thread has merged is kept for all: it must not pass for newer than it is."""
+    """What one thread has merged is cached for all: it must not be taken for newer than it is."""
     line, changed = 0, True
     async with MCPPool() as pool:
         while changed:
@@ -227,7 +227,7 @@ async def test_a_listing_that_changes_while_another_thread_reads_it_is_not_hidde
     assert line > 5
 
 
-async def test_threads_that_read_all_the_time_find_whole_values_while_servers_come_and_go(
+async def test_threads_that_read_all_the_time_get_consistent_values_while_servers_come_and_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire, reading = wire_with_a_bad_server(monkeypatch), READERS

@@ -45,7 +45,7 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
     "cancel": lambda pool: pool.cancel(),
     "events": listen,
 }
-"""What only the event loop of the pool may use."""
+"""Members that only the pool's event loop may use."""
 READS: dict[str, Callable[[MCPPool], object]] = {
     "snapshot": lambda pool: pool.snapshot().servers,
     "get_status": lambda pool: pool.get_status("one"),
@@ -54,7 +54,7 @@ READS: dict[str, Callable[[MCPPool], object]] = {
     "servers": lambda pool: dict(pool.servers),
     "tools": lambda pool: dict(pool.tools),
 }
-"""What any thread may read."""
+"""Members that any thread may read."""
 SERVER_METHODS: dict[str, Callable[[Server], Awaitable[object] | object]] = {
     "call_tool": lambda server: server.call_tool("add"),
     "get_prompt": lambda server: server.get_prompt("p"),
@@ -75,14 +75,14 @@ SERVER_READS: dict[str, Callable[[Server], object]] = {
     [(MCPPool, METHODS | READS), (Server, SERVER_METHODS | SERVER_READS), (EventStream, {})],
     ids=["MCPPool", "Server", "EventStream"],
 )
-def test_of_each_public_member_it_is_decided_whether_other_threads_may_use_it(
+def test_every_public_member_is_listed_as_usable_in_other_threads_or_not(
     kind: type, decided: dict[str, object]
 ) -> None:
     assert {name for name in dir(kind) if not name.startswith("_")} == decided.keys()
 
 
 async def use(user: Any, method: Callable[[Any], Awaitable[object] | object]) -> None:
-    """Use a method of the pool or of a handle, of whatever kind."""
+    """Call a method of the pool or of a handle, sync or async."""
     outcome = method(user)
     if isinstance(outcome, Awaitable):
         await outcome
@@ -91,7 +91,7 @@ async def use(user: Any, method: Callable[[Any], Awaitable[object] | object]) ->
 @pytest.mark.parametrize("method", METHODS)
 async def test_before_and_after_the_block_methods_raise_pool_closed(method: str) -> None:
     pool = MCPPool()
-    if method != "events":  # which may be opened before
+    if method != "events":  # they may be opened before the block
         with pytest.raises(PoolClosed):
             await use(pool, METHODS[method])
     async with pool:
@@ -148,12 +148,12 @@ async def test_the_pool_is_already_closed_while_its_connections_end(monkeypatch:
     assert seen == [{}]
 
 
-IN_WORDS = r"another event loop or thread.*anyio\.from_thread.*portal"
+MESSAGE = r"another event loop or thread.*anyio\.from_thread.*portal"
 ELSEWHERE = ["a thread", "asyncio", "trio"]
 
 
-async def refused_elsewhere(where: str, user: object, method: Callable[[Any], Awaitable[object] | object]) -> None:
-    """Check that a method raises at once in a thread without an event loop, or in another event loop."""
+async def check_raises_elsewhere(where: str, user: object, method: Callable[[Any], Awaitable[object] | object]) -> None:
+    """Check that a method raises at once in a thread without an event loop or in another event loop."""
 
     def in_a_thread() -> None:
         outcome = method(user)
@@ -163,34 +163,34 @@ async def refused_elsewhere(where: str, user: object, method: Callable[[Any], Aw
     def in_another_loop() -> None:
         anyio.run(use, user, method, backend=where)
 
-    with pytest.raises(RuntimeError, match=IN_WORDS):
+    with pytest.raises(RuntimeError, match=MESSAGE):
         await anyio.to_thread.run_sync(in_a_thread if where == "a thread" else in_another_loop)
 
 
 @pytest.mark.parametrize("where", ELSEWHERE)
 @pytest.mark.parametrize("method", METHODS)
-async def test_elsewhere_the_methods_of_a_pool_raise_at_once(method: str, where: str) -> None:
+async def test_methods_of_a_pool_raise_at_once_elsewhere(method: str, where: str) -> None:
     async with MCPPool() as pool:
-        await refused_elsewhere(where, pool, METHODS[method])
+        await check_raises_elsewhere(where, pool, METHODS[method])
         assert not pool.servers
 
 
 @pytest.mark.parametrize("where", ELSEWHERE)
 @pytest.mark.parametrize("method", SERVER_METHODS)
-async def test_elsewhere_the_methods_of_a_handle_raise_at_once(method: str, where: str) -> None:
+async def test_methods_of_a_handle_raise_at_once_elsewhere(method: str, where: str) -> None:
     async with MCPPool({"one": InProcessServer(calculator())}) as pool:
-        await refused_elsewhere(where, pool.server("one"), SERVER_METHODS[method])
+        await check_raises_elsewhere(where, pool.server("one"), SERVER_METHODS[method])
         assert (pool.server("one").generation, pool.snapshot().calls_failed) == (1, 0)
 
 
 @pytest.mark.parametrize("where", ELSEWHERE)
-async def test_elsewhere_events_cannot_be_read(where: str) -> None:
+async def test_reading_events_raises_elsewhere(where: str) -> None:
     async with MCPPool() as pool, pool.events() as events:
-        await refused_elsewhere(where, events, anext)
+        await check_raises_elsewhere(where, events, anext)
 
 
 @pytest.mark.parametrize("where", ["asyncio", "trio"])
-async def test_a_pool_does_not_open_in_another_event_loop_than_its_readers(where: str) -> None:
+async def test_a_pool_does_not_open_in_a_different_event_loop_than_its_event_readers(where: str) -> None:
     pool = MCPPool()
 
     async def opened(pool: MCPPool) -> None:
@@ -198,10 +198,10 @@ async def test_a_pool_does_not_open_in_another_event_loop_than_its_readers(where
             pytest.fail("it opened")
 
     async with pool.events():
-        await refused_elsewhere(where, pool, opened)
+        await check_raises_elsewhere(where, pool, opened)
 
 
-async def test_elsewhere_a_pool_that_is_open_does_not_open_again() -> None:
+async def test_an_open_pool_cannot_be_opened_again_elsewhere() -> None:
     async def enter(pool: MCPPool) -> None:
         async with pool:
             pytest.fail("it opened twice")
@@ -231,7 +231,7 @@ async def test_reads_work_anywhere(where: str) -> None:
         )
         assert there == read()
         there = await anyio.to_thread.run_sync(pool.snapshot)
-        assert there.time is None  # the clock of the loop is nobody else's
+        assert there.time is None  # other threads have no access to the loop's clock
         assert there.timestamp > 0
         assert pool.snapshot().time == pytest.approx(anyio.current_time(), abs=60)
 

@@ -1,4 +1,4 @@
-"""What is counted: by server id, for as long as there is the pool, and in totals that stay exact."""
+"""Calls and restarts are counted by server id for the lifetime of the pool, in totals that stay exact."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counts(snapshot: PoolSnapshot | ServerSnapshot) -> tuple[int, int, int, int]
 
 
 async def use(pool: MCPPool, server_id: str = "one") -> None:
-    """One call that brings a result, one that the tool fails, one that is cut off, and one restart."""
+    """One call that returns a result, one whose tool fails, one that is cut off, and one restart."""
     server = pool.server(server_id)
     await server.call_tool("echo", {"text": "x"})
     assert (await server.call_tool("fail")).is_error
@@ -58,7 +58,7 @@ async def closed_and_connected_at_once(pool: MCPPool) -> None:
 
 
 @pytest.mark.parametrize("changed", [disconnected, replaced, closed, closed_and_connected_at_once])
-async def test_a_server_that_leaves_and_comes_back_goes_on_counting(
+async def test_the_counts_of_a_server_that_leaves_and_comes_back_continue(
     changed: Callable[[MCPPool], Awaitable[None]],
 ) -> None:
     async with MCPPool({"one": CALCULATOR}) as pool:
@@ -69,7 +69,7 @@ async def test_a_server_that_leaves_and_comes_back_goes_on_counting(
         assert counts(pool.snapshot().servers["one"]) == counts(pool.snapshot()) == (4, 2, 2, 2)
 
 
-async def test_the_totals_count_those_that_have_left_and_outlive_the_block() -> None:
+async def test_totals_include_servers_that_have_left_and_outlive_the_block() -> None:
     async with MCPPool({"one": CALCULATOR, "two": CALCULATOR}) as pool:
         await use(pool, "one")
         await use(pool, "two")
@@ -92,7 +92,7 @@ async def test_the_totals_count_those_that_have_left_and_outlive_the_block() -> 
     }
 
 
-async def test_a_call_that_ends_with_the_server_that_it_waited_for_is_counted_for_its_id(
+async def test_a_call_that_ends_with_the_server_it_waited_for_is_counted_for_its_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_wire(monkeypatch, Life(fails=True))
@@ -107,7 +107,7 @@ async def test_a_call_that_ends_with_the_server_that_it_waited_for_is_counted_fo
         assert counts(pool.snapshot()) == (0, 1, 0, 0)
 
 
-async def test_the_totals_stay_exact_when_servers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_totals_stay_exact_when_servers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_pool.supervision.counters.KEPT_LIMIT", 3)
     async with MCPPool({"stays": CALCULATOR}) as pool:
         await pool.call_tool("stays__echo", {"text": "x"})
@@ -119,11 +119,11 @@ async def test_the_totals_stay_exact_when_servers_are_forgotten(monkeypatch: pyt
         for kept, number in ((1, 9), (0, 0)):
             await pool.connect(f"server {number}", CALCULATOR)
             assert pool.snapshot().servers[f"server {number}"].calls_done == kept
-        assert pool.snapshot().servers["stays"].calls_done == 1  # however long ago it was admitted
+        assert pool.snapshot().servers["stays"].calls_done == 1  # however long ago it was added
         assert counts(pool.snapshot()) == (11, 0, 0, 0)
 
 
-def test_what_ends_after_its_server_was_forgotten_is_in_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_ends_after_its_server_was_forgotten_is_in_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_pool.supervision.counters.KEPT_LIMIT", 1)
     counters, row = Counters(), object()
     for server_id in ("old", "new"):
@@ -134,7 +134,7 @@ def test_what_ends_after_its_server_was_forgotten_is_in_the_total(monkeypatch: p
     assert counters.read().excluding(()) == Counts(calls_failed=1)
 
 
-def test_a_server_whose_successor_is_there_is_not_among_those_that_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_with_a_successor_does_not_count_as_having_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_pool.supervision.counters.KEPT_LIMIT", 1)
     counters, row, successor = Counters(), object(), object()
     counters.admit("one", row)

@@ -130,33 +130,35 @@ async def test_calls_are_counted_while_they_run_when_they_are_done_and_when_they
         assert (two.calls_in_flight, two.calls_done, two.calls_failed) == (0, 0, 1)
 
 
-async def test_a_state_tells_the_wall_clock_beside_the_clock_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_state_has_wall_clock_times_too(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_wire(monkeypatch, Life(fails=True))
-    begun = time.time()
+    started_at = time.time()
     async with MCPPool(restart=A_WHILE) as pool:
         pool.add("one", FAKE)
         await eventually(lambda: pool.snapshot().servers["one"].state == "BackingOff")
         one, state = pool.snapshot().servers["one"], pool.server("one").state
         assert isinstance(state, BackingOff)
-        assert begun <= one.since_timestamp <= time.time()
+        assert started_at <= one.since_timestamp <= time.time()
         assert one.next_retry_timestamp == pytest.approx(one.since_timestamp + 1000)
         assert (state.since_timestamp, state.next_retry_timestamp) == (one.since_timestamp, one.next_retry_timestamp)
-        told = pool.snapshot().to_dict()["servers"]["one"]
-        assert (told["since_timestamp"], told["next_retry_timestamp"]) == (
+        plain = pool.snapshot().to_dict()["servers"]["one"]
+        assert (plain["since_timestamp"], plain["next_retry_timestamp"]) == (
             one.since_timestamp,
             one.next_retry_timestamp,
         )
-        assert pool.snapshot().servers["one"].since_timestamp == one.since_timestamp  # of the state, not of the look
+        assert (
+            pool.snapshot().servers["one"].since_timestamp == one.since_timestamp
+        )  # the time of the state, not of the snapshot
 
 
-def test_the_wall_clock_is_no_part_of_the_equality_of_states() -> None:
+def test_states_are_compared_without_their_wall_clock_times() -> None:
     one, other = (Ready(attempt=1, generation=1, since=5.0, since_timestamp=wall) for wall in (1.0, 2.0))
     assert one == other
     assert hash(one) == hash(other)
     assert one != Ready(attempt=1, generation=1, since=6.0, since_timestamp=1.0)
 
 
-async def test_totals_are_the_sums_over_all_servers() -> None:
+async def test_totals_are_sums_over_all_servers() -> None:
     async with MCPPool() as pool:
         for name in ("one", "two"):
             await pool.connect(name, InProcessServer(calculator()))
