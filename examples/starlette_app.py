@@ -50,7 +50,14 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse({server_id: status.value for server_id, status in statuses.items()})
 
 
-app = Starlette(lifespan=lifespan, routes=[Route("/call/{tool}", call), Route("/health", health)])
+def snapshot(request: Request) -> JSONResponse:
+    """Tell everything, from a synchronous endpoint: the framework runs it in a worker thread."""
+    pool: MCPPool = request.app.state.pool
+    return JSONResponse(pool.snapshot().to_dict())
+
+
+routes = [Route("/call/{tool}", call), Route("/health", health), Route("/snapshot", snapshot)]
+app = Starlette(lifespan=lifespan, routes=routes)
 
 
 async def main() -> None:
@@ -62,6 +69,8 @@ async def main() -> None:
         for path in ("/health", "/call/calculator__add?a=2&b=3", "/call/calculator__divide?a=2&b=3"):
             response = await client.get(path)
             print(path, "->", response.status_code, response.text)
+        seen = (await client.get("/snapshot")).json()
+        print("connected:", seen["connected"], "calls done:", seen["calls_done"], "of", *seen["servers"])
     print("left the lifespan:", app.state.pool)
 
 

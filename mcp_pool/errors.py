@@ -20,7 +20,7 @@ Problem: TypeAlias = tuple[str, str]
 """What is wrong: a field's name, and the end of a sentence that begins with it."""
 
 REASON_LIMIT: Final = 2048
-"""The most characters in a reason: it may be passed to a model, and parts of it may come from a server."""
+"""The most bytes in a reason, in UTF-8: it may be passed to a model, and parts of it may come from a server."""
 
 
 class ErrorContext(TypedDict, total=False):
@@ -61,7 +61,7 @@ class MCPPoolError(Exception):
         cause: BaseException | None = None,
     ) -> None:
         super().__init__(reason)
-        self.reason: str = reason if len(reason) <= REASON_LIMIT else f"{reason[: REASON_LIMIT - 1]}…"
+        self.reason: str = _readable(reason)
         self.advice = advice
         self.server_id = server_id
         self.generation = generation
@@ -91,6 +91,16 @@ class MCPPoolError(Exception):
         duplicate = copy.copy(self)
         duplicate.__cause__ = self.__cause__
         return duplicate
+
+
+def _readable(reason: str) -> str:
+    """Return a reason without control characters, which may come from a server, cut to the limit."""
+    if not reason.isprintable():
+        reason = " ".join("".join(char if char.isprintable() else " " for char in reason).split())
+    encoded = reason.encode()
+    if len(encoded) <= REASON_LIMIT:
+        return reason
+    return encoded[: REASON_LIMIT - len("…".encode())].decode(errors="ignore") + "…"
 
 
 @final

@@ -102,8 +102,8 @@ class MCPPool(AsyncContextManagerMixin):
         self._block = Block(self._supervisor)
 
     def __repr__(self) -> str:
-        state, registry = "open" if self._supervisor.is_open else "closed", self._supervisor.registry
-        return f"<MCPPool {state}, {registry.connected_count} of {len(registry.rows)} servers connected>"
+        state, servers = "open" if self._supervisor.is_open else "closed", self._supervisor.registry.servers
+        return f"<MCPPool {state}, {servers.connected_count} of {len(servers.rows)} servers connected>"
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
@@ -193,16 +193,16 @@ class MCPPool(AsyncContextManagerMixin):
 
         The last 1,024 servers that left the pool are remembered until `close_all()` or the end of the block.
         """
-        return self._supervisor.registry.status(server_id)
+        return self._supervisor.registry.servers.status(server_id)
 
     def get_all_statuses(self) -> dict[str, ConnectionStatus]:
         """Return the statuses of the current servers and of the remembered ones, by id, as a copy."""
-        return self._supervisor.registry.statuses()
+        return self._supervisor.registry.servers.statuses()
 
     @property
     def connected_count(self) -> int:
         """How many servers are `CONNECTED`."""
-        return self._supervisor.registry.connected_count
+        return self._supervisor.registry.servers.connected_count
 
     @property
     def servers(self) -> Mapping[str, Server]:
@@ -291,4 +291,5 @@ class MCPPool(AsyncContextManagerMixin):
 
     def snapshot(self) -> PoolSnapshot:
         """Return the current state of all servers as one frozen value. May be called from any thread."""
-        return PoolSnapshot.of(self._supervisor.registry.rows, self._supervisor.now())
+        supervisor = self._supervisor
+        return PoolSnapshot.of(supervisor.registry.rows, supervisor.counters, supervisor.now())

@@ -30,9 +30,9 @@ from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.config.validation import argument_problems, is_count, kind_of, kind_problems, plain_json
 from mcp_pool.connection.connection import Connection, ServerInfo
-from mcp_pool.connection.listing import is_offered, take_inventory
+from mcp_pool.connection.listing import Inventory, is_offered, take_inventory
 from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, Problem, UnknownTool
-from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.supervision.waiting import wait_for_connection, wait_until_connected
@@ -53,46 +53,53 @@ class Server:
     _supervisor: Supervisor = attrs.field(repr=False)
 
     def __repr__(self) -> str:
-        status = self._supervisor.registry.status(self.server_id) or ConnectionStatus.DISCONNECTED
+        status = self._supervisor.registry.servers.status(self.server_id) or ConnectionStatus.DISCONNECTED
         return f"<Server {self.server_id!r} {status.value}>"
 
     @property
     def status(self) -> ConnectionStatus:
         """The status; `DISCONNECTED` if the server has left the pool without an error."""
-        return self._supervisor.registry.status(self.server_id) or ConnectionStatus.DISCONNECTED
+        return self._supervisor.registry.servers.status(self.server_id) or ConnectionStatus.DISCONNECTED
 
     @property
     def state(self) -> State | None:
         """The state behind the status, with its details; None if the server has left the pool."""
-        return None if self._row_or_none is None else self._row_or_none.state
+        row = self._row_or_none
+        return None if row is None else row.state
 
     @property
     def config(self) -> ServerConfig | None:
         """The server's spec; None if it has left the pool."""
-        return None if self._row_or_none is None else self._row_or_none.target.spec
+        row = self._row_or_none
+        return None if row is None else row.target.spec
 
     @property
     def generation(self) -> int:
         """How many connections there have been: the number of the current one. 0 if the server has left the pool."""
-        return 0 if self._row_or_none is None else self._row_or_none.state.generation
+        row = self._row_or_none
+        return 0 if row is None else row.state.generation
 
     @property
     def last_error(self) -> ConnectError | ConnectionLost | None:
         """The latest failure, even if the server has reconnected since; None if there was none."""
-        return self._supervisor.registry.last_error(self.server_id)
+        return self._supervisor.registry.servers.last_error(self.server_id)
 
     @property
     def client(self) -> Client | None:
         """The live `mcp.Client`, for anything the pool does not wrap; None while there is no connection.
 
-        Calls made with it directly get no timeouts, counts or explained errors from the pool.
+        Calls made with it directly get no timeouts, counts or explained errors from the pool. It belongs to the pool's
+        event loop: reading it in another thread raises `RuntimeError`.
         """
-        return None if self._live is None else self._live.client
+        self._supervisor.check_here()
+        connection = self._live
+        return None if connection is None else connection.client
 
     @property
     def info(self) -> ServerInfo | None:
         """What the server says about itself; None while there is no connection."""
-        return None if self._live is None else self._live.info
+        connection = self._live
+        return None if connection is None else connection.info
 
     async def call_tool(
         self,
@@ -137,7 +144,7 @@ class Server:
         given, sent_meta = self._plain("arguments", arguments), self._plain("meta", meta)
         if not is_offered(name, self._row.target.spec):
             reason = f"Tool {name!r} of server {self.server_id!r} is excluded by include_tools or exclude_tools."
-            raise UnknownTool(reason, server_id=self.server_id)
+            raise UnknownTool(reason, advice="Change these filters in its spec.", server_id=self.server_id)
 
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
             return client.call_tool(name, given, progress_callback=on_progress, meta=sent_meta)
@@ -209,13 +216,15 @@ class Server:
 
     async def refresh(self) -> None:
         """List what the server offers again. Errors as in `call_tool`; if it fails, the old listing stays."""
-        row = self._row
-        number = row.begin_listing()
-        request = Request(
-            send=lambda client, _: take_inventory(client, row.target),
-            what="the listing of tools",
-        )
-        row.update_inventory(await self._call(request), number)
+        row, number = self._row, 0
+
+        def send(client: Client, _: ProgressFnT) -> Awaitable[Inventory]:
+            nonlocal number
+            number = row.begin_listing()  # not before the wait for the server, whose first listing comes earlier
+            return take_inventory(client, row.target)
+
+        inventory = await self._call(Request(send=send, what="the listing of tools"))
+        row.update_inventory(inventory, number)
 
     async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
         """Reconnect and wait until the new connection is open, without waiting for any back-off.
@@ -237,12 +246,14 @@ class Server:
 
     @property
     def _row_or_none(self) -> Row | None:
+        """The row. Each property looks it up once: if another thread reads, it may be gone the next time."""
         return self._supervisor.registry.rows.get(self.server_id)
 
     @property
     def _live(self) -> Connection | None:
         """The connection that is open or draining."""
-        connection = None if self._row_or_none is None else self._row_or_none.connection
+        row = self._row_or_none
+        connection = None if row is None else row.connection
         return None if connection is None or connection.closed.is_set() else connection
 
     @property

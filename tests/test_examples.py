@@ -31,6 +31,7 @@ PHRASES: dict[str, list[str]] = {
         '/health -> 200 {"calculator":"connected"}',
         '/call/calculator__add?a=2&b=3 -> 200 {"result":5}',
         "/call/calculator__divide?a=2&b=3 -> 502",
+        "connected: 1 calls done: 1 of calculator",
         "left the lifespan: <MCPPool closed",
     ],
     "trio_app.py": ["wrote", "read ['bread', 'milk', 'salt']", "nothing left: <MCPPool closed"],

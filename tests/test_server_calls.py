@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from mcp import MCPError
+from mcp.server import Server as LowLevelServer
 from mcp_types import (
     CompleteRequestParams,
     GetPromptRequestParams,
@@ -200,6 +201,20 @@ async def test_a_tool_that_is_filtered_out_cannot_be_called_by_the_servers_own_n
         with pytest.raises(UnknownTool, match="'echo' of server 's' is excluded"):
             await pool.server("s").call_tool("echo", {"text": "hello"})
         assert await pool.server("s").call_tool("add", {"a": 1, "b": 2})
+
+
+async def test_a_refresh_that_waits_for_a_server_lists_after_its_first_listing() -> None:
+    listings = 0
+
+    async def list_tools(_context: Any, _params: Any) -> ListToolsResult:
+        nonlocal listings
+        listings += 1
+        return ListToolsResult(tools=[Tool(name=f"listed_{listings}", input_schema={"type": "object"})])
+
+    async with MCPPool() as pool:
+        pool.add("s", InProcessServer(LowLevelServer("s", on_list_tools=list_tools)))
+        await pool.server("s").refresh()  # asked for before the server was listed at all
+        assert list(pool.tools) == ["s__listed_2"]
 
 
 async def test_a_listing_that_started_earlier_does_not_overwrite_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:

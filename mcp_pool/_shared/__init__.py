@@ -4,6 +4,7 @@
 * `log`: the log, safe from sinks that raise
 * `redaction`: masks secrets in everything that is shown
 * `exceptions`: exception groups and chains of causes
+* `loops`: the event loop that an object belongs to
 * `changed`: the condition that waiters wait on
 * `guard`: the boundary around user code
 """

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, final
 
 import anyio
+from pydantic import ValidationError
 
 _T = TypeVar("_T")
 
@@ -103,7 +104,23 @@ def text_of(error: BaseException) -> str:
 
 def described(error: BaseException) -> str:
     """Return an error's class and text, for a message."""
-    return f"{type(error).__name__}: {text_of(error)}"
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def words_of(error: BaseException | None) -> str:
+    """Return a colon and the text of an error, for the end of a message; an empty string if it has no text.
+
+    For a result that fails validation, the text says what is wrong without showing the result.
+    """
+    if error is None:
+        return ""
+    if isinstance(error, ValidationError):
+        details = error.errors(include_input=False, include_url=False, include_context=False)
+        text = "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details[:5])
+    else:
+        text = text_of(error).strip().rstrip(".")
+    return text and f": {text}"
 
 
 def printable(error: BaseException) -> BaseException:

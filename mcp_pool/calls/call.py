@@ -19,7 +19,8 @@ from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.spec import ANNOTATED
 from mcp_pool.connection.connection import NoteProgress
 from mcp_pool.errors import CallTimeout, ConnectionLost, MCPPoolError, ServerUnavailable
-from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.counters import Counts
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.waiting import call_slot, wait_for_connection
 
 _T = TypeVar("_T")
@@ -66,7 +67,7 @@ async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T
                 result = await _call_until_run(row, request, budget)
         succeeded, tool_error = True, isinstance(result, CallToolResult) and result.is_error
     finally:
-        row.calls = row.calls.after(succeeded=succeeded, tool_error=tool_error)
+        row.count(Counts(calls_done=succeeded, calls_failed=not succeeded, tool_errors=tool_error))
     return result
 
 

@@ -8,8 +8,8 @@ import anyio
 
 from mcp_pool.catalog.catalog import Catalog, ToolEntry
 from mcp_pool.config.settings import DEFAULT, Seconds, timeout_problems
-from mcp_pool.errors import ConfigError
-from mcp_pool.supervision.registry import Row
+from mcp_pool.errors import ConfigError, UnknownTool
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.waiting import unavailable
 
 
@@ -45,7 +45,12 @@ async def find_tool(
                 raise unavailable([found])
             row = found
             await _wait_until_listed(row)
-            found = catalog.find(name)
+            try:
+                found = catalog.find(name)
+            except UnknownTool:
+                if row.inventory is not None:
+                    raise
+                # Else it left before its first listing: whether it offers the tool is unknown.
     if isinstance(found, ToolEntry):
         return found, timeout if total == math.inf else max(0.0, total - (anyio.current_time() - started_at))
     raise unavailable([row])

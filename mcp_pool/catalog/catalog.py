@@ -11,7 +11,8 @@ from mcp_types import Tool
 
 from mcp_pool.catalog.names import catalog_name, may_belong_to
 from mcp_pool.errors import UnknownTool
-from mcp_pool.supervision.registry import Registry, Row
+from mcp_pool.supervision.registry import Registry
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import Failed, Ready
 from mcp_pool.supervision.supervisor import Supervisor
 
@@ -87,16 +88,19 @@ class Catalog:
         return UnknownTool(reason, advice="`pool.tools` lists all names.")
 
     def _merge(self, registry: Registry) -> _Merged:
-        merged = self._merged
-        if merged is not None and merged.registry is registry and merged.version == registry.version:
+        # Read before the rows: a change while another thread merges must make that merge outdated.
+        merged, version = self._merged, registry.version
+        if merged is not None and merged.registry is registry and merged.version == version:
             return merged
         offered: dict[str, ToolEntry] = {}
         failed: dict[str, ToolEntry] = {}
         for server_id, row in registry.rows.items():
             if row.inventory is not None:
-                entries = failed if isinstance(row.state, Failed) else offered
-                stale = not isinstance(row.state, Ready)
+                state = row.state
+                entries = failed if isinstance(state, Failed) else offered
+                stale = not isinstance(state, Ready)
                 for name, tool in row.inventory.tools.items():
                     entries[catalog_name(server_id, name)] = ToolEntry(server_id, name, tool, stale)
-        self._merged = _Merged(registry, registry.version, MappingProxyType(offered), MappingProxyType(failed))
-        return self._merged
+        merged = _Merged(registry, version, MappingProxyType(offered), MappingProxyType(failed))
+        self._merged = merged
+        return merged

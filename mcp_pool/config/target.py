@@ -6,6 +6,7 @@ from typing import final
 
 import attrs
 
+from mcp_pool._shared.guard import words_of
 from mcp_pool._shared.redaction import Redactor
 from mcp_pool.config.callbacks import ClientCallbacks
 from mcp_pool.config.servers import ServerConfig
@@ -36,6 +37,8 @@ class Target:
         Raises:
             ConfigError: The pool's `callbacks` function raised, or returned something other than callbacks.
         """
+        # A value that is part of the id is not masked: the id appears in every message.
+        redactor = Redactor.of(spec.secrets(), shown=server_id)
         limits = Limits(
             connect_timeout=resolve(spec.connect_timeout, settings.connect_timeout),
             call_timeout=resolve(spec.call_timeout, settings.call_timeout),
@@ -43,23 +46,25 @@ class Target:
             close_timeout=resolve(spec.close_timeout, settings.close_timeout),
             restart=resolve(spec.restart, settings.restart),
             health=resolve(spec.health, settings.health),
-            callbacks=spec.callbacks.merged_with(_pool_callbacks(settings, server_id)),
+            callbacks=spec.callbacks.merged_with(_pool_callbacks(settings, server_id, redactor)),
         )
-        # A value that is part of the id is not masked: the id appears in every message.
-        return cls(server_id, spec, limits, Redactor.of(spec.secrets(), shown=server_id))
+        return cls(server_id, spec, limits, redactor)
 
 
-def _pool_callbacks(settings: Settings, server_id: str) -> ClientCallbacks:
+def _pool_callbacks(settings: Settings, server_id: str, redactor: Redactor) -> ClientCallbacks:
     """Call the pool's `callbacks` function for a server."""
     if settings.callbacks is None:
         return ClientCallbacks()
+    failure: Exception | None = None
     try:
         given = settings.callbacks(server_id)
-    except Exception as error:
-        problem = ("callbacks", f"failed: the pool's function raised {type(error).__name__}")
-        raise ConfigError(
-            f"server {server_id!r}: {' '.join(problem)}.", server_id=server_id, problems=[problem]
-        ) from error
+    except Exception as error:  # noqa: BLE001  # raised below, without what its chain must not show
+        given, failure = None, error
+    if failure is not None:
+        raised = redactor.text(f"{type(failure).__name__}{words_of(failure)}")
+        problem = ("callbacks", f"failed: the pool's function raised {raised}")
+        reason = f"server {server_id!r}: {' '.join(problem)}."
+        raise ConfigError(reason, server_id=server_id, problems=[problem], cause=redactor.error(failure))
     callbacks = ClientCallbacks() if given is None else given
     problems = instance_problems("callbacks", callbacks, ClientCallbacks)
     reject(f"server {server_id!r}", problems, server_id=server_id)

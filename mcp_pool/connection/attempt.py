@@ -7,8 +7,9 @@ from typing import Final, final
 
 import attrs
 from mcp import MCPError
+from pydantic import ValidationError
 
-from mcp_pool._shared.guard import ForeignCancellation, described, text_of
+from mcp_pool._shared.guard import ForeignCancellation, words_of
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
 from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError
@@ -64,13 +65,14 @@ def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *
     """
     target, lost = attempt.target, channel.disconnect_cause
     why = _timed_out(attempt, channel, failure) if timed_out else _failed(attempt, channel, failure)
-    advice = why.advice
+    reason, advice = f"Server {target.server_id!r} (attempt {attempt.number}) {why.what}.", why.advice
     if count := channel.unreadable_lines:
         wrote = "1 line that is not" if count == 1 else f"{count} lines that are not"
-        advice += f" It wrote {wrote} JSON-RPC to standard output."
+        reason += f" It wrote {wrote} JSON-RPC to standard output."
+        advice += " Anything that is not JSON-RPC belongs on standard error."
     kind = ConnectTimeout if timed_out else ConnectError
     return kind(
-        target.redactor.text(f"Server {target.server_id!r} (attempt {attempt.number}) {why.what}."),
+        target.redactor.text(reason),
         advice=target.redactor.text(advice.strip()),
         server_id=target.server_id,
         generation=attempt.generation - 1,
@@ -97,7 +99,7 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
     spec, request = attempt.target.spec, REQUESTS[channel.phase]
     if (wrong := next(spec.current_problems(), None)) is not None:
         # The spec was valid when it was added; its borrowed client has been closed since.
-        advice = "Add the server again with a valid spec."
+        advice = "Call connect() with a new spec."
         return _Explanation(f"cannot be connected: {' '.join(wrong)}", advice, failure, retryable=False)
     lost = channel.disconnect_cause
     if lost is None and channel.failure is not None:
@@ -105,7 +107,7 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
     if lost is not None:
         unauthorized = isinstance(lost.cause, HttpStatusError) and lost.cause.status in AUTH_STATUSES
         return _Explanation(
-            f"{lost.what} during {request}",
+            f"{lost.what} during {request}{lost.words}",
             lost.advice,
             failure if lost.cause is None else lost.cause,
             not unauthorized,
@@ -121,6 +123,7 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         what = f"answered {request} with error {failure.code}: {failure.message}"
         return _Explanation(what, "Correct the server's configuration, or fix the server.", failure)
     if isinstance(failure, MCPPoolError):
-        return _Explanation(f"did not list its tools: {text_of(failure).rstrip('.')}", "", failure)
+        return _Explanation(f"did not list its tools: {failure.reason.rstrip('.')}", failure.advice, failure)
     failure = ForeignCancellation() if failure is None else failure
-    return _Explanation(f"failed during {request} with {described(failure)}", "See the cause.", failure)
+    fix = "Fix the server." if isinstance(failure, ValidationError) else "Fix what raised this."
+    return _Explanation(f"failed during {request} with {type(failure).__name__}{words_of(failure)}", fix, failure)

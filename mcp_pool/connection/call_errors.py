@@ -11,7 +11,7 @@ from mcp.client import InputRequiredRoundsExceededError
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from mcp_pool._shared.guard import text_of
+from mcp_pool._shared.guard import words_of
 from mcp_pool.config.target import Target
 from mcp_pool.connection.calls_in_flight import CallDeadline
 from mcp_pool.errors import (
@@ -52,7 +52,7 @@ class CallErrors:
         if record is not None:
             reason += f" during a call that {'may have' if record.requests_sent else 'has not'} run"
         return ConnectionLost(
-            self._clean(f"{reason}."),
+            self._clean(f"{reason}{why.words}."),
             **self._context(cause if why.cause is None else why.cause, why.advice),
             may_have_run=record is not None and record.requests_sent > 0,
             exit_status=why.exit_status,
@@ -95,13 +95,13 @@ class CallErrors:
         if isinstance(error, MCPError) or lost:
             return self.lost(record, error)
         if isinstance(error, PydanticSerializationError | UnicodeError | ValidationError) and not record.requests_sent:
-            problem = f"cannot be sent as JSON: {self._clean(_problem(error))}"
+            problem = f"cannot be sent as JSON{self._clean(words_of(error))}"
             reason = f"server {self.target.server_id!r}: arguments of {what} {problem}. Nothing was sent."
             return ConfigError(reason, server_id=self.target.server_id, problems=[("arguments", problem)])
         if isinstance(error, BROKEN_RESULT) and not isinstance(error, InputRequiredRoundsExceededError):
             return InvalidResponse(
                 f"Server {self.target.server_id!r} answered {what} with a result that breaks the protocol or the "
-                f"tool's own schema: {self._clean(_problem(error))}. The call has run.",
+                f"tool's own schema{self._clean(words_of(error))}. The call has run.",
                 **self._context(error, "Fix the server."),
                 may_have_run=True,
             )
@@ -111,9 +111,12 @@ class CallErrors:
         """Return the error for a call that failed on its own, without a loss of the connection."""
         may_have_run = record.requests_sent > 0
         fate = "may have run" if may_have_run else "has not run"
-        reason = self._clean(f"Server {self.target.server_id!r} {failure.what} during {what}, which {fate}.")
+        why = f"{failure.what} during {what}, which {fate}{words_of(failure.cause)}"
+        reason = self._clean(f"Server {self.target.server_id!r} {why}.")
         if failure.status is not None:
-            context = self._context(advice="Check the server's log.")
+            from mcp_pool.transports.http.handshake_errors import advice_for  # noqa: PLC0415  # loaded on failure only
+
+            context = self._context(advice=advice_for(failure))
             return HttpStatusError(reason, **context, status=failure.status, may_have_run=may_have_run)
         if failure.malformed:
             return InvalidResponse(reason, **self._context(failure.cause, "Fix the server."), may_have_run=may_have_run)
@@ -132,11 +135,3 @@ class CallErrors:
 
     def _clean(self, text: str) -> str:
         return self.target.redactor.text(text)
-
-
-def _problem(error: BaseException) -> str:
-    """Return what is wrong with a result or with arguments, without showing them."""
-    if not isinstance(error, ValidationError):
-        return text_of(error).rstrip(".")
-    details = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details[:5])

@@ -8,8 +8,9 @@
 * `connect_limiter`: limits how many servers connect at once, in all and for each package runner
 * `health`: probes silent servers
 * `restart`: decides what follows a failure
-* `registry`: the rows of the current servers
+* `registry`: the rows of the current servers, and what is remembered of those that have left
+* `row`: one current server
 * `events`: what happened, and a bounded broadcast of it
 * `state`: the states of a server, and the legal transitions between them
-* `call_counts`: how the calls to one server ended
+* `counters`: calls and restarts by server id, for the lifetime of the pool
 """

@@ -16,6 +16,7 @@ import attrs
 from anyio.abc import TaskGroup
 
 from mcp_pool._shared.exceptions import plain
+from mcp_pool._shared.guard import words_of
 from mcp_pool._shared.log import log
 from mcp_pool.config.launch_limits import program_of
 from mcp_pool.config.servers import StdioServer
@@ -26,8 +27,8 @@ from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
 from mcp_pool.supervision.health import HealthMonitor
-from mcp_pool.supervision.registry import Row
 from mcp_pool.supervision.restart import decide
+from mcp_pool.supervision.row import CLOSED_WITH_ALL, Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
@@ -72,7 +73,8 @@ class Child:
                             if not self._is_done:
                                 await self._wait_for_retry()
             except anyio.get_cancelled_exc_class():
-                row.refuse()
+                # `disconnect` makes a server refuse calls before it cancels the child; ending all of them does not.
+                row.refuse(CLOSED_WITH_ALL)
                 raise
 
     @property
@@ -103,10 +105,8 @@ class Child:
             await ended.wait()
         finally:
             if self._connection is not None:
-                # `disconnect` makes a server refuse calls before it cancels the child; ending all of them does not.
-                alone = isinstance(row.state, Closing)
-                row.refuse()
-                self._close("was disconnected" if alone else "was closed with all servers of the pool")
+                row.refuse(CLOSED_WITH_ALL)
+                self._close(row.close_reason)
 
     def _close(self, what: str) -> None:
         """Close the connection deliberately, if there is one."""
@@ -175,7 +175,7 @@ class Child:
         self.limiter.release(slot)
         row = self.row
         if isinstance(row.state, Closing):  # it was disconnected while calls on an earlier connection drained
-            connection.close("was disconnected")
+            connection.close(row.close_reason)
             return
         self._is_legacy = not connection.is_modern and row.target.spec.mode == "auto"
         self._connection = connection
@@ -234,7 +234,8 @@ class Child:
         row = self.row
         return ConnectError(
             f"Server {row.server_id!r} (attempt {row.state.attempt}) could not be connected: the attempt failed "
-            f"unexpectedly with {type(error).__name__}. See the cause.",
+            f"unexpectedly with {type(error).__name__}{row.target.redactor.text(words_of(error))}.",
+            advice="Fix what raised this; if it is the pool itself, report it with the traceback of the cause.",
             server_id=row.server_id,
             generation=row.state.generation,
             attempt=row.state.attempt,

@@ -6,8 +6,10 @@ from collections import deque
 from typing import Final, TypeAlias, final
 
 import attrs
+from anyio.lowlevel import EventLoopToken, current_token
 
 from mcp_pool._shared.changed import Changed
+from mcp_pool._shared.loops import check_current
 from mcp_pool.supervision.state import ConnectionStatus, State
 
 BUFFER: Final = 1024
@@ -71,7 +73,9 @@ class EventsDropped:
     """How many were dropped."""
 
 
-Event: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved | PoolCleared | EventsDropped
+ServerEvent: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved
+"""An event about one server."""
+Event: TypeAlias = ServerEvent | PoolCleared | EventsDropped
 
 
 @final
@@ -79,6 +83,8 @@ Event: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved 
 class EventQueue:
     """The events that wait for one reader."""
 
+    loop: EventLoopToken = attrs.field(factory=current_token, init=False)
+    """The event loop of the reader, which must be that of the pool."""
     waiting: deque[Event] = attrs.field(factory=deque[Event], init=False)
     """The events, oldest first."""
     dropped: int = attrs.field(default=0, init=False)
@@ -110,6 +116,11 @@ class Broadcast:
     is_closed: bool = attrs.field(default=False, init=False)
     """Whether no more events will come."""
     _queues: set[EventQueue] = attrs.field(factory=set[EventQueue], init=False)
+
+    def check_loop(self) -> None:
+        """Raise `RuntimeError` if a reader belongs to another event loop, where it could not be woken."""
+        for queue in self._queues:
+            check_current(queue.loop)
 
     def subscribe(self) -> EventQueue:
         """Add a reader."""

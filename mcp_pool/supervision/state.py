@@ -14,6 +14,7 @@ States are plain data: they hold no connection and no task.
 from __future__ import annotations
 
 import enum
+from time import time
 from typing import ClassVar, Final, TypeAlias, final
 
 import attrs
@@ -43,6 +44,8 @@ class _State:
     """How many connections there have been; 0 before the first."""
     since: float
     """When this state began, in seconds on the event loop's clock."""
+    since_timestamp: float = attrs.field(factory=time, eq=False)
+    """When this state began, in seconds since the epoch. Ignored in comparisons."""
 
 
 @final
@@ -79,6 +82,11 @@ class BackingOff(_State):
     """What went wrong."""
     next_retry_at: float
     """When the next attempt starts, in seconds on the event loop's clock."""
+
+    @property
+    def next_retry_timestamp(self) -> float:
+        """When the next attempt begins, in seconds since the epoch."""
+        return self.since_timestamp + (self.next_retry_at - self.since)
 
 
 @final

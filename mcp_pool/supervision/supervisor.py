@@ -25,6 +25,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mcp_pool._shared.log import log
+from mcp_pool._shared.loops import check_current, is_current
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import Seconds, Settings, resolve, timeout_problems
 from mcp_pool.config.target import Target, check
@@ -32,9 +33,11 @@ from mcp_pool.errors import ConfigError, PoolClosed, UnknownServer
 from mcp_pool.supervision.child import Child
 from mcp_pool.supervision.child_group import ChildGroup
 from mcp_pool.supervision.connect_limiter import ConnectLimiter
+from mcp_pool.supervision.counters import Counters
 from mcp_pool.supervision.events import Broadcast
 from mcp_pool.supervision.health import HealthMonitor
-from mcp_pool.supervision.registry import Registry, Row
+from mcp_pool.supervision.registry import Registry
+from mcp_pool.supervision.row import CLOSED_WITH_ALL, Row
 from mcp_pool.supervision.state import BackingOff, Closing, Failed, Ready
 from mcp_pool.supervision.waiting import wait_until_all_ready, wait_until_connected, wait_until_open
 
@@ -49,6 +52,8 @@ class Supervisor:
 
     settings: Settings
     """The pool's settings."""
+    counters: Counters = attrs.field(factory=Counters, init=False)
+    """The calls and restarts of its servers, including those that have left."""
     broadcast: Broadcast = attrs.field(factory=Broadcast, init=False)
     """Sends events to their readers."""
     _current: ChildGroup = attrs.field(init=False)
@@ -76,14 +81,17 @@ class Supervisor:
 
     def check_open(self) -> None:
         """Raise `PoolClosed` if the pool is not open, `RuntimeError` in another event loop or thread."""
-        if self._token is None:
+        token = self._token
+        if token is None:
             reason = "The pool is not open."
             raise PoolClosed(reason, advice="Use it inside its `async with` block; a pool cannot be opened again.")
-        if not self._is_here():
-            raise RuntimeError(
-                "This pool belongs to another event loop or thread. To call it from another thread, use "
-                "anyio.from_thread.run or the portal of anyio.from_thread.start_blocking_portal."
-            )
+        check_current(token)
+
+    def check_here(self) -> None:
+        """Raise `RuntimeError` if the pool is open in another event loop or thread."""
+        token = self._token
+        if token is not None:
+            check_current(token)
 
     @property
     def registry(self) -> Registry:
@@ -92,6 +100,7 @@ class Supervisor:
 
     def begin(self) -> None:
         """Open the pool. Synchronous, so that no cancellation can come between this and the `finally` of the block."""
+        self.broadcast.check_loop()
         self._new_groups, self._groups = anyio.create_memory_object_stream[ChildGroup](math.inf)
         self._token = current_token()
         self._begin_group()
@@ -135,7 +144,7 @@ class Supervisor:
             earlier.end()  # a group that still drains is cut short: all earlier servers are to end at once
         draining = tuple(old.registry.rows.values()) if drain else ()
         for row in draining:  # before any await: a call that waits for a slot must not start now and be cut off later
-            row.refuse()
+            row.refuse(CLOSED_WITH_ALL)
         try:
             with anyio.move_on_after(drain):
                 for row in draining:
@@ -254,14 +263,8 @@ class Supervisor:
 
     def now(self) -> float | None:
         """Return the time on the pool's event loop; None in another thread or if the pool is not open."""
-        return anyio.current_time() if self._is_here() else None
-
-    def _is_here(self) -> bool:
-        """Tell whether the caller runs in the event loop that the pool belongs to."""
-        try:
-            return current_token() == self._token
-        except RuntimeError:  # no event loop runs in this thread
-            return False
+        token = self._token
+        return anyio.current_time() if token is not None and is_current(token) else None
 
     def _predecessor(self, server_id: str) -> Row | None:
         """Return the newest row with this id that has not ended."""
@@ -272,7 +275,7 @@ class Supervisor:
 
     def _begin_group(self) -> None:
         """Put a new child group in place."""
-        self._current = ChildGroup(Registry(self.broadcast))
+        self._current = ChildGroup(Registry(self.broadcast, self.counters))
         self._new_groups.send_nowait(self._current)
 
     async def _run_group(self, group: ChildGroup) -> None:
@@ -282,7 +285,7 @@ class Supervisor:
 
     def _empty_group(self) -> ChildGroup:
         """Return the child group of a pool that is not open."""
-        group = ChildGroup(Registry(self.broadcast))
+        group = ChildGroup(Registry(self.broadcast, self.counters))
         group.discard()
         return group
 

@@ -9,7 +9,7 @@ import anyio
 
 from mcp_pool.connection.connection import Connection
 from mcp_pool.errors import ConnectError, ConnectTimeout, ServerUnavailable
-from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 
 
@@ -38,7 +38,7 @@ async def wait_until_connected(row: Row) -> None:
     if (error := failure()) is not None:
         raise error.again()
     raise ConnectError(
-        f"Server {row.server_id!r} was disconnected while it was connecting.",
+        f"Server {row.server_id!r} {row.close_reason} while it was connecting.",
         advice="Connect it again if you need it.",
         server_id=row.server_id,
         generation=generation,
@@ -75,8 +75,9 @@ async def wait_until_open(rows: Sequence[Row], timeout: float | None) -> None:
     async with anyio.create_task_group() as group:
         for row in rows:
             group.start_soon(wait_for_required if row.target.spec.required else wait_for, row)
-    # A server that connected and was lost again did not fail to connect.
+    # A server that connected and was lost again did not fail to connect. Failures that no retry can fix come first.
     missing = [row for row in rows if row.target.spec.required and not row.state.generation]
+    missing.sort(key=lambda row: not row.is_final)
     if missing:
         error, *others = [_opening_error(row, anyio.current_time() - started_at) for row in missing]
         for other in others:
@@ -126,12 +127,12 @@ async def call_slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncG
     Raises:
         ServerUnavailable: The server has failed or is closing, or no slot became free in time.
     """
+    acquired, refused = True, False
     try:
         slots.acquire_nowait()
     except anyio.WouldBlock:
-        if row.is_final:
-            raise unavailable([row]) from None
-        acquired = False
+        acquired, refused = False, row.is_final
+    if not acquired and not refused:
         row.queue.add(wait := anyio.CancelScope(deadline=deadline))
         try:
             with wait:
@@ -140,9 +141,9 @@ async def call_slot(row: Row, slots: anyio.Semaphore, deadline: float) -> AsyncG
         finally:
             refused = wait not in row.queue
             row.queue.discard(wait)
-        if not acquired:
-            full = f"is already running as many calls as allowed (max_in_flight={row.target.spec.max_in_flight})"
-            raise unavailable([row], reason=None if refused else full) from None
+    if not acquired:  # outside the `except` and `finally`, so that the error keeps its cause and gets no context
+        full = f"is already running as many calls as allowed (max_in_flight={row.target.spec.max_in_flight})"
+        raise unavailable([row], reason=None if refused else full)
     try:
         yield
     finally:
@@ -198,10 +199,16 @@ def unavailable(rows: Sequence[Row], after: float | None = None, reason: str | N
     time = "" if after is None else f" after waiting {after} s"
     only = rows[0] if len(rows) == 1 else None
     who = "they do" if only is None else "it does"
-    may_connect = reason is None and any(isinstance(row.state, Connecting | BackingOff) for row in rows)
+    advice = ""
+    if reason is not None:
+        advice = "Wait longer, or raise max_in_flight."
+    elif any(isinstance(row.state, Connecting | BackingOff) for row in rows):
+        advice = f"Find out why {who} not connect, or wait longer."
+    elif any(isinstance(row.state, Failed) for row in rows):
+        advice = "Fix the problem in its last error, then call restart() or connect()."
     return ServerUnavailable(
         f"{'Servers' if only is None else 'Server'} unavailable{time}: {reasons}.",
-        advice=f"Find out why {who} not connect, or wait longer." if may_connect else "",
+        advice=advice,
         server_id=None if only is None else only.server_id,
         generation=None if only is None else only.state.generation,
         cause=None if only is None or only.last_error is None or reason else only.last_error.again(),
@@ -211,8 +218,8 @@ def unavailable(rows: Sequence[Row], after: float | None = None, reason: str | N
 
 def _reason(row: Row) -> str:
     if row.ended.is_set() or isinstance(row.state, Closing):
-        return "was disconnected"
+        return row.close_reason
     last = "" if row.last_error is None else f" (last error: {row.last_error.reason.rstrip('.')})"
     if isinstance(row.state, Failed):
-        return f"has failed and will not reconnect until restart() or connect() is called{last}"
+        return f"has failed, and automatic reconnects have stopped{last}"
     return f"is {'backing off' if isinstance(row.state, BackingOff) else 'connecting'}{last}"

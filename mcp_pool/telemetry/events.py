@@ -7,6 +7,7 @@ from typing import Self, final
 import anyio
 import attrs
 
+from mcp_pool._shared.loops import check_current
 from mcp_pool.supervision.events import Event, EventQueue, EventsDropped
 
 
@@ -25,6 +26,7 @@ class EventStream:
         return self
 
     async def __anext__(self) -> Event:
+        check_current(self._queue.loop)
         await anyio.lowlevel.checkpoint()
         queue = self._queue
         await queue.changed.until(lambda: queue.waiting or queue.is_closed)

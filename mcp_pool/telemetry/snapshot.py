@@ -10,14 +10,15 @@ from typing import Any, final
 import attrs
 
 from mcp_pool.errors import ConnectError, ConnectionLost
-from mcp_pool.supervision.registry import Row
+from mcp_pool.supervision.counters import Counters, Counts
+from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import BackingOff, ConnectionStatus
 
 
 @final
 @attrs.frozen(kw_only=True)
 class ServerSnapshot:
-    """The state of one server at one moment. Times are in seconds, on the event loop's clock."""
+    """The state of one server at one moment. Calls and restarts are counted by id, for the lifetime of the pool."""
 
     server_id: str
     """Its id in the pool."""
@@ -26,7 +27,9 @@ class ServerSnapshot:
     state: str
     """The name of the state behind the status: `"Connecting"`, `"Ready"`, `"Closing"`, `"BackingOff"`, `"Failed"`."""
     since: float
-    """When this state began."""
+    """When this state began, in seconds on the event loop's clock."""
+    since_timestamp: float
+    """When this state began, in seconds since the epoch."""
     generation: int
     """How many connections there have been."""
     attempt: int
@@ -34,7 +37,9 @@ class ServerSnapshot:
     last_error: ConnectError | ConnectionLost | None
     """The latest failure, even if the server has reconnected since; None if there was none."""
     next_retry_at: float | None
-    """When the next attempt begins; None unless it is backing off."""
+    """When the next attempt begins, in seconds on the event loop's clock; None unless it is backing off."""
+    next_retry_timestamp: float | None
+    """When the next attempt begins, in seconds since the epoch; None unless it is backing off."""
     protocol_version: str | None
     """The protocol version of the connection; None without a connection."""
     process_id: int | None
@@ -48,28 +53,32 @@ class ServerSnapshot:
     tool_errors: int
     """Calls in `calls_done` whose result has `is_error` set: the tool itself failed."""
     restarts: int
-    """Connections after the first."""
+    """Connections after the first, each time the server was added to the pool."""
 
     @classmethod
-    def of(cls, row: Row) -> ServerSnapshot:
+    def of(cls, row: Row, counts: Counts) -> ServerSnapshot:
         """Take a snapshot of a server."""
-        state, connection = row.state, row.connection
+        view = row.view
+        state, connection = view.state, view.connection
+        backing_off = state if isinstance(state, BackingOff) else None
         return cls(
             server_id=row.server_id,
             status=state.status,
             state=type(state).__name__,
             since=state.since,
+            since_timestamp=state.since_timestamp,
             generation=state.generation,
             attempt=state.attempt,
-            last_error=row.last_error,
-            next_retry_at=state.next_retry_at if isinstance(state, BackingOff) else None,
+            last_error=view.last_error,
+            next_retry_at=None if backing_off is None else backing_off.next_retry_at,
+            next_retry_timestamp=None if backing_off is None else backing_off.next_retry_timestamp,
             protocol_version=None if connection is None else connection.info.protocol_version,
             process_id=None if connection is None else connection.channel.process_id,
             calls_in_flight=row.calls_in_flight,
-            calls_done=row.calls.done,
-            calls_failed=row.calls.failed,
-            tool_errors=row.calls.tool_errors,
-            restarts=max(0, state.generation - 1),
+            calls_done=counts.calls_done,
+            calls_failed=counts.calls_failed,
+            tool_errors=counts.tool_errors,
+            restarts=row.earlier_restarts + max(0, state.generation - 1),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,22 +102,32 @@ class PoolSnapshot:
     """When it was taken, in seconds since the epoch."""
     servers: Mapping[str, ServerSnapshot]
     """The current servers by id."""
+    calls_done: int
+    """Calls that returned a result, on all servers since the pool was created, including those that have left."""
+    calls_failed: int
+    """Calls that ended in any other way, on all servers."""
+    tool_errors: int
+    """Calls in `calls_done` whose result has `is_error` set: the tool itself failed."""
+    restarts: int
+    """Connections after the first of each server, on all servers."""
 
     @classmethod
-    def of(cls, rows: Mapping[str, Row], now: float | None) -> PoolSnapshot:
-        """Take a snapshot of all current servers."""
-        servers = {server_id: ServerSnapshot.of(row) for server_id, row in rows.items()}
-        return cls(time=now, timestamp=time(), servers=MappingProxyType(servers))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the snapshot and its totals as plain JSON values."""
-        totals = ("connected", "calls_in_flight", "calls_done", "calls_failed", "restarts")
-        return {
-            "time": self.time,
-            "timestamp": self.timestamp,
-            "servers": {server_id: server.to_dict() for server_id, server in self.servers.items()},
-            **{name: getattr(self, name) for name in totals},
+    def of(cls, rows: Mapping[str, Row], counters: Counters, now: float | None) -> PoolSnapshot:
+        """Take a snapshot of all current servers, with the counts of all servers."""
+        counts = counters.read()
+        servers = {
+            server_id: ServerSnapshot.of(row, counts.by_id.get(server_id, Counts())) for server_id, row in rows.items()
         }
+        others = counts.excluding(servers)
+        return cls(
+            time=now,
+            timestamp=time(),
+            servers=MappingProxyType(servers),
+            calls_done=others.calls_done + sum(server.calls_done for server in servers.values()),
+            calls_failed=others.calls_failed + sum(server.calls_failed for server in servers.values()),
+            tool_errors=others.tool_errors + sum(server.tool_errors for server in servers.values()),
+            restarts=others.restarts + sum(server.restarts for server in servers.values()),
+        )
 
     @property
     def connected(self) -> int:
@@ -120,17 +139,11 @@ class PoolSnapshot:
         """Calls that are running, on all current servers."""
         return sum(server.calls_in_flight for server in self.servers.values())
 
-    @property
-    def calls_done(self) -> int:
-        """Calls that returned a result, on all current servers."""
-        return sum(server.calls_done for server in self.servers.values())
-
-    @property
-    def calls_failed(self) -> int:
-        """Calls that ended in any other way, on all current servers."""
-        return sum(server.calls_failed for server in self.servers.values())
-
-    @property
-    def restarts(self) -> int:
-        """Connections after the first, on all current servers."""
-        return sum(server.restarts for server in self.servers.values())
+    def to_dict(self) -> dict[str, Any]:
+        """Return the snapshot and its totals as plain JSON values."""
+        return {
+            **{field.name: getattr(self, field.name) for field in attrs.fields(PoolSnapshot)},
+            "connected": self.connected,
+            "calls_in_flight": self.calls_in_flight,
+            "servers": {server_id: server.to_dict() for server_id, server in self.servers.items()},
+        }

@@ -17,7 +17,8 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 
-from mcp_pool.errors import Phase
+from mcp_pool._shared.guard import words_of
+from mcp_pool.errors import MCPPoolError, Phase
 
 Answer: TypeAlias = JSONRPCResponse | JSONRPCError
 """An answer to a request."""
@@ -51,6 +52,11 @@ class DisconnectCause:
     """Whether calls in flight may still be answered; new ones are refused."""
     unreachable: bool = False
     """Whether the server cannot be reached, so that there is no point in ending its session."""
+
+    @property
+    def words(self) -> str:
+        """A colon and the text of the exception, for the end of the message; empty if the message already says it."""
+        return "" if isinstance(self.cause, MCPPoolError) else words_of(self.cause)
 
 
 @final

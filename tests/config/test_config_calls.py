@@ -279,7 +279,7 @@ async def test_a_timeout_of_none_is_valid() -> None:
 
 async def test_another_config_for_a_current_id_is_an_error_that_names_the_id() -> None:
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
-        with pytest.raises(ConfigError, match="disconnect\\('s'\\)") as caught:
+        with pytest.raises(ConfigError, match="replace\\('s'") as caught:
             pool.add("s", InProcessServer(calculator()))
         assert (caught.value.server_id, caught.value.field) == ("s", "config")
         assert pool.get_status("s") is ConnectionStatus.CONNECTED

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from mcp_types import ErrorData, ToolListChangedNotification
+from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import ErrorData, SamplingCapability, SamplingToolsCapability, ToolListChangedNotification
 
 from helpers.callbacks import (
     ANSWERS,
@@ -25,7 +26,7 @@ from helpers.callbacks import (
 )
 from helpers.calls import answering
 from helpers.common import eventually
-from mcp_pool import ClientCallbacks, ConfigError, ConnectionStatus, MCPPool, StdioServer
+from mcp_pool import ClientCallbacks, ConfigError, ConnectionStatus, InProcessServer, MCPPool, StdioServer
 from servers import read_lines
 
 if TYPE_CHECKING:
@@ -253,3 +254,21 @@ async def test_a_callback_may_call_the_pool(wire: str) -> None:
     async with MCPPool({"s": asking(wire, callbacks=Listener().callbacks(sampling=sampling))}) as pool:
         with anyio.fail_after(BOUND):
             assert WORDS["sampling"] in await said(pool, "model")
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_what_a_sampling_callback_can_do_is_announced_as_the_options_say(mode: str) -> None:
+    server: MCPServer[Any] = MCPServer("s", log_level="WARNING")
+
+    @server.tool()
+    def announced(context: Context[Any]) -> bool:
+        params = context.session.client_params
+        sampling = None if params is None else params.capabilities.sampling
+        return sampling is not None and sampling.tools is not None
+
+    for options in ({}, {"sampling_capabilities": SamplingCapability(tools=SamplingToolsCapability())}):
+        callbacks = Listener().callbacks()
+        spec = InProcessServer(server, mode=mode, callbacks=callbacks, client_options=options)
+        async with MCPPool({"s": spec}) as pool:
+            result = await pool.call_tool("s__announced")
+            assert result.structured_content == {"result": bool(options)}

@@ -37,6 +37,12 @@ async def grown(
     return (more_objects - objects) / times, more_tasks - tasks
 
 
+def remember(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remember at most this many servers that have left, and their counts."""
+    monkeypatch.setattr("mcp_pool.supervision.registry.REMEMBERED_LIMIT", count)
+    monkeypatch.setattr("mcp_pool.supervision.counters.KEPT_LIMIT", count)
+
+
 async def test_two_thousand_servers_that_come_and_go_leave_only_the_newest_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -60,7 +66,7 @@ async def test_servers_that_cannot_be_connected_leave_only_the_newest_remembered
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wire = fake_wire(monkeypatch, Life(fails=True))
-    monkeypatch.setattr("mcp_pool.supervision.registry.REMEMBERED_LIMIT", 50)
+    remember(50, monkeypatch)
 
     async def fail(number: int) -> None:
         with pytest.raises(ConnectError):
@@ -75,6 +81,7 @@ async def test_servers_that_cannot_be_connected_leave_only_the_newest_remembered
 
 async def test_closed_child_groups_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = fake_wire(monkeypatch)
+    remember(50, monkeypatch)
 
     async def fill_and_close(number: int) -> None:
         for server_id in range(3):
@@ -121,7 +128,7 @@ async def test_an_id_that_is_replaced_again_and_again_leaves_nothing_behind(monk
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_real_clients_that_come_and_go_leave_nothing_behind(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_pool.supervision.registry.REMEMBERED_LIMIT", 10)
+    remember(10, monkeypatch)
     config = InProcessServer(calculator(), mode=mode)
 
     async def come_and_go(number: int) -> None:

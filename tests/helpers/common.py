@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mcp_pool import MCPPool
     from mcp_pool.connection.connection import Connection
-    from mcp_pool.supervision.registry import Row
+    from mcp_pool.supervision.row import Row
 
 PATIENCE = 60.0
 """Seconds of real time for something that must happen soon: only a hang takes longer, however slow the machine is."""

@@ -16,7 +16,7 @@ from mcp_pool import (
 )
 from soak.journal import Claim
 
-SELF_EXPLANATORY = ("was disconnected", "max_in_flight=", "is connecting")
+SELF_EXPLANATORY = ("was disconnected", "was closed with", "max_in_flight=", "is connecting")
 """Reasons of `ServerUnavailable` that need no cause."""
 
 NO_SESSION = "No valid session ID"

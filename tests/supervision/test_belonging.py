@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextvars
-import json
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,7 +16,7 @@ from mcp_types import PromptReference
 
 from helpers.common import eventually
 from helpers.fake import FAKE, FakeWire, fake_wire
-from mcp_pool import ConnectionStatus, InProcessServer, MCPPool, PoolClosed, RestartPolicy
+from mcp_pool import EventStream, InProcessServer, MCPPool, PoolClosed, RestartPolicy, Server
 from servers.in_process import calculator, with_tools
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
     "connect": lambda pool: pool.connect("one", FAKE),
     "add": lambda pool: pool.add("one", FAKE),
     "disconnect": lambda pool: pool.disconnect("one"),
+    "replace": lambda pool: pool.replace("one", FAKE),
     "close_all": lambda pool: pool.close_all(),
     "server": lambda pool: pool.server("one"),
     "wait_ready": lambda pool: pool.wait_ready("one"),
@@ -43,12 +43,47 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
     "read_resource": lambda pool: pool.read_resource("one", "a://b"),
     "complete": lambda pool: pool.complete("one", REFERENCE, {"name": "a", "value": "b"}),
     "cancel": lambda pool: pool.cancel(),
+    "events": listen,
+}
+"""Members that only the pool's event loop may use."""
+READS: dict[str, Callable[[MCPPool], object]] = {
+    "snapshot": lambda pool: pool.snapshot().servers,
+    "get_status": lambda pool: pool.get_status("one"),
+    "get_all_statuses": lambda pool: pool.get_all_statuses(),
+    "connected_count": lambda pool: pool.connected_count,
+    "servers": lambda pool: dict(pool.servers),
+    "tools": lambda pool: dict(pool.tools),
+}
+"""Members that any thread may read."""
+SERVER_METHODS: dict[str, Callable[[Server], Awaitable[object] | object]] = {
+    "call_tool": lambda server: server.call_tool("add"),
+    "get_prompt": lambda server: server.get_prompt("p"),
+    "read_resource": lambda server: server.read_resource("a://b"),
+    "complete": lambda server: server.complete(REFERENCE, {"name": "a", "value": "b"}),
+    "list_tools": lambda server: server.list_tools(),
+    "refresh": lambda server: server.refresh(),
+    "restart": lambda server: server.restart(),
+    "client": lambda server: server.client,
+}
+SERVER_READS: dict[str, Callable[[Server], object]] = {
+    name: attrgetter(name) for name in ("server_id", "status", "state", "config", "generation", "last_error", "info")
 }
 
 
-async def use(pool: MCPPool, method: str) -> None:
-    """Call a method of the pool, sync or async."""
-    outcome = METHODS[method](pool)
+@pytest.mark.parametrize(
+    ("kind", "decided"),
+    [(MCPPool, METHODS | READS), (Server, SERVER_METHODS | SERVER_READS), (EventStream, {})],
+    ids=["MCPPool", "Server", "EventStream"],
+)
+def test_every_public_member_is_listed_as_usable_in_other_threads_or_not(
+    kind: type, decided: dict[str, object]
+) -> None:
+    assert {name for name in dir(kind) if not name.startswith("_")} == decided.keys()
+
+
+async def use(user: Any, method: Callable[[Any], Awaitable[object] | object]) -> None:
+    """Call a method of the pool or of a handle, sync or async."""
+    outcome = method(user)
     if isinstance(outcome, Awaitable):
         await outcome
 
@@ -56,17 +91,24 @@ async def use(pool: MCPPool, method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 async def test_before_and_after_the_block_methods_raise_pool_closed(method: str) -> None:
     pool = MCPPool()
-    with pytest.raises(PoolClosed):
-        await use(pool, method)
+    if method != "events":  # they may be opened before the block
+        with pytest.raises(PoolClosed):
+            await use(pool, METHODS[method])
     async with pool:
-        await pool.connect("one", InProcessServer(calculator()))
+        pass
+    with pytest.raises(PoolClosed):
+        await use(pool, METHODS[method])
+
+
+@pytest.mark.parametrize("method", SERVER_METHODS)
+async def test_after_the_block_the_methods_of_a_handle_raise_pool_closed(method: str) -> None:
+    async with MCPPool({"one": InProcessServer(calculator())}) as pool:
         handle = pool.server("one")
+    if method == "client":
+        assert handle.client is None
+        return
     with pytest.raises(PoolClosed):
-        await use(pool, method)
-    with pytest.raises(PoolClosed):
-        await handle.call_tool("add")
-    with pytest.raises(PoolClosed):
-        await handle.restart()
+        await use(handle, SERVER_METHODS[method])
 
 
 async def test_before_and_after_the_block_reads_work_and_are_empty() -> None:
@@ -106,88 +148,92 @@ async def test_the_pool_is_already_closed_while_its_connections_end(monkeypatch:
     assert seen == [{}]
 
 
+MESSAGE = r"another event loop or thread.*anyio\.from_thread.*portal"
+ELSEWHERE = ["a thread", "asyncio", "trio"]
+
+
+async def check_raises_elsewhere(where: str, user: object, method: Callable[[Any], Awaitable[object] | object]) -> None:
+    """Check that a method raises at once in a thread without an event loop or in another event loop."""
+
+    def in_a_thread() -> None:
+        outcome = method(user)
+        if isinstance(outcome, Awaitable):
+            outcome.__await__().send(None)
+
+    def in_another_loop() -> None:
+        anyio.run(use, user, method, backend=where)
+
+    with pytest.raises(RuntimeError, match=MESSAGE):
+        await anyio.to_thread.run_sync(in_a_thread if where == "a thread" else in_another_loop)
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
 @pytest.mark.parametrize("method", METHODS)
-async def test_methods_raise_at_once_in_a_thread_without_an_event_loop(method: str) -> None:
+async def test_methods_of_a_pool_raise_at_once_elsewhere(method: str, where: str) -> None:
     async with MCPPool() as pool:
-
-        def elsewhere() -> None:
-            outcome = METHODS[method](pool)
-            if isinstance(outcome, Awaitable):
-                outcome.__await__().send(None)
-
-        with pytest.raises(RuntimeError, match="another event loop or thread"):
-            await anyio.to_thread.run_sync(elsewhere)
+        await check_raises_elsewhere(where, pool, METHODS[method])
         assert not pool.servers
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize("method", METHODS)
-async def test_methods_raise_at_once_in_another_event_loop(method: str, backend: str) -> None:
-    async with MCPPool() as pool:
-        with pytest.raises(RuntimeError, match="another event loop or thread"):
-            await anyio.to_thread.run_sync(lambda: anyio.run(use, pool, method, backend=backend))
-        assert not pool.servers
+@pytest.mark.parametrize("where", ELSEWHERE)
+@pytest.mark.parametrize("method", SERVER_METHODS)
+async def test_methods_of_a_handle_raise_at_once_elsewhere(method: str, where: str) -> None:
+    async with MCPPool({"one": InProcessServer(calculator())}) as pool:
+        await check_raises_elsewhere(where, pool.server("one"), SERVER_METHODS[method])
+        assert (pool.server("one").generation, pool.snapshot().calls_failed) == (1, 0)
 
 
-async def test_a_handle_raises_at_once_in_another_event_loop() -> None:
+@pytest.mark.parametrize("where", ELSEWHERE)
+async def test_reading_events_raises_elsewhere(where: str) -> None:
+    async with MCPPool() as pool, pool.events() as events:
+        await check_raises_elsewhere(where, events, anext)
+
+
+@pytest.mark.parametrize("where", ["asyncio", "trio"])
+async def test_a_pool_does_not_open_in_a_different_event_loop_than_its_event_readers(where: str) -> None:
+    pool = MCPPool()
+
+    async def opened(pool: MCPPool) -> None:
+        async with pool:
+            pytest.fail("it opened")
+
+    async with pool.events():
+        await check_raises_elsewhere(where, pool, opened)
+
+
+async def test_an_open_pool_cannot_be_opened_again_elsewhere() -> None:
+    async def enter(pool: MCPPool) -> None:
+        async with pool:
+            pytest.fail("it opened twice")
+
     async with MCPPool() as pool:
-        await pool.connect("one", InProcessServer(calculator()))
+        with pytest.raises(RuntimeError, match="already been entered"):
+            await anyio.to_thread.run_sync(lambda: anyio.run(enter, pool))
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+async def test_reads_work_anywhere(where: str) -> None:
+    async with MCPPool({"one": InProcessServer(calculator())}) as pool:
         handle = pool.server("one")
 
-        async def elsewhere() -> None:
-            for call in (lambda: handle.call_tool("add"), handle.restart, handle.refresh, handle.list_tools):
-                with pytest.raises(RuntimeError, match="another event loop or thread"):
-                    await call()
+        def read() -> tuple[list[object], list[object], str]:
+            return (
+                [look(pool) for look in READS.values()],
+                [look(handle) for look in SERVER_READS.values()],
+                f"{pool} {handle}",
+            )
 
-        await anyio.to_thread.run_sync(lambda: anyio.run(elsewhere))
-        assert pool.connected_count == 1
+        async def read_in_a_loop() -> object:
+            return read()
 
-
-async def test_reads_work_from_any_thread() -> None:
-    async with MCPPool({"one": InProcessServer(calculator())}) as pool:
-        handle, seen = pool.server("one"), dict[str, Any]()
-
-        def read() -> None:
-            seen["status"] = pool.get_status("one"), handle.status
-            seen["statuses"] = pool.get_all_statuses()
-            seen["tools"] = set(pool.tools)
-            seen["count"] = pool.connected_count, len(pool.servers)
-            seen["handle"] = handle.generation, handle.last_error, handle.config == InProcessServer, handle.info
-            seen["snapshot"] = pool.snapshot()
-
-        await anyio.to_thread.run_sync(read)
-        assert seen["status"] == (ConnectionStatus.CONNECTED, ConnectionStatus.CONNECTED)
-        assert seen["statuses"] == {"one": ConnectionStatus.CONNECTED}
-        assert seen["tools"] == set(pool.tools)
-        assert seen["count"] == (1, 1)
-        assert seen["handle"] == (1, None, False, handle.info)
-        assert seen["snapshot"].servers == pool.snapshot().servers
-        assert seen["snapshot"].time is None  # other threads have no access to the loop's clock
-        assert seen["snapshot"].timestamp > 0
+        there = await anyio.to_thread.run_sync(
+            read if where == "a thread" else lambda: anyio.run(read_in_a_loop, backend=where)
+        )
+        assert there == read()
+        there = await anyio.to_thread.run_sync(pool.snapshot)
+        assert there.time is None  # other threads have no access to the loop's clock
+        assert there.timestamp > 0
         assert pool.snapshot().time == pytest.approx(anyio.current_time(), abs=60)
-
-
-async def test_readers_in_other_threads_get_consistent_values_while_servers_come_and_go() -> None:
-    stop, looks, errors = threading.Event(), list[int](), list[Exception]()
-
-    def read(pool: MCPPool) -> None:
-        while not stop.is_set():
-            try:
-                json.dumps(pool.snapshot().to_dict())
-                looks.append(len(pool.servers) + len(pool.tools) + len(pool.get_all_statuses()))
-            except Exception as error:
-                errors.append(error)
-
-    async with MCPPool() as pool, anyio.create_task_group() as group:
-        group.start_soon(anyio.to_thread.run_sync, read, pool)
-        try:
-            for number in range(50):
-                await pool.connect(f"server {number % 7}", InProcessServer(calculator()))
-                await pool.disconnect(f"server {(number + 3) % 7}")
-        finally:
-            stop.set()
-    assert looks
-    assert errors == []
 
 
 identity: contextvars.ContextVar[str] = contextvars.ContextVar("identity", default="nobody")

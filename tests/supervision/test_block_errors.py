@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from helpers.common import alive, eventually, scripted, started
-from mcp_pool import ConnectionStatus, InProcessServer, MCPPool
+from mcp_pool import ConnectionLost, ConnectionStatus, InProcessServer, MCPPool
 from servers.in_process import calculator, raising_lifespan, with_tools
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ async def test_the_end_of_the_block_does_not_wait_for_a_close_all_that_drains() 
     async with anyio.create_task_group() as group:
 
         async def call() -> None:
-            with pytest.raises(Exception, match="disconnected"):
+            with pytest.raises(ConnectionLost, match="was closed with all servers"):
                 await pool.call_tool("calculator__sleep", {"seconds": 3600}, timeout=None)
 
         async def close_gently() -> None:
@@ -339,7 +339,7 @@ async def test_close_all_does_not_wait_for_an_earlier_one_that_drains() -> None:
     async with MCPPool({"calculator": InProcessServer(calculator())}) as pool, anyio.create_task_group() as group:
 
         async def call() -> None:
-            with pytest.raises(Exception, match="disconnected"):
+            with pytest.raises(ConnectionLost, match="was closed with all servers"):
                 await pool.call_tool("calculator__sleep", {"seconds": 3600}, timeout=None)
 
         async def close_gently() -> None:

@@ -98,11 +98,11 @@ async def test_a_server_that_was_added_right_before_close_all_is_gone_afterwards
         assert not alive(tmp_path / "pids")
 
 
-async def test_connect_during_close_all_says_that_the_server_was_disconnected(tmp_path: Path) -> None:
+async def test_connect_during_close_all_says_that_all_servers_were_closed(tmp_path: Path) -> None:
     async with MCPPool(connect_timeout=None) as pool, anyio.create_task_group() as group:
 
         async def connect() -> None:
-            with pytest.raises(ConnectError, match="disconnected"):
+            with pytest.raises(ConnectError, match="was closed with all servers of the pool while it was"):
                 await pool.connect("one", scripted("--never-answer", "--pid-file", tmp_path / "pids"))
 
         group.start_soon(connect)

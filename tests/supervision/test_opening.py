@@ -124,9 +124,10 @@ async def test_one_plain_error_is_raised_when_many_required_servers_fail(monkeyp
 
 async def test_an_error_that_no_retry_can_fix_does_not_wait_for_slow_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     lives(monkeypatch, bad=Life(is_final=True), slow=Life(handshake=LONG))
-    with anyio.fail_after(20), pytest.raises(ConnectError):
+    with anyio.fail_after(20), pytest.raises(ConnectError, match="Server 'bad' is not there") as caught:
         async with MCPPool({"slow": REQUIRED, "bad": REQUIRED}, open_timeout=None, connect_timeout=None):
             pytest.fail("the block has opened")
+    assert "'slow'" in "".join(caught.value.__notes__)
 
 
 async def test_a_required_server_is_retried_while_the_block_opens(monkeypatch: pytest.MonkeyPatch) -> None:

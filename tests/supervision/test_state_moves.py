@@ -25,8 +25,10 @@ from mcp_pool import (
 )
 from mcp_pool.config.settings import Settings
 from mcp_pool.config.target import Target
+from mcp_pool.supervision.counters import Counters
 from mcp_pool.supervision.events import Broadcast
-from mcp_pool.supervision.registry import Registry, Row
+from mcp_pool.supervision.registry import Registry
+from mcp_pool.supervision.row import Row, View
 from mcp_pool.supervision.state import LEGAL_MOVES, State
 from servers.in_process import calculator
 
@@ -80,8 +82,9 @@ SETTINGS = Settings(
 def row_in(state: type[State]) -> Row:
     """A row of a server in this state."""
     spec = StdioServer("program")
-    row = Registry(Broadcast()).admit(Target.of(SETTINGS, "s", spec), persistent=True, predecessor=None)
-    row.state = STATES[state]
+    registry = Registry(Broadcast(), Counters())
+    row = registry.admit(Target.of(SETTINGS, "s", spec), persistent=True, predecessor=None)
+    row.view = View(STATES[state])
     return row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,11 +14,13 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from helpers.common import eventually, scripted, started
 from helpers.fake import FAKE, Life, fake_wire
 from mcp_pool import (
+    BackingOff,
     ConnectError,
     ConnectionLost,
     ConnectionStatus,
     InProcessServer,
     MCPPool,
+    Ready,
     RestartPolicy,
     StdioServer,
 )
@@ -127,7 +130,35 @@ async def test_calls_are_counted_while_they_run_when_they_are_done_and_when_they
         assert (two.calls_in_flight, two.calls_done, two.calls_failed) == (0, 0, 1)
 
 
-async def test_totals_are_sums_over_current_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_state_has_wall_clock_times_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_wire(monkeypatch, Life(fails=True))
+    started_at = time.time()
+    async with MCPPool(restart=A_WHILE) as pool:
+        pool.add("one", FAKE)
+        await eventually(lambda: pool.snapshot().servers["one"].state == "BackingOff")
+        one, state = pool.snapshot().servers["one"], pool.server("one").state
+        assert isinstance(state, BackingOff)
+        assert started_at <= one.since_timestamp <= time.time()
+        assert one.next_retry_timestamp == pytest.approx(one.since_timestamp + 1000)
+        assert (state.since_timestamp, state.next_retry_timestamp) == (one.since_timestamp, one.next_retry_timestamp)
+        plain = pool.snapshot().to_dict()["servers"]["one"]
+        assert (plain["since_timestamp"], plain["next_retry_timestamp"]) == (
+            one.since_timestamp,
+            one.next_retry_timestamp,
+        )
+        assert (
+            pool.snapshot().servers["one"].since_timestamp == one.since_timestamp
+        )  # the time of the state, not of the snapshot
+
+
+def test_states_are_compared_without_their_wall_clock_times() -> None:
+    one, other = (Ready(attempt=1, generation=1, since=5.0, since_timestamp=wall) for wall in (1.0, 2.0))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Ready(attempt=1, generation=1, since=6.0, since_timestamp=1.0)
+
+
+async def test_totals_are_sums_over_all_servers() -> None:
     async with MCPPool() as pool:
         for name in ("one", "two"):
             await pool.connect(name, InProcessServer(calculator()))
@@ -166,7 +197,8 @@ async def test_a_snapshot_is_plain_json() -> None:
         await pool.call_tool("one__add", {"a": 1, "b": 2})
         assert (await pool.call_tool("one__fail")).is_error
         plain = json.loads(json.dumps(pool.snapshot().to_dict()))
-    assert (plain["connected"], plain["calls_done"]) == (1, 2)
+    assert (plain["connected"], plain["calls_done"], plain["tool_errors"]) == (1, 2, 1)
+    assert (plain["calls_failed"], plain["calls_in_flight"], plain["restarts"]) == (0, 0, 0)
     one, bad = plain["servers"]["one"], plain["servers"]["bad"]
     assert (one["status"], one["state"], one["calls_done"], one["tool_errors"]) == ("connected", "Ready", 2, 1)
     assert (bad["status"], bad["state"], bad["last_error"]["type"]) == ("error", "Failed", "ConnectError")

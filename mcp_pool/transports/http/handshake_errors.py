@@ -19,15 +19,18 @@ def handshake_failed(failure: Failure) -> DisconnectCause:
     cause = failure.cause
     if failure.status is not None:
         cause = HttpStatusError(f"The server {failure.what}.", status=failure.status)
+    return DisconnectCause(failure.what, cause=cause, advice=advice_for(failure))
+
+
+def advice_for(failure: Failure) -> str:
+    """Return the advice for a request that was rejected or did not complete."""
     if failure.status in AUTH_STATUSES:
-        advice = "Correct headers or auth: disconnect the server and connect it with a new spec."
-    elif is_outage(failure.status):
-        advice = "Check the server's log."
-    elif failure.status is None and not failure.malformed:
-        advice = "See the cause."
-    else:
-        advice = "Check that there is an MCP server at this URL."
-    return DisconnectCause(failure.what, cause=cause, advice=advice)
+        return "Correct headers or auth, and call connect() with the new spec."
+    if is_outage(failure.status):
+        return "Check the server's log."
+    if failure.status is None and not failure.malformed:
+        return "Check the network connection to the server, and what its auth and http_client do."
+    return "Check that there is an MCP server at this URL."
 
 
 def is_outage(status: int | None) -> bool:

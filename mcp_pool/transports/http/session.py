@@ -131,4 +131,4 @@ def session_presumed_lost(status: int) -> DisconnectCause:
 def _session_cause(what: str, status: int) -> DisconnectCause:
     # Draining: other calls that were rejected must find out themselves, because then they may be sent again.
     cause = HttpStatusError(f"The server answered with HTTP status {status}.", status=status)
-    return DisconnectCause(what, cause=cause, advice="It may have been restarted.", draining=True)
+    return DisconnectCause(what, cause=cause, advice="Check whether it was restarted.", draining=True)

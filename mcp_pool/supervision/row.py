@@ -1,0 +1,233 @@
+"""One current server: what others can see of it and request from its child.
+
+Its state changes synchronously, and only by legal transitions. Tasks wait for a condition to hold, never for a
+notification at the right moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, final
+
+import anyio
+import attrs
+
+from mcp_pool._shared.changed import Changed
+from mcp_pool.config.target import Target
+from mcp_pool.connection.connection import Connection
+from mcp_pool.connection.listing import Inventory
+from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.supervision.counters import Counters, Counts
+from mcp_pool.supervision.events import CatalogChanged, ServerEvent, StatusChanged
+from mcp_pool.supervision.state import LEGAL_MOVES, BackingOff, Closing, Connecting, Failed, Ready, State
+
+CLOSED_WITH_ALL: Final = "was closed with all servers of the pool"
+"""Why a server is closing when the block ends or `close_all` was called."""
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
+class View:
+    """What others see of one server at one moment.
+
+    Replaced as a whole: a reader in another thread never finds a new state with an old connection or without its error.
+    """
+
+    state: State
+    """Its state."""
+    connection: Connection | None = None
+    """The connection that takes calls, or that drains while the server is closing. The child owns it."""
+    last_error: ConnectError | ConnectionLost | None = None
+    """The latest failure, even if the server has reconnected since."""
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class Row:
+    """One current server: what others can see of it and request from its child."""
+
+    target: Target
+    """The server."""
+    persistent: bool
+    """Whether it stays after a failed attempt: True for `add`, and for `connect` once it has been connected."""
+    predecessor: Row | None
+    """An earlier row with the same id that had not ended yet."""
+    note: Callable[[ServerEvent], None]
+    """Sends an event to all listeners."""
+    counters: Counters
+    """Count its calls and restarts."""
+    _remove: Callable[[Row], None]
+    """Removes it from its registry."""
+    view: View = attrs.field(init=False)
+    """What others see of it now."""
+    changed: Changed = attrs.field(factory=Changed, init=False)
+    """Wakes all tasks that wait for a change of this row."""
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    """The scope of the child; cancelling it ends the child."""
+    ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when the child has ended and the row is gone."""
+    inventory: Inventory | None = attrs.field(default=None, init=False)
+    """What it offers according to its latest listing; None before the first."""
+    earlier_restarts: int = attrs.field(init=False)
+    """Restarts of servers with this id before this row was added."""
+    slots: anyio.Semaphore | None = attrs.field(init=False)
+    """One slot for each call that may run at once; None for no limit."""
+    queue: set[anyio.CancelScope] = attrs.field(factory=set[anyio.CancelScope], init=False)
+    """Calls that wait for a slot; they stop waiting when the server fails or closes."""
+    calls_in_flight: int = attrs.field(default=0, init=False)
+    """Calls that are running, including those on an earlier connection that drains."""
+    close_reason: str = attrs.field(default="was disconnected", init=False)
+    """Why it is closing or has ended: the predicate of a sentence about the server."""
+    _listings: int = attrs.field(default=0, init=False)
+    """How many listings have been started."""
+    _listed: int = attrs.field(default=0, init=False)
+    """The number of the listing that `inventory` comes from."""
+    _joined: int = attrs.field(default=0, init=False)
+    """How many callers wait for an attempt."""
+
+    def __attrs_post_init__(self) -> None:
+        self.view = View(Connecting(attempt=1, generation=0, since=anyio.current_time()))
+        self.earlier_restarts = self.counters.admit(self.server_id, self).restarts
+        most = self.target.spec.max_in_flight
+        self.slots = None if most is None else anyio.Semaphore(most)
+
+    def __enter__(self) -> Row:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        self.counters.release(self.server_id, self)
+        self._remove(self)
+        self.ended.set()
+        self.changed.notify()
+
+    @property
+    def server_id(self) -> str:
+        """The server's id in the pool."""
+        return self.target.server_id
+
+    @property
+    def state(self) -> State:
+        """Its state."""
+        return self.view.state
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that takes calls, or that drains."""
+        return self.view.connection
+
+    @property
+    def last_error(self) -> ConnectError | ConnectionLost | None:
+        """The latest failure, even if the server has reconnected since."""
+        return self.view.last_error
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the server will not connect again by itself."""
+        return self.ended.is_set() or isinstance(self.state, Failed | Closing)
+
+    def move(self, state: State, connection: Connection | None = None) -> None:
+        """Change the state, synchronously, and tell all tasks that wait or listen.
+
+        Args:
+            state: The new state.
+            connection: The connection to show with it. Ignored for `Closing`, which keeps showing the current one.
+        """
+        if type(state) not in LEGAL_MOVES[type(self.state)]:
+            raise RuntimeError(f"Server {self.server_id!r} cannot change from {self.state} to {state}")
+        error = state.error if isinstance(state, BackingOff | Failed) else None
+        shown = self.connection if isinstance(state, Closing) else connection
+        self.view = View(state, shown, error or self.last_error)
+        while self.queue and self.is_final:
+            self.queue.pop().cancel()
+        self.note(StatusChanged(self.server_id, state.status, state.generation, error, state))
+        self.changed.notify()
+
+    def become_ready(self, connection: Connection, inventory: Inventory) -> None:
+        """Record that the server is connected."""
+        self.persistent = True
+        if connection.generation > 1:
+            self.count(Counts(restarts=1))
+        self.update_inventory(inventory, self.begin_listing())
+        now = anyio.current_time()
+        self.move(Ready(attempt=self.state.attempt, generation=connection.generation, since=now), connection)
+
+    def count(self, counts: Counts) -> None:
+        """Add to the counters of its id."""
+        self.counters.add(self.server_id, counts)
+
+    def begin_listing(self) -> int:
+        """Return the number of a listing that is about to start."""
+        self._listings += 1
+        return self._listings
+
+    def update_inventory(self, inventory: Inventory, number: int) -> None:
+        """Record what the server offers, unless a listing that started later has been recorded already.
+
+        Args:
+            inventory: What it offers.
+            number: The number of the listing, from `begin_listing`.
+        """
+        if number < self._listed:
+            return
+        self._listed = number
+        if inventory != self.inventory:
+            self.inventory = inventory
+            self.note(CatalogChanged(self.server_id))
+
+    def request_attempt(self) -> int:
+        """Request a new connection, unless an attempt is running, and return the number of the attempt."""
+        state = self.state
+        if isinstance(state, Connecting | Closing):
+            return state.attempt
+        self.move(Connecting(attempt=state.attempt + 1, generation=state.generation, since=anyio.current_time()))
+        return state.attempt + 1
+
+    def refuse(self, why: str = "was disconnected") -> None:
+        """Accept no more calls: the server is closing.
+
+        Args:
+            why: The `close_reason`; only the first one counts.
+        """
+        state = self.state
+        if not isinstance(state, Closing):
+            self.close_reason = why
+            self.move(Closing(attempt=state.attempt, generation=state.generation, since=anyio.current_time()))
+
+    def predecessors(self) -> Iterator[Row]:
+        """Yield the earlier rows with the same id that have not ended, newest first."""
+        older = self.predecessor
+        while older is not None:
+            if not older.ended.is_set():
+                yield older
+            older = older.predecessor
+
+    @contextmanager
+    def joined(self) -> Generator[None]:
+        """Hold a share in an attempt; when the last holder leaves a server that is not persistent, the server ends."""
+        self._joined += 1
+        try:
+            yield
+        finally:
+            self._joined -= 1
+            if not self._joined and not self.persistent and not self.ended.is_set():
+                self.refuse()  # at once, so that a `connect` right after this one starts afresh
+                self.scope.cancel()
+
+    @contextmanager
+    def in_flight(self) -> Generator[None]:
+        """Count a call while it is running."""
+        self.calls_in_flight += 1
+        try:
+            yield
+        finally:
+            self.calls_in_flight -= 1
+            if not self.calls_in_flight:
+                self.changed.notify()
+
+    async def idle(self) -> None:
+        """Wait until no call is in flight."""
+        await self.changed.until(lambda: not self.calls_in_flight)
