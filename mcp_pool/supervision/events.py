@@ -75,7 +75,7 @@ class EventsDropped:
 
 ServerEvent: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved
 """An event about one server."""
-Event: TypeAlias = ServerEvent | PoolCleared | EventsDropped
+Event: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved | PoolCleared | EventsDropped
 
 
 @final
