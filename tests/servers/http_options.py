@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 
 import answering
-from misbehaving import BEHAVIOURS
+from misbehaving import BEHAVIOURS, attribute, read_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Final
+
+    from misbehaving import Options
 
 NOT_HERE: Final = (
     *("helper", "grandchild_holds_pipes", "escaped", "close_stdin", "garbage", "flood_stderr", "flood_stdout"),
@@ -55,11 +57,9 @@ HTTP_BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-def parse_options() -> argparse.Namespace:
+def parse_options() -> Options:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="An MCP server over HTTP that misbehaves.", allow_abbrev=False)
-    for name, keywords in {**BEHAVIOURS, **HTTP_BEHAVIOURS}.items():
-        if name[2:].replace("-", "_") not in NOT_HERE:
-            parser.add_argument(name, **keywords)
-    parser.set_defaults(**dict.fromkeys(NOT_HERE, False))
-    return parser.parse_args()
+    table = {name: how for name, how in {**BEHAVIOURS, **HTTP_BEHAVIOURS}.items() if attribute(name) not in NOT_HERE}
+    options = read_options(table, sys.argv[1:])
+    vars(options).update(dict.fromkeys(NOT_HERE, False))
+    return options

@@ -12,10 +12,14 @@ the state (see `control`); POST /control accepts the same. At the end of stdin t
 
 from __future__ import annotations
 
+import sys
+
+if "--certfile" not in sys.argv:
+    sys.modules["ssl"] = None  # asyncio would import it, for a seventh of the start-up, and does without
+
 import asyncio
 import json
 import os
-import sys
 import threading
 import time
 import traceback
@@ -31,15 +35,13 @@ from misbehaving import MODERN_VERSION, append, is_modern, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-
-    from misbehaving import Call, Json, Tool
+    from misbehaving import Call, Json, Options, Tool
 
 
 class RawServer(misbehaving.Server, Server):
     """The server: requests go through `misbehaving.Server`, and each answer goes back to its exchange."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Options) -> None:
         tls = None
         if options.certfile:
             import ssl

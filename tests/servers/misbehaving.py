@@ -12,7 +12,6 @@ and exits with `os._exit`: nothing is buffered, nothing runs at exit. Helper pro
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -128,7 +127,7 @@ class Call:
 class Server:
     """One server process: reads lines, answers them, and misbehaves according to its options."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
         self.cancelled: list[object] = []
         self.calls: dict[str, int] = {}
@@ -640,12 +639,49 @@ def close_stdin(server: Server, _call: Call) -> str:
     return "I shall not hear you any more"
 
 
-def parse_options() -> argparse.Namespace:
+class Options:
+    """The values of all options, by their names with underscores."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def read_options(table: Mapping[str, Mapping[str, Any]], arguments: list[str]) -> Options:
+    """Read a command line as `argparse` would; to import it and to enter the options takes a quarter of the start-up."""
+    options = Options()
+    values = vars(options)
+    for name, how in table.items():
+        values[attribute(name)] = how.get("default", False if how.get("action") == "store_true" else None)
+    words = iter(arguments)
+    for name in words:
+        if name not in table:
+            show_options(table)
+            sys.exit(name != "--help" and f"no such option: {name}")
+        how = table[name]
+        if how.get("action") == "store_true":
+            values[attribute(name)] = True
+        elif how.get("action") == "append":
+            values[attribute(name)] = [*values[attribute(name)], how.get("type", str)(next(words))]
+        else:
+            values[attribute(name)] = how.get("type", str)(next(words))
+    return options
+
+
+def attribute(name: str) -> str:
+    """The attribute that has the value of an option."""
+    return name[2:].replace("-", "_")
+
+
+def show_options(table: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write all options to stderr."""
+    for name, how in table.items():
+        say(f"  {name} {how.get('metavar', '')}".ljust(36) + how["help"])
+
+
+def parse_options() -> Options:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="An MCP server that misbehaves.", allow_abbrev=False)
-    for name, keywords in BEHAVIOURS.items():
-        parser.add_argument(name, **keywords)
-    return parser.parse_args()
+    return read_options(BEHAVIOURS, sys.argv[1:])
 
 
 if __name__ == "__main__":
