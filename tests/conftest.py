@@ -77,7 +77,7 @@ SMOKE = frozenset(
         "calls/test_calls.py",
         "connection/test_callbacks.py",
         "supervision/test_block.py",
-        "transports/http/test_servers.py",
+        "transports/http/test_http_servers.py",
         "transports/stdio/test_stdio_start.py",
     }
 )
@@ -85,6 +85,8 @@ SMOKE = frozenset(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if lost := [name for name in SMOKE if not (HERE / name).is_file()]:
+        raise pytest.UsageError(f"conftest.py names tests that do not exist: {', '.join(lost)}")
     left_out: list[pytest.Item] = []
     for item in items:
         path = item.path.relative_to(HERE)
