@@ -6,6 +6,7 @@ import asyncio
 import math
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -172,7 +173,7 @@ class Breaking(httpx2.AsyncBaseTransport):
     times: float = math.inf
     count: int = 0
     broken: anyio.Event = attrs.Factory(anyio.Event)
-    real: httpx2.AsyncHTTPTransport = attrs.Factory(httpx2.AsyncHTTPTransport)
+    real: httpx2.AsyncHTTPTransport = attrs.Factory(partial(httpx2.AsyncHTTPTransport, verify=False))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self.real.handle_async_request(request)

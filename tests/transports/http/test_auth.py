@@ -203,7 +203,7 @@ class Person:
         self.visits += 1
         if not self.willing:
             raise PermissionError("not today")
-        async with httpx2.AsyncClient() as browser:
+        async with httpx2.AsyncClient(verify=False) as browser:
             self.answer = httpx2.URL((await browser.get(url)).headers["location"]).params
 
     async def come_back(self) -> AuthorizationCodeResult:

@@ -44,8 +44,8 @@ async def test_servers_of_one_origin_never_mix(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with (
         raw_server("--cookies", ledger=ledger) as server,
-        httpx2.AsyncClient(headers={"Authorization": "lent 1"}) as lent,
-        httpx2.AsyncClient(auth=Signed("lent 2")) as other,
+        httpx2.AsyncClient(headers={"Authorization": "lent 1"}, verify=False) as lent,
+        httpx2.AsyncClient(auth=Signed("lent 2"), verify=False) as other,
     ):
         place = server.origin
         configs: dict[str, Any] = {
@@ -201,7 +201,7 @@ async def test_a_request_for_which_a_borrowed_client_could_not_connect_has_not_r
 
 async def test_a_borrowed_client_that_is_closed_fails_calls_and_nothing_else() -> None:
     async with raw_server("--modern") as server, MCPPool() as pool:
-        lent = httpx2.AsyncClient()
+        lent = httpx2.AsyncClient(verify=False)
         await pool.connect("s", HttpServer(server.url, http_client=lent))
         await pool.connect("t", HttpServer(server.url))
         await lent.aclose()

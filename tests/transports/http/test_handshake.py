@@ -257,7 +257,7 @@ async def test_servers_of_both_protocols_work_side_by_side(tmp_path: Path) -> No
 
 
 async def test_a_server_whose_borrowed_client_was_closed_fails_and_says_why() -> None:
-    lent = httpx2.AsyncClient()
+    lent = httpx2.AsyncClient(verify=False)
     async with raw_server() as server, MCPPool() as pool:
         await pool.connect("s", HttpServer(server.url, http_client=lent, restart=SOON))
         await lent.aclose()

@@ -46,9 +46,9 @@ async def call(client: httpx2.AsyncClient, url: str, tool: str = "echo", **argum
     return await client.send(call_of(client, url, tool, **arguments))
 
 
-async def post(url: str, text: str, **options: Any) -> httpx2.Response:
+async def post(url: str, text: str, *, verify: Any = False, **options: Any) -> httpx2.Response:
     """Call `echo` on a new connection."""
-    async with httpx2.AsyncClient(**options) as client:
+    async with httpx2.AsyncClient(verify=verify, **options) as client:
         return await call(client, url, text=text)
 
 
@@ -105,7 +105,7 @@ async def test_a_server_speaks_tls_and_answers_401_without_its_token(start: Any,
     context = ssl.create_default_context(cafile=files.ca)
     async with start("--token", "secret", tls=files) as server:
         with pytest.raises(httpx2.ConnectError):
-            await post(server.url, "distrust")
+            await post(server.url, "distrust", verify=True)
         assert (await post(server.url, "unknown", verify=context)).status_code == 401
         known = {"Authorization": "Bearer secret"}
         assert (await post(server.url, "known", verify=context, headers=known)).status_code != 401
@@ -131,10 +131,10 @@ async def test_a_connection_that_breaks_during_a_call_leaves_the_others_alone(
         answers: list[str] = []
 
         async def hold(key: str) -> None:
-            async with httpx2.AsyncClient() as client:
+            async with httpx2.AsyncClient(verify=False) as client:
                 answers.append(text_of(await call(client, server.url, "hold", key=key)))
 
-        async with anyio.create_task_group() as group, httpx2.AsyncClient() as client:
+        async with anyio.create_task_group() as group, httpx2.AsyncClient(verify=False) as client:
             for key in "12345":
                 group.start_soon(hold, key)
             await arrival(tmp_path / "ledger", tool="hold", count=5)
@@ -147,7 +147,7 @@ async def test_a_connection_that_breaks_during_a_call_leaves_the_others_alone(
 
 
 async def test_a_cut_event_stream_with_ids_is_resumed_and_nothing_runs_twice(tmp_path: Path) -> None:
-    async with raw_server("--modern", ledger=tmp_path / "ledger") as server, httpx2.AsyncClient() as client:
+    async with raw_server("--modern", ledger=tmp_path / "ledger") as server, httpx2.AsyncClient(verify=False) as client:
         await server.misbehave(
             fault("half_stream", "cut ids", on="tools/call:echo"), fault("half_stream", on="resume", times=1)
         )
@@ -206,7 +206,11 @@ def through(proxy: Any) -> str:
 
 
 async def test_the_tcp_proxy_treats_each_connection_separately() -> None:
-    async with raw_server("--modern") as server, tcp_proxy(server.port) as proxy, httpx2.AsyncClient() as standing:
+    async with (
+        raw_server("--modern") as server,
+        tcp_proxy(server.port) as proxy,
+        httpx2.AsyncClient(verify=False) as standing,
+    ):
         first = await call(standing, through(proxy), text="first")
         assert text_of(first) == "first"
         proxy.when(b'"reset"', "reset")

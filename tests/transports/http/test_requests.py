@@ -220,7 +220,7 @@ async def test_an_event_hook_that_raises_fails_one_call_that_is_not_sent_again(
 
     async with (
         raw_server(*protocol, ledger=ledger) as server,
-        httpx2.AsyncClient(event_hooks={moment: [hook]}) as lent,
+        httpx2.AsyncClient(event_hooks={moment: [hook]}, verify=False) as lent,
     ):
         async with MCPPool({"s": HttpServer(server.url, http_client=lent)}) as pool:
             async with in_flight(pool, ledger):
