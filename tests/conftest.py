@@ -84,6 +84,26 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
 
 LOOP_MATTERS = ("contract", "transports", "supervision", "real")
 """Folders whose tests also run on uvloop: processes, sockets and cancellation. Elsewhere asyncio is enough."""
+LOOP_DOES_NOT_MATTER = frozenset(
+    {
+        # Servers of the program itself, or fakes
+        "contract/test_bounded_memory.py",
+        "contract/test_unprintable_errors.py",
+        "supervision/test_replace.py",
+        "supervision/test_state_moves.py",
+        "supervision/test_statuses.py",
+        "supervision/test_wait_ready.py",
+        "transports/http/test_responses.py",
+        # What is written to the log
+        "contract/test_log_sinks.py",
+        # What follows from a response that has arrived in one piece
+        "transports/http/test_auth.py",
+        "transports/http/test_credentials.py",
+        "transports/http/test_hooks.py",
+        "transports/http/test_rejections.py",
+    }
+)
+"""Files of these folders in which it does not."""
 SMOKE = frozenset(
     {
         "contract/test_agreement.py",
@@ -99,7 +119,7 @@ SMOKE = frozenset(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if lost := [name for name in SMOKE if not (HERE / name).is_file()]:
+    if lost := [name for name in SMOKE | LOOP_DOES_NOT_MATTER if not (HERE / name).is_file()]:
         raise pytest.UsageError(f"conftest.py names tests that do not exist: {', '.join(lost)}")
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
@@ -108,7 +128,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if path in SMOKE:
             item.add_marker("smoke")
         on_uvloop = "uvloop" in getattr(item, "callspec", SimpleNamespace(id="")).id
-        needless = path.partition("/")[0] not in LOOP_MATTERS
+        needless = path.partition("/")[0] not in LOOP_MATTERS or path in LOOP_DOES_NOT_MATTER
         (left_out if on_uvloop and needless else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
