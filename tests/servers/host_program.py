@@ -1,5 +1,9 @@
-"""A program that holds two stdio servers and is killed by a test. Run as `host_program.py COMMAND ARGUMENT…`."""
+"""A program that holds stdio servers and is killed by a test. Run as `host_program.py BACKEND SERVERS`, both JSON.
 
+BACKEND is the name of a backend and its options, SERVERS a list of commands with their arguments.
+"""
+
+import json
 import os
 import signal
 import sys
@@ -10,11 +14,13 @@ from mcp_pool import MCPPool, StdioServer
 
 
 async def main() -> None:
-    spec = StdioServer(sys.argv[1], sys.argv[2:])
-    async with MCPPool({"a": spec, "b": spec}, open_timeout=None):
+    servers = json.loads(sys.argv[2])
+    specs = {str(number): StdioServer(command, arguments) for number, (command, arguments) in enumerate(servers)}
+    async with MCPPool(specs, open_timeout=None):
         print("open", flush=True)
         await anyio.sleep_forever()
 
 
 signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
-anyio.run(main)
+backend, backend_options = json.loads(sys.argv[1])
+anyio.run(main, backend=backend, backend_options=backend_options)
