@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -64,18 +65,31 @@ MEMBERS = {
 }
 
 
-def run(program: str) -> str:
-    """The output of a fresh interpreter, on both streams, when it runs a program."""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+PROGRAM = """
+import json, sys, threading
+
+import mcp_pool
+
+threads, modules = threading.active_count(), list(sys.modules)
+from loguru import logger
+
+
+def log(name, words):
+    exec(compile(f"logger.error({words!r})", "<of a test>", "exec"), {"__name__": name, "logger": logger})
+
+
+log("mcp_pool.supervision.child", "as imported")
+log("another", "of another")
+logger.enable("mcp_pool")
+log("mcp_pool.supervision.child", "turned on")
+print(json.dumps({"threads": threads, "modules": modules}))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh() -> subprocess.CompletedProcess[str]:
+    """What a fresh interpreter writes that imports the package and logs."""
+    return subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True)
 
 
 def test_the_names_of_the_design_are_exported() -> None:
@@ -86,39 +100,28 @@ def test_the_pool_has_the_members_of_the_design() -> None:
     assert set(dir(mcp_pool.MCPPool)) >= MEMBERS
 
 
-def test_importing_prints_nothing() -> None:
-    assert run("import mcp_pool") == ""
+def test_importing_says_nothing(fresh: subprocess.CompletedProcess[str]) -> None:
+    assert fresh.stdout.startswith("{")
+    assert len(fresh.stdout.splitlines()) == 1
+    assert "of another" in fresh.stderr.splitlines()[0]
 
 
-def test_importing_turns_off_the_packages_own_logs() -> None:
-    program = """
-import mcp_pool, sys
-from loguru import logger
-exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.supervision.child", "logger": logger})
-exec(compile("logger.error('of another')", "<of a test>", "exec"), {"__name__": "another", "logger": logger})
-"""
-    output = run(program)
-    assert "of another" in output
-    assert "of the package" not in output
+def test_importing_turns_the_package_s_own_logs_off(fresh: subprocess.CompletedProcess[str]) -> None:
+    assert "of another" in fresh.stderr
+    assert "as imported" not in fresh.stderr
 
 
-def test_the_logs_can_be_turned_on() -> None:
-    program = """
-import mcp_pool
-from loguru import logger
-logger.enable("mcp_pool")
-exec(compile("logger.error('of the package')", "<of a test>", "exec"), {"__name__": "mcp_pool.supervision.child", "logger": logger})
-"""
-    assert "of the package" in run(program)
+def test_the_logs_can_be_turned_on(fresh: subprocess.CompletedProcess[str]) -> None:
+    assert "turned on" in fresh.stderr
 
 
 @pytest.mark.parametrize("backend", ["trio", "uvloop"])
-def test_importing_does_not_import_a_backend(backend: str) -> None:
-    assert run(f"import mcp_pool, sys; print({backend!r} in sys.modules)").strip() == "False"
+def test_importing_does_not_import_a_backend(backend: str, fresh: subprocess.CompletedProcess[str]) -> None:
+    assert backend not in json.loads(fresh.stdout)["modules"]
 
 
-def test_importing_starts_no_thread() -> None:
-    assert run("import threading, mcp_pool; print(threading.active_count())").strip() == "1"
+def test_importing_starts_no_thread(fresh: subprocess.CompletedProcess[str]) -> None:
+    assert json.loads(fresh.stdout)["threads"] == 1
 
 
 def test_the_distribution_is_installed_under_its_own_name() -> None:
