@@ -66,7 +66,9 @@ def check_end(end: Callable[[subprocess.Popen[str]], None], backend: Any, pids: 
 
 
 @pytest.mark.parametrize("end", [by_sigkill, by_sigterm, by_sighup, by_exit], ids=lambda end: end.__name__)
-def test_no_server_process_is_left_when_the_program_is_killed(end: Callable[[subprocess.Popen[str]], None], tmp_path: Path) -> None:
+def test_no_server_process_is_left_when_the_program_is_killed(
+    end: Callable[[subprocess.Popen[str]], None], tmp_path: Path
+) -> None:
     check_end(end, ("asyncio", {}), tmp_path / "pids")
 
 

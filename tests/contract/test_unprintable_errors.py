@@ -177,12 +177,8 @@ IDS = [
     "bad group",
 ]
 each_kind = pytest.mark.parametrize("make", MAKERS, ids=IDS)
-each_kind_in_a_task_of_its_own = pytest.mark.parametrize(
-    "make",
-    # An exception whose `__repr__` raises breaks trio itself when it ends a task, with or without a pool.
-    [make for make in MAKERS if make is not WithoutRepr],
-    ids=[name for name in IDS if name != "no repr"],
-)
+# An exception whose `__repr__` raises breaks trio itself when it ends a task, with or without a pool.
+FOR_A_TASK_OF_ITS_OWN = [make for make in MAKERS if make is not WithoutRepr]
 each_place = pytest.mark.parametrize("place", PLACES)
 each_mode = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
@@ -206,29 +202,28 @@ def raising(make: Callable[[], BaseException]) -> Any:
 
 
 @each_place
-@each_kind
 async def test_a_server_whose_connection_attempt_fails_in_user_code_stays_supervised(
-    make: Callable[[], Exception], place: str, record_logs: list[Message]
+    place: str, record_logs: list[Message]
 ) -> None:
-    async with behind(NOWHERE, place, raising(make), restart=LATER) as spec, pool_with_a_good_server() as pool:
-        pool.add("s", spec)
-        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
-        error = pool.server("s").last_error
-        assert isinstance(error, ConnectError)
-        assert re.search(named(make), str(error))
-        assert "s" in pool.servers
-    assert [message for message in record_logs if message.record["level"].name == "WARNING" and str(error) in message]
+    async with pool_with_a_good_server() as pool:
+        for name, make in zip(IDS, MAKERS, strict=True):
+            async with behind(NOWHERE, place, raising(make), restart=LATER) as spec:
+                pool.add(name, spec)
+                await eventually(lambda name=name: isinstance(pool.server(name).state, BackingOff))
+                error = pool.server(name).last_error
+                assert isinstance(error, ConnectError)
+                assert re.search(named(make), str(error))
+                assert [each for each in record_logs if each.record["level"].name == "WARNING" and str(error) in each]
+        assert pool.servers.keys() > set(IDS)
 
 
 @pytest.mark.parametrize("kind", [HttpServer, SseServer])
-@each_kind
-async def test_a_connect_that_fails_in_user_code_raises_a_connect_error(
-    make: Callable[[], Exception], kind: type[HttpServer | SseServer]
-) -> None:
+async def test_a_connect_that_fails_in_user_code_raises_a_connect_error(kind: type[HttpServer | SseServer]) -> None:
     async with pool_with_a_good_server() as pool:
-        with pytest.raises(ConnectError, match=named(make)):
-            await pool.connect("s", kind(NOWHERE, auth=Flow(raising(make))))
-        assert pool.connected_count == 1
+        for make in MAKERS:
+            with pytest.raises(ConnectError, match=named(make)):
+                await pool.connect("s", kind(NOWHERE, auth=Flow(raising(make))))
+            assert pool.connected_count == 1
 
 
 async def test_an_attempt_that_raises_an_unexpected_error_has_failed(
@@ -245,15 +240,15 @@ async def test_an_attempt_that_raises_an_unexpected_error_has_failed(
 
 
 @each_mode
-@each_kind_in_a_task_of_its_own
-async def test_an_in_process_server_whose_lifespan_fails_raises_a_connect_error(
-    make: Callable[[], Exception], mode: Any
-) -> None:
+async def test_an_in_process_server_whose_lifespan_fails_raises_a_connect_error(mode: Any) -> None:
     async with pool_with_a_good_server() as pool:
-        with pytest.raises(ConnectError):
-            await pool.connect("s", InProcessServer(raising_lifespan(error=make()), mode=mode))
-        pool.add("t", InProcessServer(raising_lifespan(error=make()), mode=mode, restart=LATER))
-        await eventually(lambda: isinstance(pool.server("t").state, BackingOff))
+        for number, make in enumerate(FOR_A_TASK_OF_ITS_OWN):
+            with pytest.raises(ConnectError):
+                await pool.connect("s", InProcessServer(raising_lifespan(error=make()), mode=mode))
+            pool.add(f"t{number}", InProcessServer(raising_lifespan(error=make()), mode=mode, restart=LATER))
+        others = [server_id for server_id in pool.servers if server_id != "good"]
+        assert len(others) == len(FOR_A_TASK_OF_ITS_OWN)
+        await eventually(lambda: all(isinstance(pool.server(each).state, BackingOff) for each in others))
 
 
 # While connected
@@ -287,29 +282,35 @@ async def test_a_call_that_fails_in_user_code_disturbs_no_other_and_leaves_the_c
 
 
 @pytest.mark.parametrize("wire", ["legacy stdio", "modern in process"])
-@each_kind
-async def test_a_callback_that_fails_fails_only_its_own_request(make: Callable[[], Exception], wire: str) -> None:
-    function, told = raising(make), list[object]()
+async def test_a_callback_that_fails_fails_only_its_own_request(wire: str) -> None:
+    made, told = list[Any](), list[object]()
+
+    async def function(*_: object) -> Any:
+        error = made[-1]()
+        raise error
 
     async def logging(params: object) -> None:
         told.append(params)
-        raise make()
+        error = made[-1]()
+        raise error
 
     callbacks = ClientCallbacks(**dict.fromkeys(TOOLS, function), logging=logging, message=function)
     async with pool_with_a_good_server() as pool:
         await pool.connect("s", asking(wire, callbacks=callbacks, client_options=LOGS))
-        for tool in TOOLS.values():
-            assert "error" in (await said(pool, tool)).lower()
-        assert await said(pool, "tell", arguments={"count": 2}) == "told"
-        await eventually(lambda: len(told) == 2)
+        for make in MAKERS:
+            made.append(make)
+            for tool in TOOLS.values():
+                assert "error" in (await said(pool, tool)).lower()
+            assert await said(pool, "tell", arguments={"count": 2}) == "told"
+            await eventually(lambda: len(told) == 2 * len(made))
         assert stands(pool)
 
 
-@each_kind
-async def test_a_progress_function_that_fails_fails_no_call(make: Callable[[], Exception]) -> None:
+async def test_a_progress_function_that_fails_fails_no_call() -> None:
     async with pool_with_a_good_server() as pool:
-        result = await pool.call_tool("good__progress", {"n": 2}, progress=raising(make))
-        assert words(result) == "2 steps done"
+        for make in MAKERS:
+            result = await pool.call_tool("good__progress", {"n": 2}, progress=raising(make))
+            assert words(result) == "2 steps done"
 
 
 @each_mode
@@ -331,14 +332,14 @@ async def test_a_tool_of_an_in_process_server_that_fails_fails_only_its_own_call
 
 
 @each_mode
-@each_kind_in_a_task_of_its_own
 async def test_a_lifespan_that_fails_at_its_end_does_not_keep_the_block_from_ending(
-    make: Callable[[], Exception], mode: Any, record_logs: list[Message]
+    mode: Any, record_logs: list[Message]
 ) -> None:
     async with pool_with_a_good_server() as pool:
-        await pool.connect("s", InProcessServer(raising_lifespan(at_end=True, error=make()), mode=mode))
-        assert await pool.disconnect("s")
-        await pool.connect("s", InProcessServer(raising_lifespan(at_end=True, error=make()), mode=mode))
+        for number, make in enumerate(FOR_A_TASK_OF_ITS_OWN):
+            await pool.connect("s", InProcessServer(raising_lifespan(at_end=True, error=make()), mode=mode))
+            assert await pool.disconnect("s")
+            await pool.connect(f"t{number}", InProcessServer(raising_lifespan(at_end=True, error=make()), mode=mode))
     assert not [message for message in record_logs if message.record["level"].name == "ERROR"]
 
 
