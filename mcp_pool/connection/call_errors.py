@@ -113,7 +113,14 @@ class CallErrors:
         fate = "may have run" if may_have_run else "has not run"
         reason = self._clean(f"Server {self.target.server_id!r} {failure.what} during {what}, which {fate}.")
         if failure.status is not None:
-            context = self._context(advice="Check the server's log.")
+            from mcp_pool.transports.http.handshake_errors import (  # noqa: PLC0415  # loaded on failure only
+                AUTH_STATUSES,
+                credentials_advice,
+            )
+
+            unauthorized = failure.status in AUTH_STATUSES
+            advice = credentials_advice(self.target.spec) if unauthorized else "Check the server's log."
+            context = self._context(advice=advice)
             return HttpStatusError(reason, **context, status=failure.status, may_have_run=may_have_run)
         if failure.malformed:
             return InvalidResponse(reason, **self._context(failure.cause, "Fix the server."), may_have_run=may_have_run)

@@ -26,6 +26,7 @@ from mcp_pool import (
     ConnectError,
     ConnectionLost,
     ConnectTimeout,
+    Failed,
     HttpServer,
     HttpStatusError,
     MCPPool,
@@ -585,3 +586,63 @@ async def test_an_auth_flow_that_raises_before_it_sends_anything_fails_only_its_
             assert "could not be sent the request (PermissionError)" in error.reason
             assert not error.may_have_run
         assert ran(ledger, "echo") == 1
+
+
+# Rejected credentials
+
+
+class Anonymous(httpx2.Auth):
+    """An auth flow that adds nothing."""
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        yield request
+
+
+@on_each_wire
+async def test_a_server_that_rejected_the_token_of_a_function_is_restarted_with_the_next_token(wire: Wire) -> None:
+    token = "outdated-1"
+    async with raw_server(*wire.options, "--token", SECRET) as server, MCPPool() as pool:
+        pool.add("s", wire.spec(server, lambda: {"Authorization": f"Bearer {token}"}, restart=SOON))
+        await eventually(lambda: isinstance(pool.server("s").state, Failed))
+        error = pool.server("s").last_error
+        assert isinstance(error, ConnectError)
+        assert not error.retryable
+        assert error.advice.startswith("Let the headers function return valid credentials, then call restart()")
+        token = SECRET
+        await pool.server("s").restart()
+        assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
+
+
+@on_each_wire
+async def test_a_server_that_rejected_the_headers_of_a_spec_is_replaced_with_other_headers(wire: Wire) -> None:
+    async with raw_server(*wire.options, "--token", SECRET) as server, MCPPool() as pool:
+        pool.add("s", wire.spec(server, {"Authorization": "Bearer outdated-1"}, restart=SOON))
+        await eventually(lambda: isinstance(pool.server("s").state, Failed))
+        error = pool.server("s").last_error
+        assert isinstance(error, ConnectError)
+        assert error.advice.startswith("Correct headers or auth: pass a new spec to replace()")
+        await pool.replace("s", wire.spec(server, {"Authorization": f"Bearer {SECRET}"}))
+        assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
+
+
+@on_each_wire
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_call_that_is_rejected_advises_how_to_change_the_credentials(wire: Wire, status: int) -> None:
+    async with raw_server(*wire.options) as server, httpx2.AsyncClient() as client, MCPPool() as pool:
+        for number, (fields, advice) in enumerate(
+            [
+                ({"headers": dict}, "Let the headers function return valid credentials, then call restart()"),
+                ({"headers": None, "auth": Anonymous()}, "Let auth or http_client send valid credentials, then call"),
+                (
+                    {"headers": None, "http_client": client},
+                    "Let auth or http_client send valid credentials, then call",
+                ),
+                ({"headers": None, "auth": httpx2.BasicAuth("a", "b")}, "Correct headers or auth: pass a new spec"),
+                ({"headers": {"A": "b"}}, "Correct headers or auth: pass a new spec"),
+            ]
+        ):
+            await pool.connect(f"s{number}", wire.spec(server, **fields))
+            await server.misbehave(fault("status", status, on="tools/call:echo", times=1))
+            with pytest.raises(HttpStatusError) as caught:
+                await pool.call_tool(f"s{number}__echo", {"text": "hello"})
+            assert caught.value.advice.startswith(advice)
