@@ -23,7 +23,14 @@ from mcp_pool.catalog.catalog import ToolEntry
 from mcp_pool.catalog.names import catalog_name
 from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
-from mcp_pool.config.servers import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
+from mcp_pool.config.servers import (
+    HeadersFunction,
+    HttpServer,
+    InProcessServer,
+    ServerConfig,
+    SseServer,
+    StdioServer,
+)
 from mcp_pool.config.settings import DEFAULT, Default, Seconds
 from mcp_pool.connection.connection import ServerInfo
 from mcp_pool.errors import (
@@ -78,6 +85,7 @@ __all__ = [
     "EventStream",
     "EventsDropped",
     "Failed",
+    "HeadersFunction",
     "HealthCheck",
     "HttpServer",
     "HttpStatusError",

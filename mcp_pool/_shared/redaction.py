@@ -18,8 +18,8 @@ from mcp_pool._shared.guard import described, user_errors
 MASK: Final = "***"
 SHORTEST_SECRET: Final = 6
 """Minimum length of a masked value. Masking every "1" or "on" would make texts unreadable and hide nothing."""
-MAX_LEARNED: Final = 16
-"""How many header values from requests are masked, the newest: an auth flow may make a new one for each request."""
+MAX_LEARNED: Final = 64
+"""How many header values from requests are masked, the newest: user code may make new ones for each request."""
 
 
 @final

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from types import BuiltinMethodType, MappingProxyType, MethodType
 from typing import Any, TypeAlias, final
 
 import attrs
@@ -16,6 +17,7 @@ from mcp_pool.config.spec import ServerSpec, as_strings, as_tuple
 from mcp_pool.config.validation import (
     environment_problems,
     header_problems,
+    is_mapping,
     is_text,
     kind_problems,
     path_problems,
@@ -23,6 +25,20 @@ from mcp_pool.config.validation import (
     url_problems,
 )
 from mcp_pool.errors import Problem
+
+HeadersFunction: TypeAlias = Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+"""A function without arguments, sync or async, that returns the headers for one HTTP request."""
+
+
+def _as_headers(value: Mapping[str, str] | HeadersFunction | None) -> Mapping[str, str] | HeadersFunction | None:
+    return MappingProxyType(dict(value)) if is_mapping(value) else value
+
+
+def _comparison_key(value: object) -> object:
+    """Return the value to compare `headers` by: a mapping's contents, or a function's identity (not its `__eq__`)."""
+    if isinstance(value, MethodType | BuiltinMethodType):
+        return value  # each lookup makes a new one; two are equal if they belong to the same object
+    return id(value) if callable(value) else value
 
 
 @final
@@ -71,7 +87,9 @@ class UrlServer(ServerSpec):
 
     Attributes:
         url: The server's address, with `http` or `https`. Only its scheme, host and port are ever shown.
-        headers: Headers for every request. Their values are never shown.
+        headers: Headers for every request, as a mapping; or a function without arguments, sync or async, that is called
+            for each HTTP request and returns its headers (`HeadersFunction`). Functions are compared by identity. The
+            values of headers are never shown.
         auth: Authorizes every request: any `httpx2.Auth`, such as the SDK's OAuth providers. Never shown.
         http_client: An HTTP client of your own, for custom certificates, proxies or transports. The pool never closes
             it, and its connections, cookies and headers are shared with everything else that uses it. If its transport
@@ -79,7 +97,9 @@ class UrlServer(ServerSpec):
     """
 
     url: str
-    headers: Mapping[str, str] | None = attrs.field(default=None, kw_only=True, converter=as_strings, hash=False)
+    headers: Mapping[str, str] | HeadersFunction | None = attrs.field(
+        default=None, kw_only=True, converter=_as_headers, eq=_comparison_key, hash=False
+    )
     auth: httpx2.Auth | None = attrs.field(default=None, kw_only=True)
     http_client: httpx2.AsyncClient | None = attrs.field(default=None, kw_only=True)
 
@@ -88,7 +108,7 @@ class UrlServer(ServerSpec):
 
     def _problems(self) -> Iterator[Problem]:
         yield from url_problems("url", self.url)
-        if self.headers is not None:
+        if self.headers is not None and not callable(self.headers):
             yield from header_problems(self.headers)
         if self.auth is not None:
             yield from kind_problems("auth", self.auth, httpx2.Auth, "must be an httpx2.Auth")
@@ -105,8 +125,9 @@ class UrlServer(ServerSpec):
 
     def secrets(self) -> Iterable[str]:
         """See `ServerSpec.secrets`."""
-        for name, value in (self.headers or {}).items():
-            yield from secrets_of_header(name, value)
+        if self.headers is not None and not callable(self.headers):  # those of a function are learned when it returns
+            for name, value in self.headers.items():
+                yield from secrets_of_header(name, value)
         yield from secrets_of_url(self.url)
         if isinstance(self.auth, httpx2.BasicAuth):
             yield from secrets_of_basic_auth(self.auth)

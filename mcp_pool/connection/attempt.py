@@ -94,7 +94,11 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
 
 
 def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
-    from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed  # noqa: PLC0415  # loaded on failure only
+    from mcp_pool.transports.http.handshake_errors import (  # noqa: PLC0415  # loaded on failure only
+        AUTH_STATUSES,
+        credentials_advice,
+        handshake_failed,
+    )
 
     spec, request = attempt.target.spec, REQUESTS[channel.phase]
     if (wrong := next(spec.current_problems(), None)) is not None:
@@ -108,7 +112,7 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         unauthorized = isinstance(lost.cause, HttpStatusError) and lost.cause.status in AUTH_STATUSES
         return _Explanation(
             f"{lost.what} during {request}{lost.words}",
-            lost.advice,
+            credentials_advice(spec) if unauthorized else lost.advice,
             failure if lost.cause is None else lost.cause,
             not unauthorized,
         )

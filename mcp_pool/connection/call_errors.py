@@ -114,9 +114,15 @@ class CallErrors:
         why = f"{failure.what} during {what}, which {fate}{words_of(failure.cause)}"
         reason = self._clean(f"Server {self.target.server_id!r} {why}.")
         if failure.status is not None:
-            from mcp_pool.transports.http.handshake_errors import advice_for  # noqa: PLC0415  # loaded on failure only
+            from mcp_pool.transports.http.handshake_errors import (  # noqa: PLC0415  # loaded on failure only
+                AUTH_STATUSES,
+                advice_for,
+                credentials_advice,
+            )
 
-            context = self._context(advice=advice_for(failure))
+            unauthorized = failure.status in AUTH_STATUSES
+            advice = credentials_advice(self.target.spec) if unauthorized else advice_for(failure)
+            context = self._context(advice=advice)
             return HttpStatusError(reason, **context, status=failure.status, may_have_run=may_have_run)
         if failure.malformed:
             return InvalidResponse(reason, **self._context(failure.cause, "Fix the server."), may_have_run=may_have_run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -190,6 +192,70 @@ def test_specs_are_compared_by_content(kind: type[Any]) -> None:
     with pytest.raises(TypeError):
         spec.headers["C"] = "3"
     assert HttpServer(URL) != SseServer(URL)
+
+
+def headers() -> dict[str, str]:
+    """Headers from a function of a module."""
+    return {"Authorization": f"Bearer {SECRET}"}
+
+
+class Equal:
+    """A headers function that is equal to all others of its class, with a method that is one as well."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+    __hash__ = None
+
+    def __call__(self) -> dict[str, str]:
+        return {}
+
+    async def later(self) -> dict[str, str]:
+        return {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_headers_functions_are_compared_by_identity(kind: type[Any]) -> None:
+    one, other, values = Equal(), Equal(), {"A": "1"}
+    for function in (headers, one, one.later, lambda: values, values.copy, dict):
+        assert kind(URL, headers=function) == kind(URL, headers=function)
+        assert hash(kind(URL, headers=function)) == hash(kind(URL, headers=function))
+        assert kind(URL, headers=function) not in [kind(URL), kind(URL, headers={}), kind(URL, headers=other)]
+        assert kind(URL, headers=function).headers is function
+    assert kind(URL, headers=one.later) == kind(URL, headers=one.later)
+    assert kind(URL, headers=values.copy) == kind(URL, headers=values.copy)
+    assert kind(URL, headers=one.later) != kind(URL, headers=other.later)
+    assert kind(URL, headers=values.copy) != kind(URL, headers=dict(values).copy)
+    assert kind(URL, headers=lambda: values) != kind(URL, headers=lambda: values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda spec: pickle.loads(pickle.dumps(spec))])
+def test_a_spec_with_a_headers_function_can_be_copied_pickled_and_hashed(kind: type[Any], copied: Any) -> None:
+    spec = kind(URL, headers=headers)
+    assert copied(spec) == spec
+    assert copied(spec).headers is headers
+    assert len({spec, copied(spec)}) == 1
+
+
+def test_a_mapping_that_can_be_called_is_a_mapping() -> None:
+    class Both(dict[str, str]):
+        def __call__(self) -> None:
+            raise AssertionError
+
+    assert HttpServer(URL, headers=Both({"A": "1"})) == HttpServer(URL, headers={"A": "1"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_server_with_the_same_headers_function_is_the_same_server(kind: type[Any]) -> None:
+    mine = Equal()
+    async with raw_server() as server, MCPPool() as pool:
+        url = server.sse_url if kind is SseServer else server.url
+        await pool.connect("s", kind(url, headers=mine.later))
+        assert await pool.connect("s", kind(url, headers=mine.later))
+        with pytest.raises(ConfigError):
+            await pool.connect("s", kind(url, headers=Equal().later))
+        assert pool.server("s").generation == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

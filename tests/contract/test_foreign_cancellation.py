@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sys
 from contextlib import suppress
 from functools import partial
@@ -135,6 +136,27 @@ async def test_user_code_that_raises_a_cancellation_during_a_call_fails_only_tha
         async with in_flight(pool, ledger, count=1):
             with pytest.raises(MCPPoolError, match="ForeignCancellation"):
                 await pool.call_tool("s__echo", {"text": BAD})
+        assert stands(pool)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("auth", "request (ForeignCancellation)"), ("headers", "function raised ForeignCancellation)")],
+)
+async def test_user_code_that_raises_a_cancellation_before_a_post_fails_only_its_call(
+    place: str, reason: str, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    async with (
+        raw_server(ledger=ledger) as server,
+        behind(server.sse_url, place, when_bad, kind=SseServer) as spec,
+        pool_with_a_good_server() as pool,
+    ):
+        await pool.connect("s", spec)
+        async with in_flight(pool, ledger, count=1):
+            with pytest.raises(ConnectionLost, match=re.escape(reason)) as caught:
+                await pool.call_tool("s__echo", {"text": BAD})
+            assert not caught.value.may_have_run
         assert stands(pool)
 
 

@@ -12,6 +12,7 @@ import httpx2
 from helpers.calls import words
 from helpers.http_calls import BOUND
 from mcp_pool import ConnectionStatus, HttpServer, InProcessServer, MCPPool
+from mcp_pool.transports.http.client import current_message
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Trouble: TypeAlias = "Callable[[httpx2.Request], Awaitable[None]]"
 """Runs before a request is sent, and may raise."""
 
-PLACES = ["auth", "event hook", "transport"]
+PLACES = ["auth", "event hook", "transport", "headers"]
 """Where user code takes part in a request."""
 BAD = "bad"
 """The text of the call that fails."""
@@ -53,16 +54,26 @@ class Below(httpx2.AsyncBaseTransport):
 
 
 @asynccontextmanager
-async def behind(url: str, place: str, trouble: Trouble, **fields: Any) -> AsyncIterator[HttpServer]:
+async def behind(
+    url: str, place: str, trouble: Trouble, kind: type[Any] = HttpServer, **fields: Any
+) -> AsyncIterator[Any]:
     """The spec of a server whose requests pass through such user code; `fields` are fields of the spec."""
-    if place == "auth":
-        yield HttpServer(url, auth=Flow(trouble), **fields)
+
+    async def headers() -> dict[str, str]:
+        outgoing = current_message.get()  # the others are passed the request
+        await trouble(httpx2.Request("POST", url, content=b"" if outgoing is None else outgoing.body))
+        return {}
+
+    if place == "headers":
+        yield kind(url, headers=headers, **fields)
+    elif place == "auth":
+        yield kind(url, auth=Flow(trouble), **fields)
     elif place == "event hook":
         async with httpx2.AsyncClient(event_hooks={"request": [trouble]}, verify=False) as client:
-            yield HttpServer(url, http_client=client, **fields)
+            yield kind(url, http_client=client, **fields)
     else:
         async with httpx2.AsyncClient(transport=Below(trouble)) as client:
-            yield HttpServer(url, http_client=client, **fields)
+            yield kind(url, http_client=client, **fields)
 
 
 def is_bad(request: httpx2.Request) -> bool:

@@ -12,6 +12,7 @@
 * `answers`: JSON-RPC messages in response bodies, whatever the status
 * `handshake_errors`: what a failed handshake means
 * `client`: one HTTP client per server
+* `headers`: headers from a function, for each request
 * `authorization`: authorization of one request
 * `responses`: response bodies, read whole or watched as they stream
 * `tls`: one TLS context per trust configuration

@@ -7,7 +7,7 @@ come from authorization flows, event hooks and decoding.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -18,8 +18,10 @@ import httpx2
 from mcp.shared.message import SessionMessage
 
 from mcp_pool._shared.guard import contained
+from mcp_pool.config.servers import HeadersFunction
 from mcp_pool.transports.channel import Channel
 from mcp_pool.transports.http.authorization import Authorization
+from mcp_pool.transports.http.headers import PROTOCOL_HEADERS, add_headers
 from mcp_pool.transports.http.responses import rebuilt, unread
 from mcp_pool.transports.http.tls import default_context, plaintext_context
 from mcp_pool.transports.tracked_streams import Outgoing
@@ -151,7 +153,7 @@ class ServerHttpClient(httpx2.AsyncClient):
     Args:
         url: The server's URL. Its user and password, if any, are used when there is no other authorization.
         wire: Sends the requests.
-        headers: Sent with each request.
+        headers: Sent with each request, or a function that returns them.
         auth: Authorizes each request.
         borrowed_client: The user's client, which sends the requests and is never closed; None: the pool's own.
     """
@@ -161,7 +163,7 @@ class ServerHttpClient(httpx2.AsyncClient):
         url: str,
         wire: Wire,
         *,
-        headers: Mapping[str, str] | None,
+        headers: Mapping[str, str] | HeadersFunction | None,
         auth: httpx2.Auth | None,
         borrowed_client: httpx2.AsyncClient | None,
     ) -> None:
@@ -185,12 +187,14 @@ class ServerHttpClient(httpx2.AsyncClient):
             del options["json"]
             options["content"] = outgoing.body
             options["headers"] = {"content-type": "application/json", **(options.get("headers") or {})}
-        headers = httpx2.Headers(self._given_headers)
-        headers.update(options.pop("headers", None))
+        protocol_headers = httpx2.Headers(options.pop("headers", None))
+        headers = httpx2.Headers(None if callable(self._given_headers) else self._given_headers)
+        headers.update(protocol_headers)
         target = httpx2.URL(url).copy_with(userinfo=b"")  # httpx2 logs the URL
         request = self._client_for(target).build_request(method, target, headers=headers, **options)
         timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
-        request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
+        extensions = {"timeout": timeout.as_dict(), PROTOCOL_HEADERS: frozenset(protocol_headers)}
+        request.extensions = {**request.extensions, **extensions}
         return request
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -205,6 +209,13 @@ class ServerHttpClient(httpx2.AsyncClient):
         return self._own_clients.client(secure=url.scheme == "https" or not stays)
 
     async def _forward(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        if not callable(self._given_headers):
+            return await self._transmit(request, CREDENTIALS, **options)
+        secret = (*CREDENTIALS, *await add_headers(request, self._given_headers))
+        self._keep_secret(request.headers, secret)  # before it is sent: the server may repeat it before it responds
+        return await self._transmit(request, secret, **options)
+
+    async def _transmit(self, request: httpx2.Request, secret: Iterable[str], **options: Any) -> httpx2.Response:
         client, authorization = self._client_for(request.url), None
         if self._given_auth is not None:
             options["auth"] = authorization = Authorization(self._given_auth)
@@ -225,17 +236,17 @@ class ServerHttpClient(httpx2.AsyncClient):
                     return returned
             raise
         else:
-            self._keep_secret(response.request.headers)
+            self._keep_secret(response.request.headers, secret)
             if self._borrowed_client is not None:
                 response.stream = _BorrowedBody(cast("httpx2.AsyncByteStream", response.stream))
             return response
         finally:
-            self._keep_secret(request.headers)
+            self._keep_secret(request.headers, secret)
         raise httpx2.LocalProtocolError("The request is not valid HTTP: see headers and auth", request=request)
 
-    def _keep_secret(self, headers: httpx2.Headers) -> None:
-        """Mask the credentials that a request was sent with, wherever they come from."""
-        for name in CREDENTIALS:
+    def _keep_secret(self, headers: httpx2.Headers, secret: Iterable[str]) -> None:
+        """Mask the values of these headers of a request, wherever they come from."""
+        for name in secret:
             if name in headers:
                 self._wire.channel.learn_secret(name, headers[name])
 

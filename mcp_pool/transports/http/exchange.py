@@ -29,6 +29,7 @@ from mcp_pool.transports.http.answers import (
 )
 from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_outage
+from mcp_pool.transports.http.headers import explained
 from mcp_pool.transports.http.responses import (
     EVENT_STREAM,
     CancellableWait,
@@ -269,4 +270,5 @@ class Exchange:
         if isinstance(error, httpx2.DecodingError):
             return Failure(f"sent {received} that cannot be decoded", malformed=True, cause=error)
         what = "did not complete the request" if self._trace.is_sent else "could not be sent the request"
-        return Failure(f"{what} ({type(error).__name__})", cause=error)
+        why, cause = explained(error)
+        return Failure(f"{what} ({why})", cause=cause)

@@ -1,10 +1,13 @@
-"""What it means when the handshake with a server behind a URL fails."""
+"""What it means when the handshake with a server behind a URL fails, or when it rejects the credentials."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Final
 
+import httpx2
+
+from mcp_pool.config.servers import ServerConfig, UrlServer
 from mcp_pool.errors import HttpStatusError
 from mcp_pool.transports.channel import DisconnectCause, Failure
 
@@ -12,6 +15,9 @@ AUTH_STATUSES: Final = frozenset({401, 403})
 """The server rejects the credentials, and will until somebody corrects them."""
 OUTAGE_STATUSES: Final = frozenset({407, 408, 425, 429})
 """Together with 5xx: in the handshake they indicate an outage, and say nothing about the server's protocol."""
+
+_FIXED_AUTH: Final = (type(None), httpx2.BasicAuth, httpx2.DigestAuth)
+"""Kinds of `auth` whose credentials never change."""
 
 
 def handshake_failed(failure: Failure) -> DisconnectCause:
@@ -25,12 +31,22 @@ def handshake_failed(failure: Failure) -> DisconnectCause:
 def advice_for(failure: Failure) -> str:
     """Return the advice for a request that was rejected or did not complete."""
     if failure.status in AUTH_STATUSES:
-        return "Correct headers or auth, and call connect() with the new spec."
+        return "Provide valid credentials."
     if is_outage(failure.status):
         return "Check the server's log."
     if failure.status is None and not failure.malformed:
         return "Check the network connection to the server, and what its auth and http_client do."
     return "Check that there is an MCP server at this URL."
+
+
+def credentials_advice(spec: ServerConfig) -> str:
+    """Return what to do when a server rejects the credentials. Those that are fixed in the spec need a new one."""
+    then = "then call restart(), or connect() if the server is not in the pool."
+    if isinstance(spec, UrlServer) and callable(spec.headers):
+        return f"Let the headers function return valid credentials, {then}"
+    if isinstance(spec, UrlServer) and (spec.http_client is not None or not isinstance(spec.auth, _FIXED_AUTH)):
+        return f"Let auth or http_client send valid credentials, {then}"
+    return "Correct headers or auth: pass a new spec to replace(), or to connect() if the server is not in the pool."
 
 
 def is_outage(status: int | None) -> bool:

@@ -89,10 +89,19 @@ class PostRejections:
         """Fail the request, with the server's own error if there is one."""
         if post.response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        error = post.body.error
-        if error is None:
-            failure = error_status(post.response)
-            self.channel.note_failure(record, failure)
-            data = ErrorData(code=INTERNAL_ERROR, message=failure.what)
-            error = JSONRPCError(jsonrpc="2.0", id=message.id, error=data)
-        self.inbox.deliver(error)
+        if post.body.error is not None:
+            self.inbox.deliver(post.body.error)
+        else:
+            self.fail(message, record, error_status(post.response))
+
+    def fail(self, message: JSONRPCRequest, record: CallRecord | None, failure: Failure) -> None:
+        """Fail a request that the server will not answer.
+
+        Args:
+            message: The request.
+            record: The call that it belongs to, if any.
+            failure: Why.
+        """
+        self.channel.note_failure(record, failure)
+        error = ErrorData(code=INTERNAL_ERROR, message=failure.what)
+        self.inbox.deliver(JSONRPCError(jsonrpc="2.0", id=message.id, error=error))

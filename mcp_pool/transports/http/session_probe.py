@@ -156,7 +156,8 @@ class SessionProbe:
         headers.pop("content-length", None)
         headers["accept"] = f"{JSON}, {EVENT_STREAM}"
         message = {"jsonrpc": "2.0", "id": PING_ID, "method": PING_METHOD}
-        extensions = {"timeout": suspicion.request.extensions.get("timeout", {})}
+        # Not the trace, which records what happens to the rejected request.
+        extensions = {name: value for name, value in suspicion.request.extensions.items() if name != "trace"}
         url = suspicion.request.url
         request = httpx2.Request("POST", url, headers=headers, json=message, extensions=extensions)
         try:

@@ -2,7 +2,8 @@
 
 All messages from the server arrive on one event stream, and each message to it is a POST (MCP specification 2024-11-05,
 Transports, HTTP with SSE). The connection is lost when the stream ends or a POST gets no response: the SDK would fail
-every later call with "Connection closed". A POST that is rejected fails its own request only.
+every later call with "Connection closed". A POST that is rejected, or that fails in user code before it is sent, fails
+its own request only.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from mcp_pool.transports.http.exchange import (
     with_plain_causes,
 )
 from mcp_pool.transports.http.handshake_errors import handshake_failed
+from mcp_pool.transports.http.headers import HeadersFailed, explained
 from mcp_pool.transports.http.inbox import Inbox
 from mcp_pool.transports.http.post_rejections import PostRejections, RejectedPost
 from mcp_pool.transports.http.redirects import send_within_origin
@@ -141,7 +143,7 @@ class _SseWire:
     """The requests that are being posted, by id."""
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Send a request. A POST never raises: if it fails, the connection is lost."""
+        """Send a request. A POST never raises: if it fails once it is sent, the connection is lost."""
         outgoing = current_message.get()
         if outgoing is None:
             return await self._open(request, forward)
@@ -180,9 +182,10 @@ class _SseWire:
             if was_unreachable(request.url, error):
                 self.channel.mark_lost(unreachable(request.url, error))
             else:
-                self.channel.mark_lost(
-                    handshake_failed(Failure(f"did not complete the request ({type(error).__name__})", cause=error))
-                )
+                is_unsent = isinstance(error, HeadersFailed)
+                what = "could not be sent the request" if is_unsent else "did not complete the request"
+                why, cause = explained(error)
+                self.channel.mark_lost(handshake_failed(Failure(f"{what} ({why})", cause=cause)))
             raise
         kind = content_type(response)
         if not response.is_success:
@@ -226,12 +229,10 @@ class _SseWire:
                 response = await send_within_origin(request, forward)
                 if not response.is_success:
                     body = await read_answer(response, self.event_limit, _request_id(message))
-        except Exception as error:  # noqa: BLE001  # it ends this connection, and nothing else
-            loss = DisconnectCause(f"could not be sent a message ({type(error).__name__})", cause=error)
-            if was_unreachable(request.url, error):
-                # Not draining: the call whose request was not sent cannot be answered.
-                loss = attrs.evolve(unreachable(request.url, error), draining=False)
-            self._fail(loss, outgoing.record, post)
+        except Exception as error:  # noqa: BLE001  # it ends this request or this connection, and nothing else
+            if isinstance(error, HeadersFailed):
+                post.trace.is_sent = False  # at most, the server received it before and redirected it
+            self._post_failed(error, request, outgoing, post)
         if post.scope.cancelled_caught:
             if not isinstance(message, JSONRPCRequest):
                 self.not_accepted.count(self.server_id)
@@ -241,10 +242,30 @@ class _SseWire:
         elif response is not None and not post.is_answered:
             self.rejections.note(RejectedPost(request, forward, response, body), message, outgoing.record)
 
+    def _post_failed(self, error: Exception, request: httpx2.Request, outgoing: Outgoing, post: _Post) -> None:
+        """Handle an exception from a POST. One from user code, before it was sent, says nothing about the server."""
+        message, record, (why, cause) = outgoing.message.message, outgoing.record, explained(error)
+        loss = DisconnectCause(f"could not be sent a message ({why})", cause=cause)
+        if was_unreachable(request.url, error):
+            # Not draining: the call whose request was not sent cannot be answered.
+            self._fail(attrs.evolve(unreachable(request.url, error), draining=False), record, post)
+        elif post.trace.is_sent or not self.channel.is_settled:
+            self._fail(loss, record, post)
+        elif isinstance(message, JSONRPCRequest):
+            self._mark_not_run(record)
+            self.rejections.fail(message, record, Failure(f"could not be sent the request ({why})", cause=cause))
+        else:
+            self.note(loss.what)
+
     def _fail(self, loss: DisconnectCause, record: CallRecord | None, post: _Post) -> None:
-        if record is not None and not post.trace.is_sent:
-            record.requests_sent -= 1
+        if not post.trace.is_sent:
+            self._mark_not_run(record)
         self.channel.mark_lost(loss)
+
+    def _mark_not_run(self, record: CallRecord | None) -> None:
+        """Record that the server certainly did not run the request."""
+        if record is not None:
+            record.requests_sent -= 1
 
 
 def _request_id(message: JSONRPCMessage) -> RequestId:

@@ -336,7 +336,7 @@ USER: ContextVar[str] = ContextVar("user", default="the service")
 
 
 class PerUser(httpx2.Auth):
-    """Reads a context variable of the caller, as in docs/credentials.md."""
+    """Reads a context variable of the caller."""
 
     requires_request_body = True
 

@@ -80,7 +80,7 @@ async def test_a_server_that_rejects_the_credentials_fails_until_they_are_correc
             assert (error.__cause__.status, error.phase, error.attempt) == (status, phase, 1)
             assert not error.retryable
             assert f"answered with HTTP status {status} during {REQUESTS[phase]}" in str(error)
-            assert error.advice == "Correct headers or auth, and call connect() with the new spec."
+            assert "Correct headers or auth: pass a new spec to replace(), or to connect()" in str(error)
             assert hides_its_secrets(error)
             await server.misbehave()
             await pool.server("s").restart()
