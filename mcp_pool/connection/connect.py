@@ -42,6 +42,8 @@ class Connector:
     """Called once, synchronously, with the open connection and the server's inventory."""
     on_lost: Callable[[Connection], None]
     """Called at most once, synchronously, when the open connection is lost; not when it is closed on purpose."""
+    on_details: Callable[[Connection], None]
+    """Called at most once, synchronously, after `on_lost`, when the exit status and the stderr tail are known too."""
     on_suspect: Callable[[], None]
     """Called when the server should be probed soon."""
     guardian: Callable[[], Guardian]
@@ -57,7 +59,8 @@ class Connector:
     def __attrs_post_init__(self) -> None:
         target = self.attempt.target
         tracked = not isinstance(target.spec, InProcessServer)
-        self.channel = Channel(tracked, self._on_channel_lost, self.on_suspect, target.redactor.learn)
+        learn = target.redactor.learn
+        self.channel = Channel(tracked, self._on_channel_lost, self.on_suspect, learn, self._on_details)
         self._connecting = anyio.CancelScope(deadline=self.deadline)
 
     async def run(self) -> None:
@@ -103,7 +106,8 @@ class Connector:
         dispatcher = CallbackDispatcher(attempt.target.server_id, attempt.target.limits.callbacks, self._calls)
         async with self._client(dispatcher) as client:
             inventory = await take_inventory(client, attempt.target)
-            await anyio.lowlevel.checkpoint_if_cancelled()  # a channel that is lost by now must not be opened
+            if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
+                await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
             self._connecting.deadline = math.inf
             scope.shield = True
             connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
@@ -115,14 +119,27 @@ class Connector:
 
     def _on_channel_lost(self) -> None:
         """End the attempt, or the connection. Called synchronously, so that the state changes at once."""
-        connection = self._connection
+        connection, cause = self._connection, self.channel.disconnect_cause
         if connection is None:
-            if not self._connecting.cancel_called:
-                self._connecting.deadline = math.inf  # marks this as a failure instead of a timeout
-                self._connecting.cancel()
+            if cause is not None and cause.is_complete:
+                self._give_up()
         elif not connection.closed.is_set():  # otherwise it was closed on purpose
             connection.note_lost()
             self.on_lost(connection)
+
+    def _on_details(self) -> None:
+        """End the attempt, or the calls that have waited for the details of the loss."""
+        if self._connection is None:
+            self._give_up()
+        else:
+            self._connection.calls.cancel()
+            self.on_details(self._connection)
+
+    def _give_up(self) -> None:
+        """End the attempt: its channel is lost."""
+        if not self._connecting.cancel_called:
+            self._connecting.deadline = math.inf  # marks this as a failure instead of a timeout
+            self._connecting.cancel()
 
     def _note_breakdown(self, error: BaseException) -> None:
         """Handle an exception of the SDK, or of an in-process server's own task, as the loss of an open connection."""

@@ -127,8 +127,10 @@ class Child:
         except ConnectError as error:
             self._is_legacy = False  # the server may be another version by now
             self._settle(error, uptime=0.0)
+            self._log_failure()
         except Exception as error:  # noqa: BLE001  # otherwise an unexpected error would end the whole block
             self._settle(self._broken_attempt(plain(error)), uptime=0.0)
+            self._log_failure()
         finally:
             if slot is not None:
                 self.limiter.release(slot)
@@ -140,6 +142,8 @@ class Child:
         connector = self._connector(deadline, slot, ended)
         try:
             await connector.run()
+        except ConnectTimeout:
+            raise  # if the process has exited, the pool has ended it
         except ConnectError:
             # Some old servers exit on `server/discover`, which they do not know: connect again without it.
             channel, target, mode = connector.channel, self.row.target, connector.attempt.mode
@@ -165,6 +169,7 @@ class Child:
             deadline,
             on_open=partial(self._on_open, slot),
             on_lost=partial(self._on_lost, ended),
+            on_details=self._on_details,
             on_suspect=self.monitor.wake,
             guardian=self.guardian,
             renewal_limit=self._renewal_limit,
@@ -176,7 +181,10 @@ class Child:
         if isinstance(row.state, Closing):  # it was disconnected while calls on an earlier connection drained
             connection.close("was disconnected")
             return
-        self._is_legacy = not connection.is_modern and row.target.spec.mode == "auto"
+        known = (
+            self._is_legacy or connection.channel.discover_answered
+        )  # otherwise the SDK guessed it, after a time-out
+        self._is_legacy = known and not connection.is_modern and row.target.spec.mode == "auto"
         self._connection = connection
         row.become_ready(connection, inventory)
         self.monitor.watch(connection)
@@ -193,9 +201,15 @@ class Child:
             ended.set()
         if isinstance(self.row.state, Ready):  # otherwise a restart was already requested, or the server is closing
             self._settle(connection.lost(), uptime=anyio.current_time() - self.row.state.since)
+            if connection.is_explained:
+                self._log_failure()
+
+    def _on_details(self, connection: Connection) -> None:
+        self.row.note_details(connection.lost())
+        self._log_failure()
 
     def _settle(self, error: ConnectError | ConnectionLost, *, uptime: float) -> None:
-        """Ask the policy what follows a failure, and change the row's state. Logs last, because sinks are user code."""
+        """Ask the policy what follows a failure, and change the row's state."""
         row, state = self.row, self.row.state
         if isinstance(state, Closing):
             return
@@ -206,12 +220,19 @@ class Child:
             decision = decide(row.target.limits.restart, restarts=self._restarts, uptime=uptime, chance=chance)
         if decision is None:
             row.move(Failed(**past, since=now, error=error))
-            stopped = " Automatic reconnects have stopped: call restart() or connect()." if row.persistent else ""
-            log("ERROR", row.server_id, "{}{}", error, stopped)
         else:
             self._restarts = decision.restarts
             row.move(BackingOff(**past, since=now, error=error, next_retry_at=now + decision.after))
-            log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", error, decision.after)
+
+    def _log_failure(self) -> None:
+        """Log the failure and what follows. Always last, because sinks are user code."""
+        row, state = self.row, self.row.state
+        if isinstance(state, BackingOff):
+            seconds = max(0.0, state.next_retry_at - anyio.current_time())
+            log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", state.error, seconds)
+        elif isinstance(state, Failed):
+            stopped = " Automatic reconnects have stopped: call restart() or connect()." if row.persistent else ""
+            log("ERROR", row.server_id, "{}{}", state.error, stopped)
 
     def _queue_timeout(self) -> ConnectTimeout:
         """Return the error for an attempt that got no slot in time."""
@@ -246,5 +267,5 @@ class Child:
             return
         seconds = state.next_retry_at - anyio.current_time() if isinstance(state, BackingOff) else math.inf
         with anyio.move_on_after(seconds):
-            await row.changed.until(lambda: row.state is not state)
+            await row.changed.until(lambda: not isinstance(row.state, type(state)))
         row.request_attempt()

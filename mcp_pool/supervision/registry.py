@@ -129,6 +129,12 @@ class Row:
         self._registry.note(StatusChanged(self.server_id, state.status, state.generation, error, state))
         self.changed.notify()
 
+    def note_details(self, error: ConnectionLost) -> None:
+        """Show the latest loss again, with what has been found out about it since."""
+        self.last_error = error
+        if isinstance(self.state, BackingOff | Failed):
+            self.move(attrs.evolve(self.state, error=error))
+
     def become_ready(self, connection: Connection, inventory: Inventory) -> None:
         """Record that the server is connected."""
         self.persistent = True

@@ -51,6 +51,8 @@ class DisconnectCause:
     """Whether calls in flight may still be answered; new ones are refused."""
     unreachable: bool = False
     """Whether the server cannot be reached, so that there is no point in ending its session."""
+    is_complete: bool = True
+    """False while the exit status and the stderr tail are being gathered; calls in flight wait for them."""
 
 
 @final
@@ -124,6 +126,8 @@ class Channel:
     """Called when the server should be probed soon."""
     learn_secret: Callable[[str, str], None] = attrs.field(default=_ignore)
     """Called with the name and value of each header that carries credentials, so that they are masked everywhere."""
+    _on_complete: Callable[[], None] = attrs.field(default=_ignore)
+    """Called once, synchronously, when an incomplete cause has been completed."""
     disconnect_cause: DisconnectCause | None = attrs.field(default=None, init=False)
     """Why the channel was lost or closed; None while it is up."""
     is_open: bool = attrs.field(default=False, init=False)
@@ -141,6 +145,9 @@ class Channel:
     """Why the latest request outside of any call was not answered, if the wire knows."""
     phase: Phase = attrs.field(default="spawn", init=False)
     """The current phase, derived from the latest request that was sent."""
+    discover_answered: bool = attrs.field(default=False, init=False)
+    """Whether the server answered `server/discover` before anything else was sent. If not, a legacy protocol is only
+    what the SDK assumed after a time-out."""
     process_id: int | None = attrs.field(default=None, init=False)
     """The id of the server's process; None if it is not a process of the pool's."""
     stderr_tail: Callable[[], str] = attrs.field(default=str, init=False)
@@ -149,6 +156,7 @@ class Channel:
     """How many lines arrived that are not JSON-RPC messages."""
     _server_requests: list[RequestId] = attrs.field(factory=list[RequestId], init=False)
     """The ids of the server's requests whose answers have not been sent yet. A server may use one id twice."""
+    _discover_id: RequestId | None = attrs.field(default=None, init=False)
     _waiting: dict[RequestId, CallRecord] = attrs.field(factory=dict[RequestId, CallRecord], init=False)
     """The calls that wait for an answer, by request id."""
 
@@ -163,6 +171,12 @@ class Channel:
             self.disconnect_cause = cause
             self._on_lost()
 
+    def complete(self, cause: DisconnectCause) -> None:
+        """Replace an incomplete cause by the complete one."""
+        if self.disconnect_cause is not None and not self.disconnect_cause.is_complete:
+            self.disconnect_cause = cause
+            self._on_complete()
+
     def note_activity(self) -> None:
         """Record activity: a message, output of a process, or an HTTP response that does not indicate an outage."""
         self.activity_count += 1
@@ -176,6 +190,7 @@ class Channel:
     def note_request(self, request: JSONRPCRequest) -> CallRecord | None:
         """Record that a request is about to be sent, and return the record of its call on this channel, if any."""
         self.phase = _PHASES.get(request.method, "call")
+        self._discover_id = coerce_request_id(request.id) if self.phase == "discover" else None
         record = current_call.get()
         if record is None or record.channel is not self:
             return None
@@ -186,7 +201,12 @@ class Channel:
 
     def note_answer(self, answer: Answer) -> None:
         """Record an answer on the call that waits for it."""
-        if answer.id is not None and (record := self._waiting.pop(coerce_request_id(answer.id), None)):
+        if answer.id is None:
+            return
+        request_id = coerce_request_id(answer.id)
+        if request_id == self._discover_id:
+            self.discover_answered = True
+        if record := self._waiting.pop(request_id, None):
             record.answer = answer
 
     def note_failure(self, record: CallRecord | None, failure: Failure) -> None:

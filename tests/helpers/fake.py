@@ -73,15 +73,16 @@ class FakeConnector:
         *,
         on_open: Callable[[Connection, Inventory], None],
         on_lost: Callable[[Connection], None],
+        on_details: Callable[[Connection], None],
         on_suspect: Callable[[], None],
         guardian: Callable[[], Any],
         renewal_limit: SessionRenewalLimit,
     ) -> None:
         self.attempt = attempt
         self.deadline = deadline
-        self.channel = Channel(True, self._lost, on_suspect)
+        self.channel = Channel(True, self._lost, on_suspect, on_complete=self._complete)
         self.connection: Connection | None = None
-        self._on_open, self._on_lost = on_open, on_lost
+        self._on_open, self._on_lost, self._on_details = on_open, on_lost, on_details
 
     @property
     def server_id(self) -> str:
@@ -103,6 +104,11 @@ class FakeConnector:
         if self.connection is not None and not self.connection.closed.is_set():
             self.connection.note_lost()
             self._on_lost(self.connection)
+
+    def _complete(self) -> None:
+        if self.connection is not None:
+            self.connection.calls.cut()
+            self._on_details(self.connection)
 
 
 class FakeWire:

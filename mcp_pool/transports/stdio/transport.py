@@ -1,8 +1,9 @@
 """A server over standard input and output, as a transport for `mcp.Client`.
 
 Messages are JSON-RPC, one per line (MCP specification, Transports, stdio). Five tasks run in one group: one writes, two
-read, one waits for the process to exit, and one declares the connection lost. It is lost when the output ends, the
-process exits, or a line is too long; exit status and stderr tail are gathered first, so that the error can show them.
+read, one waits for the process to exit, and one gathers the details of a loss. The connection is lost as soon as the
+output ends, the process exits, or a line is too long; answers that are still in the pipe, the exit status and the end
+of standard error are gathered after that.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from mcp_pool.transports.stdio.read_ahead import ReadAhead
 from mcp_pool.transports.stdio.stderr import ERROR_LINE_LIMIT, StderrTail
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
 
-DETAILS_QUIET_TIME: Final = 0.5
-"""Once the end was noticed, exit status and stderr tail are awaited until no line has arrived for so many seconds. It
-takes that long if a descendant holds the pipes, or if the server keeps running with its output closed."""
-DETAILS_TIMEOUT: Final = 5.0
-"""The most seconds for that in all: a descendant may write for ever."""
+DETAILS_TIMEOUT: Final = 0.1
+"""Seconds to wait for exit status, answers and standard error once the connection is lost, each time. The waits run
+out if a descendant holds the pipes, or if the server keeps running with its output closed."""
+DETAILS_WAITS: Final = 5
+"""How many such waits. One long wait would be over at once in a program that has just been suspended for a while."""
 INCOMING: Final = 32
 """Messages that may wait for the SDK, which takes one per turn of the event loop, so that they are handled in order.
 Without a buffer each would take two turns, and a flood would take twice as long to get through."""
@@ -80,6 +81,7 @@ async def _posix_transport(
                 with anyio.CancelScope(shield=True):
                     transport.close()
                     await process.stop(target.limits.close_timeout)
+                    await transport.details_known()
                 transport.scope.cancel()
 
 
@@ -103,14 +105,18 @@ class _StdioTransport:
     _from_server: MemoryObjectReceiveStream[SessionMessage] = attrs.field(init=False)
     _accepted: MemoryObjectSendStream[Outgoing] = attrs.field(init=False)
     _outgoing: MemoryObjectReceiveStream[Outgoing] = attrs.field(init=False)
-    _ending: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _lost: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set at the first sign that the connection has ended."""
+    _explained: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when the channel has the details of the loss."""
     _output_ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _errors_ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _too_long: bool = attrs.field(default=False, init=False)
     """Whether a line was too long: what follows is read and discarded."""
     _lines: int = attrs.field(default=0, init=False)
     """How many lines were read, from standard output and standard error."""
+    _closing: bool = attrs.field(default=False, init=False)
+    """Whether the pool is closing the connection: an exit that this causes says nothing about the server."""
     _input_closed: bool = attrs.field(default=False, init=False)
     """Whether the server closed its standard input."""
 
@@ -128,26 +134,25 @@ class _StdioTransport:
         with self.scope, self._to_client, self._from_server, self._accepted, self._outgoing:
             try:
                 async with anyio.create_task_group() as group:
-                    for task in (self._write, self._read_output, self._read_errors, self._watch, self._announce_end):
+                    for task in (self._write, self._read_output, self._read_errors, self._watch, self._gather_details):
                         group.start_soon(task)
             except Exception as error:  # noqa: BLE001  # whatever fails here, the connection must not appear to work
                 cause = plain(error)
-                self.channel.mark_lost(
-                    DisconnectCause(f"is no longer being read after {type(cause).__name__}", cause=cause)
-                )
-                self._to_client.close()
+                broken = DisconnectCause(f"is no longer being read after {type(cause).__name__}", cause=cause)
+                self.channel.mark_lost(broken)
+                self._explain(broken)
                 await self._watch()  # so that the exit of the process is still noticed
 
     def close(self) -> None:
         """Stop the traffic: the writer writes what is queued and closes the server's input; the output is discarded."""
+        self._closing = True
         self._accepted.close()
         self._from_server.close()
 
     async def _write(self) -> None:
         """Write what the SDK sends, until it stops.
 
-        Once the connection is ending, messages are dropped: their calls fail when it is declared lost, and the error
-        says that they were not sent.
+        Once the connection is lost, messages are dropped: the errors of their calls say that they were not sent.
         """
         try:
             async for outgoing in self._outgoing:
@@ -155,8 +160,9 @@ class _StdioTransport:
                     await self._write_line(memoryview(outgoing.body + b"\n"), outgoing.record)
                 except BrokenPipeError:
                     self._input_closed = True
-                    self._ending.set()
+                    self._lose()
         finally:
+            self._closing = True
             self.process.end_input()
 
     async def _write_line(self, line: memoryview, record: CallRecord | None) -> None:
@@ -173,9 +179,7 @@ class _StdioTransport:
 
     def _should_drop(self, record: CallRecord | None) -> bool:
         """Tell whether not to start writing a message: nobody would answer it, or its call has ended as not sent."""
-        return (
-            self._ending.is_set() or self.channel.disconnect_cause is not None or (record is not None and record.done)
-        )
+        return self.channel.disconnect_cause is not None or (record is not None and record.done)
 
     async def _read_output(self) -> None:
         """Pass the server's messages to the SDK. Reads to the end of the stream, so that the server never blocks."""
@@ -184,7 +188,7 @@ class _StdioTransport:
             if not self._too_long:
                 await self._deliver(splitter, page)
         self._output_ended.set()
-        self._ending.set()
+        self._lose()
 
     async def _deliver(self, splitter: LineSplitter, page: bytes) -> None:
         try:
@@ -199,7 +203,7 @@ class _StdioTransport:
                     self.output.look()
         except LineTooLong:
             self._too_long = True
-            self._ending.set()
+            self._lose()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the SDK has stopped reading; the rest is discarded so that the server can exit
 
@@ -239,30 +243,40 @@ class _StdioTransport:
     async def _watch(self) -> None:
         """Notice when the process exits."""
         await self.process.watch()
-        self._ending.set()
+        self._lose()
 
-    async def _announce_end(self) -> None:
-        """Declare the connection lost once it is ending, with the details that arrive in a short time."""
-        await self._ending.wait()
-        if not self._too_long:  # otherwise the server is still running, and there is nothing to wait for
-            with anyio.move_on_after(DETAILS_TIMEOUT):
-                await self._gather_details()
-        advice = "Run its command in a terminal to see more."
-        self.channel.mark_lost(
-            DisconnectCause(self._describe_end(), self.process.status, self.standard_error.text(), advice=advice)
-        )
-        self._to_client.close()
+    def _lose(self) -> None:
+        """Declare the connection lost at the first sign of its end: a dead server must not appear connected."""
+        if not self._closing:
+            self.channel.mark_lost(self._cause(is_complete=False))
+            self._lost.set()
 
     async def _gather_details(self) -> None:
-        """Wait until the process has exited and its output has ended, or nothing more arrives."""
-        lines_before = -1
-        while lines_before != self._lines:  # on a busy machine, reading what was written already may take longer
-            lines_before = self._lines
-            with anyio.move_on_after(DETAILS_QUIET_TIME):
+        """Once the connection is lost, wait for its details, then end the calls that wait for them."""
+        await self._lost.wait()
+        for _ in range(0 if self._too_long else DETAILS_WAITS):  # after too long a line the server is still running
+            with anyio.move_on_after(DETAILS_TIMEOUT):
                 await self.process.exited.wait()
                 await self._output_ended.wait()
                 await self._errors_ended.wait()
-                return
+                break
+        self._explain(self._cause(is_complete=True))
+
+    def _explain(self, cause: DisconnectCause) -> None:
+        self.channel.complete(cause)
+        self._explained.set()
+        self._to_client.close()
+
+    async def details_known(self) -> None:
+        """Wait until the channel has the details of a loss, if the connection was lost."""
+        cause = self.channel.disconnect_cause
+        if cause is not None and not cause.is_complete:
+            await self._explained.wait()
+
+    def _cause(self, *, is_complete: bool) -> DisconnectCause:
+        advice = "Run its command in a terminal to see more."
+        tail = self.standard_error.text()
+        return DisconnectCause(self._describe_end(), self.process.status, tail, advice=advice, is_complete=is_complete)
 
     def _describe_end(self) -> str:
         """Say what happened, the most reliable sign first."""
