@@ -181,9 +181,8 @@ class Child:
         if isinstance(row.state, Closing):  # it was disconnected while calls on an earlier connection drained
             connection.close("was disconnected")
             return
-        known = (
-            self._is_legacy or connection.channel.discover_answered
-        )  # otherwise the SDK guessed it, after a time-out
+        # Without an answer to `server/discover`, a legacy protocol is only what the SDK assumed after a time-out.
+        known = self._is_legacy or connection.channel.discover_answered
         self._is_legacy = known and not connection.is_modern and row.target.spec.mode == "auto"
         self._connection = connection
         row.become_ready(connection, inventory)

@@ -107,7 +107,7 @@ class FakeConnector:
 
     def _complete(self) -> None:
         if self.connection is not None:
-            self.connection.calls.cut()
+            self.connection.calls.cancel()
             self._on_details(self.connection)
 
 
