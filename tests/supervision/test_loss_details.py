@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
@@ -24,8 +24,11 @@ from mcp_pool import (
     RestartPolicy,
     StatusChanged,
 )
+from mcp_pool.connection.connect import Connector
+from mcp_pool.connection.listing import Inventory, take_inventory
 from mcp_pool.transports.channel import Channel, DisconnectCause
 from servers import read_lines
+from servers.in_process import calculator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -112,12 +115,34 @@ async def test_calls_in_flight_wait_for_the_details_while_others_see_the_loss_at
         assert "out of memory" in error.stderr_tail
 
 
-async def test_a_server_that_exits_during_the_handshake_is_never_open(tmp_path: Path) -> None:
-    """Its answers are still in the pipe when its exit is seen."""
-    async with holding_pipes(tmp_path) as options, MCPPool() as pool:
-        with pytest.raises(ConnectError) as caught:
-            await pool.connect("one", scripted(*options, "--die-after-list"))
-        assert caught.value.exit_status is not None
+async def test_a_server_that_is_lost_before_it_is_open_is_never_shown_as_connected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answers may still be in the pipe when its exit is seen."""
+    connectors: list[Connector] = []
+    listed, outcome = anyio.Event(), Outcome()
+
+    def make(*args: Any, **options: Any) -> Connector:
+        connectors.append(Connector(*args, **options))
+        return connectors[-1]
+
+    async def list_and_exit(*args: Any) -> Inventory:
+        inventory = await take_inventory(*args)
+        connectors[0].channel.mark_lost(FIRST)
+        listed.set()
+        return inventory
+
+    monkeypatch.setattr("mcp_pool.supervision.child.Connector", make)
+    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", list_and_exit)
+    async with MCPPool() as pool, anyio.create_task_group() as group:
+        group.start_soon(outcome.of, pool.connect, "one", InProcessServer(calculator()))
+        await listed.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert pool.get_status("one") is ConnectionStatus.CONNECTING
+        connectors[0].channel.complete(DETAILED)
+        await outcome.ended.wait()
+    assert isinstance(outcome.error, ConnectError)
+    assert outcome.error.exit_status == 3
 
 
 @asynccontextmanager
