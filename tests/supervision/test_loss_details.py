@@ -11,7 +11,7 @@ import anyio
 import attrs
 import pytest
 
-from helpers.calls import Outcome
+from helpers.calls import Outcome, arrival
 from helpers.common import PATIENCE, eventually, scripted
 from helpers.fake import FAKE, fake_wire
 from mcp_pool import (
@@ -20,6 +20,7 @@ from mcp_pool import (
     ConnectionLost,
     ConnectionStatus,
     Failed,
+    InProcessServer,
     MCPPool,
     RestartPolicy,
     StatusChanged,
@@ -93,13 +94,13 @@ async def test_details_do_not_replace_a_complete_cause() -> None:
 
 async def test_calls_in_flight_wait_for_the_details_while_others_see_the_loss_at_once(tmp_path: Path) -> None:
     """A helper outside of the process group keeps the pipes open, so that standard error does not end."""
-    call = Outcome()
+    call, ledger = Outcome(), tmp_path / "ledger"
     async with holding_pipes(tmp_path) as options, MCPPool() as pool, anyio.create_task_group() as group:
-        await pool.connect("one", scripted(*options, "--say", "out of memory", restart=A_WHILE))
+        await pool.connect("one", scripted(*options, "--ledger", ledger, "--say", "out of memory", restart=A_WHILE))
         process_id = pool.snapshot().servers["one"].process_id
         assert process_id is not None
         group.start_soon(call.of, pool.call_tool, "one__silent")
-        await eventually(lambda: pool.snapshot().calls_in_flight)
+        await arrival(ledger, "silent")
         async with pool.events() as events:
             os.kill(process_id, signal.SIGKILL)
             with anyio.fail_after(PATIENCE):
