@@ -68,7 +68,7 @@ class CallErrors:
             deadline: Its deadline.
         """
         why = self.channel.disconnect_cause
-        if why is not None and not (why.draining and anyio.current_time() >= deadline.scope.deadline):
+        if why is not None and not (why.draining and anyio.current_time() >= deadline.at):
             return self.lost(record)
         self.channel.suspect()
         fate = "The server was told to cancel it." if record.requests_sent else "It had not been sent."

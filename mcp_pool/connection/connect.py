@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
@@ -20,6 +19,7 @@ from mcp_pool.config.servers import HttpServer, InProcessServer, StdioServer
 from mcp_pool.connection.attempt import Attempt, explain
 from mcp_pool.connection.calls_in_flight import CallsInFlight
 from mcp_pool.connection.connection import Connection
+from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.dispatcher import CallbackDispatcher
 from mcp_pool.connection.listing import Inventory, take_inventory
 from mcp_pool.transports.channel import Channel, DisconnectCause
@@ -48,20 +48,24 @@ class Connector:
     """Called when the server should be probed soon."""
     guardian: Callable[[], Guardian]
     """Returns the pool's guardian, which starts with the first process."""
+    timer: DeadlineTimer
+    """Holds the deadlines of the attempt and of the connection's calls."""
     renewal_limit: SessionRenewalLimit
     """How often the server's session may be replaced on suspicion."""
     channel: Channel = attrs.field(init=False)
     """The state of the wire."""
-    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
+    _calls: CallsInFlight = attrs.field(init=False)
     _connection: Connection | None = attrs.field(default=None, init=False)
-    _connecting: anyio.CancelScope = attrs.field(init=False)
+    _connecting: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    _given_up: bool = attrs.field(default=False, init=False)
+    """Whether the attempt was ended because its channel was lost, and not because its time was up."""
 
     def __attrs_post_init__(self) -> None:
         target = self.attempt.target
         tracked = not isinstance(target.spec, InProcessServer)
         learn = target.redactor.learn
         self.channel = Channel(tracked, self._on_channel_lost, self.on_suspect, learn, self._on_details)
-        self._connecting = anyio.CancelScope(deadline=self.deadline)
+        self._calls = CallsInFlight(self.timer)
 
     async def run(self) -> None:
         """Open the connection, hold it until it ends, and close the client. Must run in its own task.
@@ -74,6 +78,7 @@ class Connector:
             ConnectError: The connection could not be opened.
         """
         failure: BaseException | None = None
+        self.timer.set(self._connecting, self.deadline)
         try:
             with anyio.CancelScope() as scope, self._connecting:
                 # Starting a process is shielded: do not start one for an attempt that is cancelled already.
@@ -90,6 +95,7 @@ class Connector:
             # On trio, an error in the clean-up of a cancelled attempt is raised together with the cancellation.
             raise plain(cancelled) from None
         finally:
+            self.timer.forget(self._connecting)
             if self._connection is not None:
                 if self.channel.disconnect_cause is None:
                     # A cancellation raised by user code ended a task of the SDK: this is a loss, not a planned end.
@@ -98,7 +104,7 @@ class Connector:
                     self.channel.mark_lost(cause)
                 self._connection.close("failed unexpectedly")
         if self._connection is None:
-            timed_out = self._connecting.cancelled_caught and self._connecting.deadline < math.inf
+            timed_out = self._connecting.cancelled_caught and not self._given_up
             raise explain(self.attempt, self.channel, failure, timed_out=timed_out)
 
     async def _hold(self, scope: anyio.CancelScope) -> None:
@@ -108,7 +114,7 @@ class Connector:
             inventory = await take_inventory(client, attempt.target)
             if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
                 await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
-            self._connecting.deadline = math.inf
+            self.timer.forget(self._connecting)
             scope.shield = True
             connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
             self.channel.probe_when_idle = not (connection.is_modern and isinstance(spec, HttpServer))
@@ -138,7 +144,7 @@ class Connector:
     def _give_up(self) -> None:
         """End the attempt: its channel is lost."""
         if not self._connecting.cancel_called:
-            self._connecting.deadline = math.inf  # marks this as a failure instead of a timeout
+            self._given_up = True
             self._connecting.cancel()
 
     def _note_breakdown(self, error: BaseException) -> None:

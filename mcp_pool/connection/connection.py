@@ -189,7 +189,7 @@ class Connection:
             raise self.call_errors.lost(record)
         limits, explicit = self.target.limits, timeout is not DEFAULT
         silence, total = (limits.call_timeout, limits.max_call_time) if timeout is DEFAULT else (None, timeout)
-        deadline = CallDeadline(scope, silence, total, started_at, explicit=explicit)
+        deadline = CallDeadline(self.calls.timer, scope, silence, total, started_at, explicit=explicit)
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             self.calls.note_progress(deadline)

@@ -21,6 +21,7 @@ from mcp_pool.config.servers import StdioServer
 from mcp_pool.connection.attempt import Attempt
 from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.connection import Connection
+from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, ConnectSlot
@@ -47,6 +48,8 @@ class Child:
     """Returns the pool's guardian, which is started with the first process."""
     monitor: HealthMonitor
     """Probes the server when it is silent."""
+    timer: DeadlineTimer
+    """Holds the deadlines of attempts and calls."""
     _connection: Connection | None = attrs.field(default=None, init=False)
     """The open connection; only the child ends it."""
     _restarts: int = attrs.field(default=0, init=False)
@@ -172,6 +175,7 @@ class Child:
             on_details=self._on_details,
             on_suspect=self.monitor.wake,
             guardian=self.guardian,
+            timer=self.timer,
             renewal_limit=self._renewal_limit,
         )
 

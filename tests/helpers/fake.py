@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mcp_pool.connection.attempt import Attempt
+    from mcp_pool.connection.deadline_timer import DeadlineTimer
 
 
 @attrs.frozen
@@ -76,10 +77,11 @@ class FakeConnector:
         on_details: Callable[[Connection], None],
         on_suspect: Callable[[], None],
         guardian: Callable[[], Any],
+        timer: DeadlineTimer,
         renewal_limit: SessionRenewalLimit,
     ) -> None:
         self.attempt = attempt
-        self.deadline = deadline
+        self.deadline, self.timer = deadline, timer
         self.channel = Channel(True, self._lost, on_suspect, on_complete=self._complete)
         self.connection: Connection | None = None
         self._on_open, self._on_lost, self._on_details = on_open, on_lost, on_details
@@ -91,7 +93,7 @@ class FakeConnector:
 
     def open(self, inventory: Inventory, **client: Any) -> Connection:
         """Open the connection; the arguments become attributes of its client."""
-        attempt, calls = self.attempt, CallsInFlight()
+        attempt, calls = self.attempt, CallsInFlight(self.timer)
         dispatcher = CallbackDispatcher(self.server_id, attempt.target.limits.callbacks, calls)
         fake: Any = fake_client(self.channel, **client)
         connection = Connection(attempt.target, attempt.generation, fake, self.channel, calls, dispatcher)
