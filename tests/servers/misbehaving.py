@@ -57,6 +57,7 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     "--leak-env": {"metavar": "NAME", "help": "this variable's value to stderr and into --fail-initialize's message"},
     "--say": {"metavar": "WORDS", "help": "words for stderr"},
     "--helper": {"action": "store_true", "help": "start a helper in the group that ignores SIGTERM and SIGHUP"},
+    "--own-group": {"action": "store_true", "help": "with it: in a process group of its own, made by setpgid"},
     "--grandchild-holds-pipes": {"action": "store_true", "help": "start a child that keeps all three pipes open"},
     "--escaped": {"action": "store_true", "help": "with it: in a session of its own, for at most 30 seconds"},
     "--exit-at-start": {"type": int, "metavar": "CODE", "help": "then exit"},
@@ -88,6 +89,7 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     # At the end
     "--stubborn": {"action": "store_true", "help": "ignore end of input, SIGTERM, SIGINT and SIGHUP"},
+    "--note-end": {"metavar": "FILE", "help": "a line when the input has ended"},
     "--slow-exit": {"type": float, "default": 0.0, "metavar": "SECONDS", "help": "wait after end of input, then exit"},
     "--exit-code": {"type": int, "default": 0, "metavar": "N", "help": "exit with this code at end of input"},
 }
@@ -178,6 +180,7 @@ class Server:
             if self.stdin_closed:
                 redirect_to_null(0)
                 sleep_for_ever()
+        append(options.note_end, {"pid": os.getpid()})
         if options.stubborn:
             sleep_for_ever()
         time.sleep(options.slow_exit)
@@ -393,7 +396,8 @@ class Server:
             (os.POSIX_SPAWN_DUP2, 0, 2),
         ]
         deaf_to = [signal.SIGTERM, signal.SIGHUP]
-        pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ, file_actions=let_go, setsigmask=deaf_to)
+        own = {"setpgroup": 0} if self.options.own_group else {}
+        pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ, file_actions=let_go, setsigmask=deaf_to, **own)
         self.note_process(pid, "helper")
         return pid
 

@@ -126,7 +126,7 @@ class _StdioTransport:
         self.reader = TrackedReadStream(self._from_server, self.channel, notes_activity=False)
         self.writer = TrackedWriteStream(self._accepted, self.channel)
         self.output = ReadAhead(self.process.output, self.channel.note_activity)
-        self.channel.process_id = self.process.process.pid
+        self.channel.process_id = self.process.pid
         self.channel.stderr_tail = self.standard_error.text
 
     async def run(self) -> None:
@@ -141,7 +141,9 @@ class _StdioTransport:
                 broken = DisconnectCause(f"is no longer being read after {type(cause).__name__}", cause=cause)
                 self.channel.mark_lost(broken)
                 self._explain(broken)
-                await self._watch()  # so that the exit of the process is still noticed
+            finally:  # a cancellation that nobody in the package requested ends the tasks, or keeps them from starting
+                self._explained.set()
+                self.process.end_input()
 
     def close(self) -> None:
         """Stop the traffic: the writer writes what is queued and closes the server's input; the output is discarded."""
@@ -242,7 +244,7 @@ class _StdioTransport:
 
     async def _watch(self) -> None:
         """Notice when the process exits."""
-        await self.process.watch()
+        await self.process.wait()
         self._lose()
 
     def _lose(self) -> None:
@@ -256,7 +258,7 @@ class _StdioTransport:
         await self._lost.wait()
         for _ in range(0 if self._too_long else DETAILS_WAITS):  # after too long a line the server is still running
             with anyio.move_on_after(DETAILS_TIMEOUT):
-                await self.process.exited.wait()
+                await self.process.wait()
                 await self._output_ended.wait()
                 await self._errors_ended.wait()
                 break
@@ -283,8 +285,10 @@ class _StdioTransport:
         status = self.process.status
         if self._too_long:
             return f"sent a line longer than max_message_size={self.max_message_size} bytes"
-        if status is None:
+        if not self.process.has_exited:
             return f"closed its standard {'input' if self._input_closed else 'output'}"
+        if status is None:
+            return "exited with an unknown status"
         return f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
 
 
