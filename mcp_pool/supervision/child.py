@@ -27,7 +27,7 @@ from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, ConnectSlot
 from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.registry import Row
-from mcp_pool.supervision.restart import decide
+from mcp_pool.supervision.restart import decide, retries_at_once
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
@@ -54,6 +54,8 @@ class Child:
     """The open connection; only the child ends it."""
     _restarts: int = attrs.field(default=0, init=False)
     """Restarts in a row, as the policy counts them."""
+    _retried_at_once: float = attrs.field(default=-math.inf, init=False)
+    """When a retry last did not wait, because the server had exited while idle."""
     _is_legacy: bool = attrs.field(default=False, init=False)
     """Whether the server turned out to support only a legacy protocol, so that attempts skip `server/discover`."""
     _renewal_limit: SessionRenewalLimit = attrs.field(init=False)
@@ -208,7 +210,12 @@ class Child:
                 self._log_failure()
 
     def _on_details(self, connection: Connection) -> None:
-        self.row.note_details(connection.lost())
+        error, now = connection.lost(), anyio.current_time()
+        policy, elapsed = self.row.target.limits.restart, now - self._retried_at_once
+        status, in_flight = error.exit_status, len(connection.calls)
+        if at_once := retries_at_once(policy, exit_status=status, in_flight=in_flight, elapsed=elapsed):
+            self._retried_at_once = now
+        self.row.note_details(error, retry_at_once=at_once)
         self._log_failure()
 
     def _settle(self, error: ConnectError | ConnectionLost, *, uptime: float) -> None:

@@ -60,6 +60,8 @@ class Life:
     """Whether it fails in a way that no retry can fix."""
     uptime: float = math.inf
     """How long the connection is open, unless it is closed; with 0 it is lost before anything else runs."""
+    exit_status: int | None = None
+    """The status with which the process then exits, found out a moment after the loss; None if that is not known."""
     closing: float = 0.0
     """How long it takes to close."""
 
@@ -179,7 +181,8 @@ class _Playing(FakeConnector):
                 if life.uptime > 0:
                     with anyio.move_on_after(life.uptime):
                         await connection.closed.wait()
-                self.channel.mark_lost(DisconnectCause("fell over"))
+                self.channel.mark_lost(DisconnectCause("fell over", is_complete=life.exit_status is None))
+                self.channel.complete(DisconnectCause("exited", life.exit_status))
                 await anyio.sleep(life.closing)
         finally:
             wire.open.remove(server_id)

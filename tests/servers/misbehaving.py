@@ -89,6 +89,7 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     # At the end
     "--stubborn": {"action": "store_true", "help": "ignore end of input, SIGTERM, SIGINT and SIGHUP"},
+    "--exit-on-usr1": {"action": "store_true", "help": "exit with status 0 on SIGUSR1"},
     "--note-end": {"metavar": "FILE", "help": "a line when the input has ended"},
     "--slow-exit": {"type": float, "default": 0.0, "metavar": "SECONDS", "help": "wait after end of input, then exit"},
     "--exit-code": {"type": int, "default": 0, "metavar": "N", "help": "exit with this code at end of input"},
@@ -155,6 +156,8 @@ class Server:
         """Start, serve until the end of input, and exit."""
         options = self.options
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if options.exit_on_usr1:
+            signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
         if options.stubborn:
             for name in ("SIGTERM", "SIGINT", "SIGHUP"):
                 if hasattr(signal, name):

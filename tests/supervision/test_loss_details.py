@@ -153,3 +153,33 @@ async def holding_pipes(tmp_path: Path) -> AsyncIterator[Sequence[str]]:
     yield "--grandchild-holds-pipes", "--escaped", "--pid-file", str(pids)
     (helper,) = (line["pid"] for line in read_lines(pids) if line["role"] == "grandchild")
     os.kill(helper, signal.SIGKILL)
+
+
+def tell_to_exit(pool: MCPPool) -> None:
+    """Have the process of a `--exit-on-usr1` server exit."""
+    process_id = pool.snapshot().servers["one"].process_id
+    assert process_id is not None
+    os.kill(process_id, signal.SIGUSR1)
+
+
+async def test_a_server_that_exits_with_status_0_while_idle_reconnects_at_once_and_then_waits() -> None:
+    async with MCPPool({"one": scripted("--exit-on-usr1", restart=A_WHILE)}) as pool:
+        await pool.wait_ready()
+        server = pool.server("one")
+        tell_to_exit(pool)
+        await eventually(lambda: server.generation == 2 and server.status is ConnectionStatus.CONNECTED)
+        tell_to_exit(pool)
+        await eventually(lambda: server.status is ERROR and "exited with status 0" in str(server.last_error))
+        state = server.state
+        assert isinstance(state, BackingOff)
+        assert state.next_retry_at > anyio.current_time() + 100
+
+
+async def test_a_server_that_exits_with_status_0_during_a_call_is_waited_for() -> None:
+    async with MCPPool({"one": scripted(restart=A_WHILE)}) as pool:
+        await pool.wait_ready()
+        with pytest.raises(ConnectionLost, match="exited with status 0"):
+            await pool.call_tool("one__crash", {"code": 0})
+        state = pool.server("one").state
+        assert isinstance(state, BackingOff)
+        assert state.next_retry_at > anyio.current_time() + 100

@@ -23,7 +23,7 @@ from mcp_pool._shared.log import log
 from mcp_pool.transports.stdio.exit import Exit, look_up_exit, reap, wait_for_exit
 from mcp_pool.transports.stdio.fork_cover import close_end, fork_barrier, open_pipe
 from mcp_pool.transports.stdio.guardian import Guardian
-from mcp_pool.transports.stdio.session import groups_in_session, is_still, now, start_time
+from mcp_pool.transports.stdio.session import groups_in_session, is_another, is_still, now, start_time
 
 CHUNK: Final = 65536
 """Bytes per read: the capacity of a pipe."""
@@ -76,7 +76,11 @@ class ServerProcess:
     @property
     def has_exited(self) -> bool:
         """Whether the process has exited."""
-        self._note(None if self._exit else look_up_exit(self.pid))
+        if self._exit is None:
+            found = look_up_exit(self.pid)
+            if found is None and is_another(self.pid, self._started):
+                found = Exit(None)  # others have reaped it
+            self._note(found)
         return self._exit is not None
 
     @property
@@ -172,9 +176,8 @@ class ServerProcess:
         """Tell whether the ids are still the server's: they may be reused once somebody has reaped it."""
         if self._released or os.getpid() != self._owner:  # in a forked child, the server is the parent's
             return False
-        if not self.has_exited:
-            return start_time(self.pid) in (self._started, None)  # None: /proc cannot be read, for lack of descriptors
-        return self.status is not None or is_still(self.pid, self._started, self._noticed)
+        reaped_by_others = self.has_exited and self.status is None
+        return not reaped_by_others or is_still(self.pid, self._started, self._noticed)
 
     def _reap(self) -> bool:
         """Reap what has exited, and tell whether children of ours are left. They have been sent SIGKILL before."""

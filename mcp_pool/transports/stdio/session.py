@@ -17,6 +17,10 @@ PROC: Final = "/proc"
 """Where the system lists its processes."""
 
 
+TICK: Final = 0.01
+"""Seconds to which the system rounds start times down."""
+
+
 def groups_in_session(session: int) -> set[int]:
     """Return the process groups in a session; none where the system does not list its processes."""
     groups = set[int]()
@@ -30,17 +34,23 @@ def is_still(session: int, started: float | None, ended: float) -> bool:
     """Tell whether a session still belongs to a leader that others have reaped, so that its id may have been reused.
 
     A session id can be reused only after the last member has gone. So one member that was started while the leader was
-    running proves that it was not.
+    running proves that it was not, and another process with the id of the leader proves that it was.
 
     Args:
         session: The id of the session, which was the process id of its leader.
         started: When the leader was started, as `start_time` tells.
         ended: When its end was noticed, as `now` tells.
     """
-    if started is None:
+    if started is None or is_another(session, started):
         return False
     times = [start_time(pid) for pid in _members(session)]
-    return any(time is not None and started <= time <= ended for time in times)
+    return any(time is not None and started <= time <= ended - TICK for time in times)
+
+
+def is_another(pid: int, started: float | None) -> bool:
+    """Tell whether a process is certain to be another than the one with the same id that was started at `started`."""
+    found = start_time(pid)
+    return found is not None and started is not None and found != started
 
 
 def start_time(pid: int) -> float | None:
@@ -55,9 +65,9 @@ def start_time(pid: int) -> float | None:
 
 def now() -> float:
     """Return the time on the clock of `start_time`."""
-    if sys.platform == "linux":  # pragma: no branch  # coverage is taken on Linux
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return 0.0  # pragma: no cover  # nothing is compared with it there
+    if sys.platform != "linux":  # pragma: no cover  # nothing is compared with it there
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _members(session: int) -> list[int]:
