@@ -142,6 +142,7 @@ class _StdioTransport:
                 self.channel.mark_lost(broken)
                 self._explain(broken)
             finally:  # a cancellation that nobody in the package requested ends the tasks, or keeps them from starting
+                self._errors_ended.set()
                 self._explained.set()
                 self.process.end_input()
 
@@ -270,7 +271,9 @@ class _StdioTransport:
         self._to_client.close()
 
     async def details_known(self) -> None:
-        """Wait until the channel has the details of a loss, if the connection was lost."""
+        """Once the process was stopped, wait until its standard error was read and the channel has all details."""
+        with anyio.move_on_after(DETAILS_TIMEOUT):  # a descendant in a session of its own may hold the pipe
+            await self._errors_ended.wait()
         cause = self.channel.disconnect_cause
         if cause is not None and not cause.is_complete:
             await self._explained.wait()
