@@ -149,6 +149,18 @@ async def test_the_status_of_a_server_that_other_code_reaped_is_unknown_and_its_
         assert "exited with an unknown status" in str(error)
 
 
+async def test_an_exit_is_noticed_by_looking_again_where_the_system_does_not_notify_of_it(
+    pids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    with started(pids) as process:
+        async with anyio.create_task_group() as group:
+            group.start_soon(process.wait)
+            await anyio.wait_all_tasks_blocked()
+            os.kill(process.pid, signal.SIGKILL)
+        assert process._exit == Exit(-signal.SIGKILL)
+
+
 async def test_the_status_is_unknown_where_the_program_ignores_sigchld() -> None:
     handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
