@@ -27,7 +27,7 @@ from mcp_pool.transports.stdio.session import is_still, start_time
 from servers import is_alive, misbehaving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -106,21 +106,19 @@ async def test_everything_is_dead_however_the_waits_of_stop_are_left(
             raise error
         await anyio.sleep_forever()
 
+    def look(pid: int) -> Exit | None:
+        # A killed process may exit before the third wait, which would then not begin.
+        return None if waits < number == 3 else look_up_exit(pid)
+
     with started(pids, *STUBBORN) as process:
         with monkeypatch.context() as patched:
             patched.setattr(anyio, "wait_readable", leave)
-            # Killed processes exit before the third wait, unless they are looked at only after it.
-            looks: Callable[[int], Exit | None] = (lambda _: None) if number == 3 else look_up_exit
-            patched.setattr(process_module, "look_up_exit", lambda pid: looks(pid) if waits < number else _waited(pid))
+            patched.setattr(process_module, "look_up_exit", look)
             with pytest.raises(error):
                 await process.stop(0.1)
         assert process.status == -signal.SIGKILL
         assert look_up_exit(process.pid) == Exit(None), "it was not reaped"
     await eventually(lambda: not any(map(is_alive, all_of(pids))))
-
-
-def _waited(pid: int) -> Exit | None:
-    return look_up_exit(pid)
 
 
 async def test_a_forked_child_that_leaves_the_pool_does_not_end_the_servers_of_its_parent(pids: Path) -> None:
