@@ -65,9 +65,8 @@ def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *
     target, lost = attempt.target, channel.disconnect_cause
     why = _timed_out(attempt, channel, failure) if timed_out else _failed(attempt, channel, failure)
     advice = why.advice
-    if count := channel.unreadable_lines:
-        wrote = "1 line that is not" if count == 1 else f"{count} lines that are not"
-        advice += f" It wrote {wrote} JSON-RPC to standard output."
+    if sent := channel.unreadable.since(channel.unreadable.beginning):
+        advice += f" It {sent}."
     kind = ConnectTimeout if timed_out else ConnectError
     return kind(
         target.redactor.text(f"Server {target.server_id!r} (attempt {attempt.number}) {why.what}."),

@@ -21,7 +21,7 @@ from mcp_pool.connection.calls_in_flight import CallsInFlight
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.dispatcher import CallbackDispatcher
-from mcp_pool.connection.listing import Inventory, take_inventory
+from mcp_pool.connection.listing import Inventory, take_inventory, warn_of_dropped_tools
 from mcp_pool.transports.channel import Channel, DisconnectCause
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
@@ -63,8 +63,16 @@ class Connector:
     def __attrs_post_init__(self) -> None:
         target = self.attempt.target
         tracked = not isinstance(target.spec, InProcessServer)
-        learn = target.redactor.learn
-        self.channel = Channel(tracked, self._on_channel_lost, self.on_suspect, learn, self._on_details)
+        redactor = target.redactor
+        self.channel = Channel(
+            tracked,
+            self._on_channel_lost,
+            self.on_suspect,
+            redactor.learn,
+            self._on_details,
+            redactor.quote,
+            self._warn_of_dropped_tools,
+        )
         self._calls = CallsInFlight(self.timer)
 
     async def run(self) -> None:
@@ -146,6 +154,9 @@ class Connector:
         if not self._connecting.cancel_called:
             self._given_up = True
             self._connecting.cancel()
+
+    def _warn_of_dropped_tools(self, dropped: list[tuple[str, str]]) -> None:
+        warn_of_dropped_tools(self.attempt.target, dropped)
 
     def _note_breakdown(self, error: BaseException) -> None:
         """Handle an exception of the SDK, or of an in-process server's own task, as the loss of an open connection."""

@@ -87,6 +87,16 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
         "metavar": "BYTES",
         "help": "the line that the tool `huge` answers with",
     },
+    "--refuse-notifications": {"action": "store_true", "help": "answer them with an error without an id"},
+    "--no-result-type": {"action": "store_true", "help": "results of the modern protocol do not say what they are"},
+    "--without-jsonrpc": {"default": "", "metavar": "METHOD", "help": "answer this method without `jsonrpc`"},
+    "--list-also": {
+        "action": "append",
+        "default": [],
+        "type": json.loads,
+        "metavar": "JSON",
+        "help": "list this as a tool too, whatever it is; repeatable",
+    },
     # At the end
     "--stubborn": {"action": "store_true", "help": "ignore end of input, SIGTERM, SIGINT and SIGHUP"},
     "--exit-on-usr1": {"action": "store_true", "help": "exit with status 0 on SIGUSR1"},
@@ -209,6 +219,8 @@ class Server:
             return
         if is_modern(message) and method != "server/discover":
             self.shaken_hands(message)  # a client that knows the version skips the handshake
+        if self.options.refuse_notifications and "id" not in message:
+            self.write({"jsonrpc": "2.0", "id": None, "error": {"code": METHOD_NOT_FOUND, "message": "what is this?"}})
         try:
             if method in self.handlers:
                 self.handlers[method](message)
@@ -307,6 +319,7 @@ class Server:
         if options.pages:
             names.append(f"page_{page}")
         result: Json = {"tools": [{"name": name, **TOOLS.get(name, TOOLS["echo"]).definition} for name in names]}
+        result["tools"] = [*options.list_also, *result["tools"]]
         if options.repeat_cursor:
             result["nextCursor"] = "again"
         elif page < options.pages:
@@ -353,8 +366,10 @@ class Server:
     def answer(self, request: Json, result: Json, *, size: int | None = None) -> None:
         """Send a result in the form that its protocol requires; with a size, padded to a line of that many bytes."""
         if is_modern(request):
-            result = {"resultType": "complete", "_meta": {SERVER_INFO_KEY: SERVER_INFO}, **result}
-        self.write({"jsonrpc": "2.0", "id": request["id"], "result": result}, size=size)
+            kind: Json = {} if self.options.no_result_type else {"resultType": "complete"}
+            result = {**kind, "_meta": {SERVER_INFO_KEY: SERVER_INFO}, **result}
+        envelope: Json = {} if request["method"] == self.options.without_jsonrpc else {"jsonrpc": "2.0"}
+        self.write({**envelope, "id": request["id"], "result": result}, size=size)
 
     def refuse(self, request: Json, refusal: Refusal) -> None:
         """Send an error, unless it was a notification."""

@@ -19,7 +19,9 @@ def handshake_failed(failure: Failure) -> DisconnectCause:
     cause = failure.cause
     if failure.status is not None:
         cause = HttpStatusError(f"The server {failure.what}.", status=failure.status)
-    if failure.status in AUTH_STATUSES:
+    if failure.advice:
+        advice = failure.advice
+    elif failure.status in AUTH_STATUSES:
         advice = "Correct headers or auth: disconnect the server and connect it with a new spec."
     elif is_outage(failure.status):
         advice = "Check the server's log."

@@ -19,19 +19,20 @@ import attrs
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
+from mcp_types import JSONRPCMessage
 
 from mcp_pool._shared.exceptions import plain
-from mcp_pool._shared.log import log
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
-from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
+from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause
+from mcp_pool.transports.messages import parse
 from mcp_pool.transports.stdio.guardian import Guardian
 from mcp_pool.transports.stdio.lines import LineSplitter, LineTooLong
 from mcp_pool.transports.stdio.process import ServerProcess, read, spawn
 from mcp_pool.transports.stdio.read_ahead import ReadAhead
 from mcp_pool.transports.stdio.stderr import ERROR_LINE_LIMIT, StderrTail
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
+from mcp_pool.transports.unreadable import Unreadable, is_readable
 
 DETAILS_TIMEOUT: Final = 0.1
 """Seconds to wait for exit status, answers and standard error once the connection is lost, each time. The waits run
@@ -101,6 +102,7 @@ class _StdioTransport:
     reader: TrackedReadStream = attrs.field(init=False)
     writer: TrackedWriteStream = attrs.field(init=False)
     output: ReadAhead = attrs.field(init=False)
+    unreadable: Unreadable = attrs.field(init=False)
     _to_client: MemoryObjectSendStream[SessionMessage] = attrs.field(init=False)
     _from_server: MemoryObjectReceiveStream[SessionMessage] = attrs.field(init=False)
     _accepted: MemoryObjectSendStream[Outgoing] = attrs.field(init=False)
@@ -126,6 +128,12 @@ class _StdioTransport:
         self.reader = TrackedReadStream(self._from_server, self.channel, notes_activity=False)
         self.writer = TrackedWriteStream(self._accepted, self.channel)
         self.output = ReadAhead(self.process.output, self.channel.note_activity)
+        self.unreadable = Unreadable(
+            self.server_id,
+            self.channel,
+            "writes lines to standard output",
+            "Fix the server: each line on standard output must be one JSON-RPC message in UTF-8.",
+        )
         self.channel.process_id = self.process.pid
         self.channel.stderr_tail = self.standard_error.text
 
@@ -197,11 +205,8 @@ class _StdioTransport:
         try:
             for line in splitter.feed(page):
                 await self._note_line()
-                try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError:
-                    self._note_noise(line)
-                else:
+                found = parse(line)
+                for message in (found,) if is_readable(found) else self.unreadable.messages(line, found):
                     await self._hand_over(message)
                     self.output.look()
         except LineTooLong:
@@ -215,7 +220,7 @@ class _StdioTransport:
             self._to_client.send_nowait(SessionMessage(message))
         except anyio.WouldBlock:
             await self._to_client.send(SessionMessage(message))
-        if isinstance(message, JSONRPCResponse | JSONRPCError):
+        if isinstance(message, Answer):
             # The SDK takes it a moment later. If the server exits before that, it is still the answer.
             self.channel.note_answer(message)
 
@@ -223,13 +228,6 @@ class _StdioTransport:
         self._lines += 1
         if self._lines % LINES_PER_TURN == 0:
             await anyio.lowlevel.checkpoint()
-
-    def _note_noise(self, line: bytes) -> None:
-        if line.strip():
-            self.channel.unreadable_lines += 1
-            if self.channel.unreadable_lines == 1:  # logged once, because the server may print for ever
-                words = "Server {!r} writes lines to standard output that are not JSON-RPC; they are ignored"
-                log("WARNING", self.server_id, words, self.server_id)
 
     async def _read_errors(self) -> None:
         """Keep the tail of standard error, and log it line by line."""

@@ -202,7 +202,7 @@ async def test_a_flood_of_short_lines_lets_other_tasks_run(stream: str) -> None:
 
     def lines() -> int:
         return (
-            channel.unreadable_lines if stream == "stdout" else int(channel.stderr_tail().rpartition("\n")[2] or -1) + 1
+            channel.unreadable.total if stream == "stdout" else int(channel.stderr_tail().rpartition("\n")[2] or -1) + 1
         )
 
     async with wire:
