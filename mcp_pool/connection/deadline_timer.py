@@ -38,14 +38,16 @@ class DeadlineTimer:
             deadline: On the event loop's clock; infinity: none.
         """
         now = anyio.current_time()
+        self.forget(scope)
         if deadline <= now:
             scope.cancel()
-        self._deadlines[scope] = deadline
-        if self._sleep is not None:
-            self._sleep.deadline = min(self._sleep.deadline, deadline, now + TICK)
+        elif deadline < math.inf:  # calls without a deadline, which may last for days, must not keep the timer awake
+            self._deadlines[scope] = deadline
+            if self._sleep is not None:
+                self._sleep.deadline = min(self._sleep.deadline, deadline, now + TICK)
 
     def forget(self, scope: anyio.CancelScope) -> None:
-        """Forget a scope that has been left."""
+        """Forget the deadline of a scope, if it has one."""
         self._deadlines.pop(scope, None)
 
     async def run(self) -> None:

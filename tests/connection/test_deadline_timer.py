@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -71,6 +72,17 @@ async def test_a_scope_that_was_forgotten_is_not_cancelled() -> None:
         with anyio.CancelScope() as scope:
             timer.set(scope, anyio.current_time() + 0.01)
             timer.forget(scope)
+            with anyio.fail_after(PATIENCE), anyio.CancelScope() as other:
+                timer.set(other, anyio.current_time() + 0.02)
+                await anyio.sleep_forever()
+    assert not scope.cancel_called
+
+
+async def test_a_deadline_that_is_changed_to_infinity_never_passes() -> None:
+    async with running_timer() as timer:
+        with anyio.CancelScope() as scope:
+            timer.set(scope, anyio.current_time() + 0.01)
+            timer.set(scope, math.inf)
             with anyio.fail_after(PATIENCE), anyio.CancelScope() as other:
                 timer.set(other, anyio.current_time() + 0.02)
                 await anyio.sleep_forever()
