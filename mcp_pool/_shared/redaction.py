@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,6 +21,8 @@ SHORTEST_SECRET: Final = 6
 """Minimum length of a masked value. Masking every "1" or "on" would make texts unreadable and hide nothing."""
 MAX_LEARNED: Final = 64
 """How many header values from requests are masked, the newest: user code may make new ones for each request."""
+MAX_QUOTE: Final = 120
+"""Maximum length of a quotation, in characters."""
 
 
 @final
@@ -72,7 +75,12 @@ class Redactor:
 
     def _sort(self) -> None:
         values = (*self._configured, *(part for parts in self._learned.values() for part in parts))
-        secrets = {value for value in values if len(value) >= SHORTEST_SECRET and value not in self._shown}
+        secrets = {
+            spelling
+            for value in values
+            if len(value) >= SHORTEST_SECRET and value not in self._shown
+            for spelling in (value, *_as_json(value))
+        }
         self._secrets = tuple(sorted(secrets, key=lambda secret: (-len(secret), secret)))
 
     @property
@@ -85,6 +93,30 @@ class Redactor:
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return text
+
+    def quote(self, said: str | bytes) -> str:
+        """Return the beginning of what a server sent, in quotation marks, on one line, with secrets masked.
+
+        Args:
+            said: What it sent. Bytes that are not UTF-8 and control characters are escaped.
+        """
+        enough = 4 * MAX_QUOTE + self.reach  # includes the whole of any secret that starts within the quotation
+        text = said[:enough]
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "backslashreplace")
+        cut = min(len(text), MAX_QUOTE)
+        while (before := min(self._beginnings(text, cut), default=cut)) < cut:
+            cut = before
+        shown = "".join(sign if sign.isprintable() else _escaped(sign) for sign in self.text(text[:cut]))
+        is_cut = cut < len(text) or enough < len(said) or len(shown) > 2 * MAX_QUOTE
+        return f"'{shown[: 2 * MAX_QUOTE]}{'…' if is_cut else ''}'"
+
+    def _beginnings(self, text: str, cut: int) -> Iterator[int]:
+        """Yield the positions of secrets that a cut would split."""
+        for secret in self._secrets:
+            begin = text.find(secret, max(0, cut - len(secret) + 1), cut + len(secret) - 1)
+            if begin >= 0:
+                yield begin
 
     def error(self, error: BaseException | None) -> BaseException | None:
         """Return `error`, or a `RedactedError` without causes if its text or notes, or those of a cause, hold a secret.
@@ -115,6 +147,17 @@ class Redactor:
                     return RedactedError(f"{type(error).__name__}, whose input contained a secret")
                 return RedactedError(self.text(f"{type(error).__name__}: {error}"))
         return error
+
+
+def _as_json(value: str) -> Iterator[str]:
+    """Yield the forms that a value may have in a JSON string."""
+    for ascii_only in (True, False):
+        spelled = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        yield from (spelled, spelled.replace("/", "\\/"))
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode("ascii")
 
 
 def _without_url(error: BaseException | None) -> BaseException | None:

@@ -6,5 +6,6 @@
 * `call_errors`: the errors of calls
 * `dispatcher`: runs the user's callbacks
 * `calls_in_flight`: the calls that run on one connection, and their deadlines
+* `deadline_timer`: the deadlines of calls and attempts
 * `listing`: what one server offers, all pages
 """

@@ -66,9 +66,8 @@ def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *
     target, lost = attempt.target, channel.disconnect_cause
     why = _timed_out(attempt, channel, failure) if timed_out else _failed(attempt, channel, failure)
     reason, advice = f"Server {target.server_id!r} (attempt {attempt.number}) {why.what}.", why.advice
-    if count := channel.unreadable_lines:
-        wrote = "1 line that is not" if count == 1 else f"{count} lines that are not"
-        reason += f" It wrote {wrote} JSON-RPC to standard output."
+    if sent := channel.unreadable.since(channel.unreadable.beginning):
+        reason += f" It {sent}."
         advice += " Anything that is not JSON-RPC belongs on standard error."
     kind = ConnectTimeout if timed_out else ConnectError
     return kind(

@@ -68,13 +68,16 @@ class CallErrors:
             deadline: Its deadline.
         """
         why = self.channel.disconnect_cause
-        if why is not None and not (why.draining and anyio.current_time() >= deadline.scope.deadline):
+        if why is not None and not (why.draining and anyio.current_time() >= deadline.at):
             return self.lost(record)
         self.channel.suspect()
         fate = "The server was told to cancel it." if record.requests_sent else "It had not been sent."
+        advice = "Give the call more time, or find out why the server is slow."
+        if sent := self.channel.unreadable.since(record.begun):
+            advice += f" Since the call began, it {sent}."
         return CallTimeout(
             self._clean(f"Server {self.target.server_id!r}: {what} {deadline.reason()}. {fate}"),
-            **self._context(advice="Give the call more time, or find out why the server is slow."),
+            **self._context(advice=advice),
             may_have_run=record.requests_sent > 0,
         )
 
@@ -125,7 +128,8 @@ class CallErrors:
             context = self._context(advice=advice)
             return HttpStatusError(reason, **context, status=failure.status, may_have_run=may_have_run)
         if failure.malformed:
-            return InvalidResponse(reason, **self._context(failure.cause, "Fix the server."), may_have_run=may_have_run)
+            context = self._context(failure.cause, failure.advice or "Fix the server.")
+            return InvalidResponse(reason, **context, may_have_run=may_have_run)
         if self.channel.disconnect_cause is None:
             reason += " The connection stays in use."
         return ConnectionLost(reason, **self._context(failure.cause), may_have_run=may_have_run)

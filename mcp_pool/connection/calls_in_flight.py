@@ -11,6 +11,7 @@ import anyio
 import attrs
 
 from mcp_pool._shared.changed import Changed
+from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.transports.channel import CallRecord
 
 
@@ -19,6 +20,8 @@ from mcp_pool.transports.channel import CallRecord
 class CallDeadline:
     """Sets the deadline of one call's scope."""
 
+    timer: DeadlineTimer
+    """Cancels the scope when the deadline has passed."""
     scope: anyio.CancelScope
     """The call's scope."""
     silence: float | None
@@ -30,6 +33,7 @@ class CallDeadline:
     explicit: bool
     """Whether `total` was given with the call, and includes the wait for the server."""
     _ends_at: float = attrs.field(init=False)
+    _silent_at: float = attrs.field(default=math.inf, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._ends_at = math.inf if self.total is None else self.started_at + self.total
@@ -37,12 +41,18 @@ class CallDeadline:
 
     def restart(self) -> None:
         """Measure the time without progress from now on."""
-        silent_at = math.inf if self.silence is None else anyio.current_time() + self.silence
-        self.scope.deadline = min(self._ends_at, silent_at)
+        self._silent_at = math.inf if self.silence is None else anyio.current_time() + self.silence
+        self.timer.set(self.scope, self.at)
 
     def pause(self) -> None:
         """Ignore the time without progress until `restart`; the limit for the whole call still applies."""
-        self.scope.deadline = self._ends_at
+        self._silent_at = math.inf
+        self.timer.set(self.scope, self.at)
+
+    @property
+    def at(self) -> float:
+        """The deadline, on the event loop's clock."""
+        return min(self._ends_at, self._silent_at)
 
     def reason(self) -> str:
         """Return which limit was exceeded, as a phrase that follows the call."""
@@ -58,6 +68,8 @@ class CallDeadline:
 class CallsInFlight:
     """The calls of one connection."""
 
+    timer: DeadlineTimer
+    """Holds their deadlines."""
     _calls: dict[CallRecord, CallDeadline] = attrs.field(factory=dict[CallRecord, CallDeadline], init=False)
     _pauses: int = attrs.field(default=0, init=False)
     """How many sampling and elicitation callbacks are running for the server."""
@@ -76,6 +88,7 @@ class CallsInFlight:
             yield
         finally:
             record.channel.forget(record)
+            self.timer.forget(record.scope)
             del self._calls[record]
             if not self._calls:
                 self._changed.notify()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
@@ -20,8 +19,9 @@ from mcp_pool.config.servers import HttpServer, InProcessServer, StdioServer
 from mcp_pool.connection.attempt import Attempt, explain
 from mcp_pool.connection.calls_in_flight import CallsInFlight
 from mcp_pool.connection.connection import Connection
+from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.dispatcher import CallbackDispatcher
-from mcp_pool.connection.listing import Inventory, take_inventory
+from mcp_pool.connection.listing import Inventory, take_inventory, warn_of_dropped_tools
 from mcp_pool.transports.channel import Channel, DisconnectCause
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
@@ -42,23 +42,38 @@ class Connector:
     """Called once, synchronously, with the open connection and the server's inventory."""
     on_lost: Callable[[Connection], None]
     """Called at most once, synchronously, when the open connection is lost; not when it is closed on purpose."""
+    on_details: Callable[[Connection], None]
+    """Called at most once, synchronously, after `on_lost`, when the exit status and the stderr tail are known too."""
     on_suspect: Callable[[], None]
     """Called when the server should be probed soon."""
     guardian: Callable[[], Guardian]
     """Returns the pool's guardian, which starts with the first process."""
+    timer: DeadlineTimer
+    """Holds the deadlines of the attempt and of the connection's calls."""
     renewal_limit: SessionRenewalLimit
     """How often the server's session may be replaced on suspicion."""
     channel: Channel = attrs.field(init=False)
     """The state of the wire."""
-    _calls: CallsInFlight = attrs.field(factory=CallsInFlight, init=False)
+    _calls: CallsInFlight = attrs.field(init=False)
     _connection: Connection | None = attrs.field(default=None, init=False)
-    _connecting: anyio.CancelScope = attrs.field(init=False)
+    _connecting: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    _given_up: bool = attrs.field(default=False, init=False)
+    """Whether the attempt was ended because its channel was lost, and not because its time was up."""
 
     def __attrs_post_init__(self) -> None:
         target = self.attempt.target
         tracked = not isinstance(target.spec, InProcessServer)
-        self.channel = Channel(tracked, self._on_channel_lost, self.on_suspect, target.redactor.learn)
-        self._connecting = anyio.CancelScope(deadline=self.deadline)
+        redactor = target.redactor
+        self.channel = Channel(
+            tracked,
+            self._on_channel_lost,
+            self.on_suspect,
+            redactor.learn,
+            self._on_details,
+            redactor.quote,
+            self._warn_of_dropped_tools,
+        )
+        self._calls = CallsInFlight(self.timer)
 
     async def run(self) -> None:
         """Open the connection, hold it until it ends, and close the client. Must run in its own task.
@@ -71,6 +86,7 @@ class Connector:
             ConnectError: The connection could not be opened.
         """
         failure: BaseException | None = None
+        self.timer.set(self._connecting, self.deadline)
         try:
             with anyio.CancelScope() as scope, self._connecting:
                 # Starting a process is shielded: do not start one for an attempt that is cancelled already.
@@ -87,6 +103,7 @@ class Connector:
             # On trio, an error in the clean-up of a cancelled attempt is raised together with the cancellation.
             raise plain(cancelled) from None
         finally:
+            self.timer.forget(self._connecting)
             if self._connection is not None:
                 if self.channel.disconnect_cause is None:
                     # A cancellation raised by user code ended a task of the SDK: this is a loss, not a planned end.
@@ -95,7 +112,7 @@ class Connector:
                     self.channel.mark_lost(cause)
                 self._connection.close("failed unexpectedly")
         if self._connection is None:
-            timed_out = self._connecting.cancelled_caught and self._connecting.deadline < math.inf
+            timed_out = self._connecting.cancelled_caught and not self._given_up
             raise explain(self.attempt, self.channel, failure, timed_out=timed_out)
 
     async def _hold(self, scope: anyio.CancelScope) -> None:
@@ -103,8 +120,9 @@ class Connector:
         dispatcher = CallbackDispatcher(attempt.target.server_id, attempt.target.limits.callbacks, self._calls)
         async with self._client(dispatcher) as client:
             inventory = await take_inventory(client, attempt.target)
-            await anyio.lowlevel.checkpoint_if_cancelled()  # a channel that is lost by now must not be opened
-            self._connecting.deadline = math.inf
+            if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
+                await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
+            self.timer.forget(self._connecting)
             scope.shield = True
             connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
             self.channel.probe_when_idle = not (connection.is_modern and isinstance(spec, HttpServer))
@@ -115,14 +133,30 @@ class Connector:
 
     def _on_channel_lost(self) -> None:
         """End the attempt, or the connection. Called synchronously, so that the state changes at once."""
-        connection = self._connection
+        connection, cause = self._connection, self.channel.disconnect_cause
         if connection is None:
-            if not self._connecting.cancel_called:
-                self._connecting.deadline = math.inf  # marks this as a failure instead of a timeout
-                self._connecting.cancel()
+            if cause is not None and cause.is_complete:
+                self._give_up()
         elif not connection.closed.is_set():  # otherwise it was closed on purpose
             connection.note_lost()
             self.on_lost(connection)
+
+    def _on_details(self) -> None:
+        """End the attempt, or the calls that have waited for the details of the loss."""
+        if self._connection is None:
+            self._give_up()
+        else:
+            self._connection.calls.cancel()
+            self.on_details(self._connection)
+
+    def _give_up(self) -> None:
+        """End the attempt: its channel is lost."""
+        if not self._connecting.cancel_called:
+            self._given_up = True
+            self._connecting.cancel()
+
+    def _warn_of_dropped_tools(self, dropped: list[tuple[str, str]]) -> None:
+        warn_of_dropped_tools(self.attempt.target, dropped)
 
     def _note_breakdown(self, error: BaseException) -> None:
         """Handle an exception of the SDK, or of an in-process server's own task, as the loss of an open connection."""

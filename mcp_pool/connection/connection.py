@@ -106,6 +106,12 @@ class Connection:
         return cause is not None and cause.draining
 
     @property
+    def is_explained(self) -> bool:
+        """Whether the connection is closed and the details of why are known."""
+        cause = self.channel.disconnect_cause
+        return cause is not None and cause.is_complete
+
+    @property
     def is_modern(self) -> bool:
         """Whether the negotiated version is of the modern protocol, which has no handshake."""
         return self.info.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
@@ -117,8 +123,8 @@ class Connection:
         return self.is_modern and self.dispatcher.callbacks.logging is not None and not options.get("log_level")
 
     def note_lost(self) -> None:
-        """Close the connection after a loss, and cancel its calls unless it is draining."""
-        if not self.is_draining:
+        """Close the connection after a loss. Cancel its calls, unless it is draining or details are still to come."""
+        if self.is_explained and not self.is_draining:
             self.calls.cancel()
         self.closed.set()
 
@@ -183,7 +189,7 @@ class Connection:
             raise self.call_errors.lost(record)
         limits, explicit = self.target.limits, timeout is not DEFAULT
         silence, total = (limits.call_timeout, limits.max_call_time) if timeout is DEFAULT else (None, timeout)
-        deadline = CallDeadline(scope, silence, total, started_at, explicit=explicit)
+        deadline = CallDeadline(self.calls.timer, scope, silence, total, started_at, explicit=explicit)
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             self.calls.note_progress(deadline)

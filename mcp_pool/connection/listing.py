@@ -11,6 +11,7 @@ from mcp import Client, MCPError
 from mcp_types import METHOD_NOT_FOUND, Tool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from mcp_pool._shared.log import log
 from mcp_pool.config.spec import ServerSpec
 from mcp_pool.config.target import Target
 from mcp_pool.errors import InvalidResponse
@@ -19,6 +20,9 @@ MAX_PAGES: Final = 1000
 """Maximum number of pages of a listing."""
 MAX_LISTING_SIZE: Final = 32 * 1024 * 1024
 """Maximum size of a listing, in characters of JSON over all pages: it is kept in memory."""
+
+MAX_NAMED: Final = 10
+"""Maximum number of tools that are named in the log when they are left out of a listing."""
 
 
 @final
@@ -73,6 +77,20 @@ async def take_inventory(client: Client, target: Target) -> Inventory:
             raise _too_long(server_id, "answers tools/list with the same cursor twice")
         seen.add(cursor)
     raise _too_long(server_id, f"lists more than {MAX_PAGES} pages of tools")
+
+
+def warn_of_dropped_tools(target: Target, dropped: list[tuple[str, str]]) -> None:
+    """Log that tools of a server are not offered because their definitions are invalid.
+
+    Args:
+        target: The server.
+        dropped: The names of the tools, and what is wrong with each.
+    """
+    quote = target.redactor.quote
+    told = ", ".join(f"{quote(name)} ({quote(problem)})" for name, problem in dropped[:MAX_NAMED])
+    more = f" and {len(dropped) - MAX_NAMED} more" if len(dropped) > MAX_NAMED else ""
+    words = "Server {!r} lists tools that break the protocol; they are left out: {}{}"
+    log("WARNING", target.server_id, words, target.server_id, told, more)
 
 
 def _too_long(server_id: str, what: str) -> InvalidResponse:

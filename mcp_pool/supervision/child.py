@@ -23,11 +23,12 @@ from mcp_pool.config.servers import StdioServer
 from mcp_pool.connection.attempt import Attempt
 from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.connection import Connection
+from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.listing import Inventory
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
 from mcp_pool.supervision.health import HealthMonitor
-from mcp_pool.supervision.restart import decide
+from mcp_pool.supervision.restart import decide, retries_at_once
 from mcp_pool.supervision.row import CLOSED_WITH_ALL, Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
@@ -49,10 +50,14 @@ class Child:
     """Returns the pool's guardian, which is started with the first process."""
     monitor: HealthMonitor
     """Probes the server when it is silent."""
+    timer: DeadlineTimer
+    """Holds the deadlines of attempts and calls."""
     _connection: Connection | None = attrs.field(default=None, init=False)
     """The open connection; only the child ends it."""
     _restarts: int = attrs.field(default=0, init=False)
     """Restarts in a row, as the policy counts them."""
+    _retried_at_once: float = attrs.field(default=-math.inf, init=False)
+    """When a retry last did not wait, because the server had exited while idle."""
     _is_legacy: bool = attrs.field(default=False, init=False)
     """Whether the server turned out to support only a legacy protocol, so that attempts skip `server/discover`."""
     _renewal_limit: SessionRenewalLimit = attrs.field(init=False)
@@ -129,8 +134,10 @@ class Child:
         except ConnectError as error:
             self._is_legacy = False  # the server may be another version by now
             self._settle(error, uptime=0.0)
+            self._log_failure()
         except Exception as error:  # noqa: BLE001  # otherwise an unexpected error would end the whole block
             self._settle(self._broken_attempt(plain(error)), uptime=0.0)
+            self._log_failure()
         finally:
             self.limiter.release(slot)
             ended.set()
@@ -141,6 +148,8 @@ class Child:
         connector = self._connector(deadline, slot, ended)
         try:
             await connector.run()
+        except ConnectTimeout:
+            raise  # if the process has exited, the pool has ended it
         except ConnectError:
             # Some old servers exit on `server/discover`, which they do not know: connect again without it.
             channel, target, mode = connector.channel, self.row.target, connector.attempt.mode
@@ -166,8 +175,10 @@ class Child:
             deadline,
             on_open=partial(self._on_open, slot),
             on_lost=partial(self._on_lost, ended),
+            on_details=self._on_details,
             on_suspect=self.monitor.wake,
             guardian=self.guardian,
+            timer=self.timer,
             renewal_limit=self._renewal_limit,
         )
 
@@ -177,7 +188,9 @@ class Child:
         if isinstance(row.state, Closing):  # it was disconnected while calls on an earlier connection drained
             connection.close(row.close_reason)
             return
-        self._is_legacy = not connection.is_modern and row.target.spec.mode == "auto"
+        # Without an answer to `server/discover`, a legacy protocol is only what the SDK assumed after a time-out.
+        known = self._is_legacy or connection.channel.discover_answered
+        self._is_legacy = known and not connection.is_modern and row.target.spec.mode == "auto"
         self._connection = connection
         row.become_ready(connection, inventory)
         self.monitor.watch(connection)
@@ -194,9 +207,20 @@ class Child:
             ended.set()
         if isinstance(self.row.state, Ready):  # otherwise a restart was already requested, or the server is closing
             self._settle(connection.lost(), uptime=anyio.current_time() - self.row.state.since)
+            if connection.is_explained:
+                self._log_failure()
+
+    def _on_details(self, connection: Connection) -> None:
+        error, now = connection.lost(), anyio.current_time()
+        policy, elapsed = self.row.target.limits.restart, now - self._retried_at_once
+        status, in_flight = error.exit_status, len(connection.calls)
+        if at_once := retries_at_once(policy, exit_status=status, in_flight=in_flight, elapsed=elapsed):
+            self._retried_at_once = now
+        self.row.note_details(error, retry_at_once=at_once)
+        self._log_failure()
 
     def _settle(self, error: ConnectError | ConnectionLost, *, uptime: float) -> None:
-        """Ask the policy what follows a failure, and change the row's state. Logs last, because sinks are user code."""
+        """Ask the policy what follows a failure, and change the row's state."""
         row, state = self.row, self.row.state
         if isinstance(state, Closing):
             return
@@ -207,12 +231,19 @@ class Child:
             decision = decide(row.target.limits.restart, restarts=self._restarts, uptime=uptime, chance=chance)
         if decision is None:
             row.move(Failed(**past, since=now, error=error))
-            stopped = " Automatic reconnects have stopped: call restart() or connect()." if row.persistent else ""
-            log("ERROR", row.server_id, "{}{}", error, stopped)
         else:
             self._restarts = decision.restarts
             row.move(BackingOff(**past, since=now, error=error, next_retry_at=now + decision.after))
-            log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", error, decision.after)
+
+    def _log_failure(self) -> None:
+        """Log the failure and what follows. Always last, because sinks are user code."""
+        row, state = self.row, self.row.state
+        if isinstance(state, BackingOff):
+            seconds = max(0.0, state.next_retry_at - anyio.current_time())
+            log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", state.error, seconds)
+        elif isinstance(state, Failed):
+            stopped = " Automatic reconnects have stopped: call restart() or connect()." if row.persistent else ""
+            log("ERROR", row.server_id, "{}{}", state.error, stopped)
 
     def _queue_timeout(self, slot: Slot) -> ConnectTimeout:
         """Return the error for an attempt that got no slot in time."""
@@ -249,5 +280,5 @@ class Child:
             return
         seconds = state.next_retry_at - anyio.current_time() if isinstance(state, BackingOff) else math.inf
         with anyio.move_on_after(seconds):
-            await row.changed.until(lambda: row.state is not state)
+            await row.changed.until(lambda: not isinstance(row.state, type(state)))
         row.request_attempt()

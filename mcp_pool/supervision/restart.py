@@ -39,6 +39,21 @@ def decide(policy: RestartPolicy, *, restarts: int, uptime: float, chance: float
     return Retry(after=_ceiling(policy, restarts) * (1 - policy.jitter * chance), restarts=restarts + 1)
 
 
+def retries_at_once(policy: RestartPolicy, *, exit_status: int | None, in_flight: int, elapsed: float) -> bool:
+    """Decide whether a server whose process has exited is retried without waiting.
+
+    Exiting with status 0 while no request was in flight is how servers leave that have been idle for a while.
+
+    Args:
+        policy: The server's policy.
+        exit_status: The exit status; None if it is unknown.
+        in_flight: How many calls were in flight.
+        elapsed: How many seconds ago a retry of this server last did not wait; infinity if it always has. At most one
+            per `stable_after` does not, or a server that exits again and again would never be backed off from.
+    """
+    return exit_status == 0 and not in_flight and elapsed >= policy.stable_after
+
+
 def _ceiling(policy: RestartPolicy, earlier: int) -> float:
     try:
         return min(policy.max_delay, policy.initial_delay * policy.multiplier**earlier)

@@ -146,6 +146,14 @@ class Row:
         self.note(StatusChanged(self.server_id, state.status, state.generation, error, state))
         self.changed.notify()
 
+    def note_details(self, error: ConnectionLost, *, retry_at_once: bool) -> None:
+        """Show the latest loss again, with its details, which may be a reason to retry without waiting."""
+        self.view = attrs.evolve(self.view, last_error=error)
+        if isinstance(self.state, BackingOff) and retry_at_once:
+            self.move(attrs.evolve(self.state, error=error, next_retry_at=anyio.current_time()))
+        elif isinstance(self.state, BackingOff | Failed):
+            self.move(attrs.evolve(self.state, error=error))
+
     def become_ready(self, connection: Connection, inventory: Inventory) -> None:
         """Record that the server is connected."""
         self.persistent = True

@@ -8,6 +8,8 @@
         ├─→ BackingOff
         └─→ Failed
 
+`BackingOff` and `Failed` may be followed by themselves, with an error that tells more of the same loss.
+
 States are plain data: they hold no connection and no task.
 """
 
@@ -104,8 +106,8 @@ State: TypeAlias = Connecting | Ready | Closing | BackingOff | Failed
 LEGAL_MOVES: Final[dict[type[State], frozenset[type[State]]]] = {
     Connecting: frozenset({Ready, BackingOff, Failed, Closing}),
     Ready: frozenset({Connecting, BackingOff, Failed, Closing}),
-    BackingOff: frozenset({Connecting, Closing}),
-    Failed: frozenset({Connecting, Closing}),
+    BackingOff: frozenset({BackingOff, Connecting, Closing}),
+    Failed: frozenset({Failed, Connecting, Closing}),
     Closing: frozenset(),
 }
 """For each state, the states that may follow it."""

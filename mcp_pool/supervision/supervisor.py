@@ -29,6 +29,7 @@ from mcp_pool._shared.loops import check_current, is_current
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import Seconds, Settings, resolve, timeout_problems
 from mcp_pool.config.target import Target, check
+from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.errors import ConfigError, PoolClosed, UnknownServer
 from mcp_pool.supervision.child import Child
 from mcp_pool.supervision.child_group import ChildGroup
@@ -64,6 +65,7 @@ class Supervisor:
     """The event loop that the pool belongs to; None while it is not open."""
     _limiter: ConnectLimiter = attrs.field(init=False)
     _monitor: HealthMonitor = attrs.field(factory=HealthMonitor, init=False)
+    _timer: DeadlineTimer = attrs.field(factory=DeadlineTimer, init=False)
     _guardian: Guardian | None = attrs.field(default=None, init=False)
     """Ends the servers' processes if this program is killed; started with the first process."""
     _new_groups: MemoryObjectSendStream[ChildGroup] = attrs.field(init=False)
@@ -114,6 +116,7 @@ class Supervisor:
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as watching:
                     watching.start_soon(self._monitor.run, name="mcp_pool: health monitor")
+                    watching.start_soon(self._timer.run, name="mcp_pool: deadline timer")
                     async with anyio.create_task_group() as running, self._groups:
                         async for group in self._groups:
                             running.start_soon(self._run_group, group)
@@ -240,7 +243,7 @@ class Supervisor:
 
     def _admit(self, target: Target, *, persistent: bool, predecessor: Row | None) -> Row:
         row = self.registry.admit(target, persistent=persistent, predecessor=predecessor)
-        self._current.start(Child(row, self._limiter, self._get_guardian, self._monitor))
+        self._current.start(Child(row, self._limiter, self._get_guardian, self._monitor, self._timer))
         return row
 
     async def _end(self, row: Row, drain: float) -> None:

@@ -9,16 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import anyio
 import attrs
 from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
-from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import (
+    INTERNAL_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
 
 from mcp_pool._shared.guard import words_of
+from mcp_pool._shared.redaction import Redactor
 from mcp_pool.errors import MCPPoolError, Phase
+from mcp_pool.transports.corrections import LIST_TOOLS, complete, drop_malformed_tools
+from mcp_pool.transports.open_requests import OpenRequest, OpenRequests
+from mcp_pool.transports.unreadable_count import Mark, UnreadableCount
 
 Answer: TypeAlias = JSONRPCResponse | JSONRPCError
 """An answer to a request."""
@@ -52,6 +65,8 @@ class DisconnectCause:
     """Whether calls in flight may still be answered; new ones are refused."""
     unreachable: bool = False
     """Whether the server cannot be reached, so that there is no point in ending its session."""
+    is_complete: bool = True
+    """False while the exit status and the stderr tail are being gathered; calls in flight wait for them."""
 
     @property
     def words(self) -> str:
@@ -70,6 +85,8 @@ class Failure:
     """The status of an HTTP response without a JSON-RPC message, if that is the reason."""
     malformed: bool = False
     """Whether the server's response violates the protocol."""
+    advice: str = ""
+    """What to do, as a sentence; empty for the usual advice."""
     cause: BaseException | None = None
     """The exception behind it, if any."""
 
@@ -99,6 +116,11 @@ class CallRecord:
     """Whether the call has ended. A request that has not been sent by then must never be: its caller was told so."""
     on_done: Callable[[], None] | None = None
     """Called once, synchronously, when the call ends, so that the wire stops waiting for the answer."""
+    begun: Mark = attrs.field(init=False)
+    """When it began, for counting the unreadable lines since then."""
+
+    def __attrs_post_init__(self) -> None:
+        self.begun = self.channel.unreadable.mark()
 
     @property
     def is_answered(self) -> bool:
@@ -130,13 +152,18 @@ class Channel:
     """Called when the server should be probed soon."""
     learn_secret: Callable[[str, str], None] = attrs.field(default=_ignore)
     """Called with the name and value of each header that carries credentials, so that they are masked everywhere."""
+    _on_complete: Callable[[], None] = attrs.field(default=_ignore)
+    """Called once, synchronously, when an incomplete cause has been completed."""
+    quote: Callable[[bytes], str] = attrs.field(default=Redactor.of(()).quote)
+    """Returns the beginning of what the server sent in a form that may be shown."""
+    _on_tools_dropped: Callable[[list[tuple[str, str]]], None] = attrs.field(default=_ignore)
+    """Called with the names of tools that were removed from a listing, and what is wrong with each."""
     disconnect_cause: DisconnectCause | None = attrs.field(default=None, init=False)
     """Why the channel was lost or closed; None while it is up."""
     is_open: bool = attrs.field(default=False, init=False)
     """Whether the handshake and the first listing are done."""
     probe_when_idle: bool = attrs.field(default=True, init=False)
-    """Whether a silent server should be probed. False if each request has an HTTP exchange of its own: then silence
-    means nothing, and only a failed request does."""
+    """Whether a silent server should be probed; silence means nothing if each request has its own HTTP exchange."""
     last_activity_at: float = attrs.field(factory=anyio.current_time, init=False)
     """When something last arrived from the server, in seconds on the event loop's clock."""
     activity_count: int = attrs.field(default=0, init=False)
@@ -147,16 +174,19 @@ class Channel:
     """Why the latest request outside of any call was not answered, if the wire knows."""
     phase: Phase = attrs.field(default="spawn", init=False)
     """The current phase, derived from the latest request that was sent."""
+    discover_answered: bool = attrs.field(default=False, init=False)
+    """Whether the server answered `server/discover` before anything else was sent. If not, a legacy protocol is only
+    what the SDK assumed after a time-out."""
     process_id: int | None = attrs.field(default=None, init=False)
     """The id of the server's process; None if it is not a process of the pool's."""
     stderr_tail: Callable[[], str] = attrs.field(default=str, init=False)
     """Returns the end of what the server has written to standard error so far."""
-    unreadable_lines: int = attrs.field(default=0, init=False)
-    """How many lines arrived that are not JSON-RPC messages."""
+    unreadable: UnreadableCount = attrs.field(factory=UnreadableCount, init=False)
+    """Counts the lines or events that are not JSON-RPC messages and answer no request."""
     _server_requests: list[RequestId] = attrs.field(factory=list[RequestId], init=False)
     """The ids of the server's requests whose answers have not been sent yet. A server may use one id twice."""
-    _waiting: dict[RequestId, CallRecord] = attrs.field(factory=dict[RequestId, CallRecord], init=False)
-    """The calls that wait for an answer, by request id."""
+    requests: OpenRequests[CallRecord] = attrs.field(factory=OpenRequests[CallRecord], init=False)
+    """The requests that wait for an answer."""
 
     @property
     def is_settled(self) -> bool:
@@ -168,6 +198,12 @@ class Channel:
         if self.disconnect_cause is None:
             self.disconnect_cause = cause
             self._on_lost()
+
+    def complete(self, cause: DisconnectCause) -> None:
+        """Replace an incomplete cause by the complete one."""
+        if self.disconnect_cause is not None and not self.disconnect_cause.is_complete:
+            self.disconnect_cause = cause
+            self._on_complete()
 
     def note_activity(self) -> None:
         """Record activity: a message, output of a process, or an HTTP response that does not indicate an outage."""
@@ -184,16 +220,40 @@ class Channel:
         self.phase = _PHASES.get(request.method, "call")
         record = current_call.get()
         if record is None or record.channel is not self:
+            self.failure = None
+            self.requests.add(request, None)
             return None
         record.answer = None
-        record.request_id = coerce_request_id(request.id)
-        self._waiting[record.request_id] = record
+        record.request_id = self.requests.add(request, record)
         return record
 
     def note_answer(self, answer: Answer) -> None:
-        """Record an answer on the call that waits for it."""
-        if answer.id is not None and (record := self._waiting.pop(coerce_request_id(answer.id), None)):
-            record.answer = answer
+        """Record an answer on the call that waits for it, and correct what the SDK would reject in it."""
+        if answer.id is None or (request := self.requests.remove(answer.id)) is None:
+            return
+        self.discover_answered = self.discover_answered or request.method == "server/discover"
+        if request.owner is not None:
+            request.owner.answer = answer
+        if isinstance(answer, JSONRPCResponse):
+            self._correct(answer.result, request)
+
+    def fail(self, request_id: RequestId, failure: Failure) -> JSONRPCError:
+        """Record why a request was not answered, and return an error for the SDK.
+
+        Args:
+            request_id: The request.
+            failure: Why.
+        """
+        request = self.requests.get(request_id)
+        self.note_failure(None if request is None else request.owner, failure)
+        error = ErrorData(code=INTERNAL_ERROR, message=failure.what)
+        return JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
+
+    def note_other_message(self, message: JSONRPCMessage) -> None:
+        """Record that a notification or a reply is about to be sent."""
+        self.requests.note_other_message()
+        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self.requests.abandon(cancelled_request_id_from_params(message.params), None)
 
     def note_failure(self, record: CallRecord | None, failure: Failure) -> None:
         """Record why a request was not answered: on its call or, if it belongs to no call, on the channel."""
@@ -221,8 +281,14 @@ class Channel:
         record.done = True
         if record.on_done is not None:
             record.on_done()
-        if record.request_id is not None and self._waiting.get(record.request_id) is record:
-            del self._waiting[record.request_id]
+        self.requests.abandon(record.request_id, record)
+
+    def _correct(self, result: dict[str, Any], request: OpenRequest[CallRecord]) -> None:
+        if request.method == "initialize":
+            self.requests.version = str(result.get("protocolVersion"))
+        complete(result, request.version)
+        if request.method == LIST_TOOLS and (dropped := drop_malformed_tools(result, request.version)):
+            self._on_tools_dropped(dropped)
 
     def _forget_server_request(self, request_id: RequestId | None) -> None:
         if request_id is not None and (known := coerce_request_id(request_id)) in self._server_requests:

@@ -139,8 +139,11 @@ class TrackedWriteStream(_TrackedStream):
         if self._channel.disconnect_cause is not None:
             # A request sent now would be lost. Refusing it makes certain that the server does not run it.
             raise anyio.ClosedResourceError
-        body = _encoded(item.message)
-        record = self._channel.note_request(item.message) if isinstance(item.message, JSONRPCRequest) else None
+        body, record = _encoded(item.message), None
+        if isinstance(item.message, JSONRPCRequest):
+            record = self._channel.note_request(item.message)
+        else:
+            self._channel.note_other_message(item.message)
         try:
             with anyio.move_on_after(_write_timeout(item.message)):
                 await self._sink.send(Outgoing(item, body, record))

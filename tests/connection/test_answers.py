@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,12 +13,15 @@ from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
 from helpers.calls import PROTOCOLS, Outcome, answering, arrival, with_ledger, words
 from helpers.common import eventually
-from mcp_pool import ConnectionLost, InProcessServer, InvalidResponse, MCPPool
+from helpers.http import raw_server
+from mcp_pool import ConnectionLost, HttpServer, InProcessServer, InvalidResponse, MCPPool
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from mcp_pool import ServerConfig
 
 CODES = [CONNECTION_CLOSED, REQUEST_TIMEOUT, -32601, -32602, -32603, -32042, 1, 404]
 """Codes of server errors; the SDK uses the first two for its own failures."""
@@ -116,6 +120,20 @@ async def test_an_answer_that_breaks_the_protocol_is_an_invalid_response_and_the
             assert f"'{tool}'" in str(error)
         assert words(await pool.call_tool("s__echo", {"text": "on"})) == "on"
         assert pool.server("s").generation == 1
+
+
+@pytest.mark.parametrize("wire", ["stdio", "http", "stream"])
+async def test_a_result_of_the_modern_protocol_that_does_not_say_what_it_is_is_complete(wire: str) -> None:
+    options = ("--modern", "--no-result-type")
+    async with AsyncExitStack() as stack:
+        config: ServerConfig = answering(*options)
+        if wire != "stdio":
+            more = ("--stream",) if wire == "stream" else ()
+            config = HttpServer((await stack.enter_async_context(raw_server(*options, *more))).url)
+        pool = await stack.enter_async_context(MCPPool())
+        await pool.connect("s", config)
+        assert pool.snapshot().servers["s"].protocol_version == "2026-07-28"
+        assert words(await pool.call_tool("s__echo", {"text": "done"})) == "done"
 
 
 async def test_an_invalid_response_does_not_show_secrets() -> None:

@@ -145,7 +145,7 @@ async def test_blank_lines_on_standard_output_are_ignored() -> None:
     command, arguments = misbehaving()
     async with MCPPool() as pool:
         await pool.connect("s", StdioServer("sh", ["-c", 'echo; exec "$@"', "sh", command, *arguments]))
-        assert connection_of(pool, "s").channel.unreadable_lines == 0
+        assert connection_of(pool, "s").channel.unreadable.total == 0
 
 
 def test_a_signal_without_a_name_is_reported_by_its_number() -> None:

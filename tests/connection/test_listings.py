@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from helpers.common import scripted
+from helpers.http import raw_server
 from mcp_pool import (
     ConnectError,
+    HttpServer,
     InProcessServer,
     MCPPool,
     RestartPolicy,
     ServerUnavailable,
+    SseServer,
     StdioServer,
     UnknownTool,
 )
@@ -20,9 +25,11 @@ from mcp_pool.errors import ConnectionLost
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
-    from mcp_pool import ToolEntry
+    from loguru import Message
+
+    from mcp_pool import ServerConfig, ToolEntry
 
 MODERN = "2026-07-28"
 CALCULATOR_TOOLS = ["add", "echo", "sleep", "fail", "progress"]
@@ -145,6 +152,61 @@ async def test_a_server_pinned_to_a_version_may_have_no_tools() -> None:
 
 async def test_a_listing_that_fails_on_a_pinned_server_is_an_error_too() -> None:
     assert "the list is not available" in str(await refused(scripted("--modern", "--fail-list", mode=MODERN)))
+
+
+# Tools that break the protocol
+
+MALFORMED = ({"name": "broken"}, {"name": "b\x1bd", "inputSchema": {"type": "array"}}, 5)
+LIST_ALSO = tuple(option for tool in MALFORMED for option in ("--list-also", json.dumps(tool)))
+LEFT_OUT = (
+    "Server 's' lists tools that break the protocol; they are left out: 'broken' ('inputSchema: Field required'), "
+    r"'b\x1bd' (\"inputSchema.type: Input should be 'object'\"), '' ("
+).replace('\\"', "'")
+
+
+@asynccontextmanager
+async def over(wire: str, *options: str) -> AsyncIterator[ServerConfig]:
+    """A server over a wire."""
+    if wire == "stdio":
+        yield scripted(*options)
+    else:
+        async with raw_server(*options) as process:
+            yield HttpServer(process.url) if wire == "http" else SseServer(process.sse_url)
+
+
+@pytest.mark.parametrize(
+    ("wire", "options"),
+    [
+        ("stdio", ()),
+        ("stdio", ("--modern",)),
+        ("http", ()),
+        ("http", ("--modern",)),
+        ("http", ("--stream",)),
+        ("sse", ()),
+    ],
+)
+async def test_a_malformed_tool_is_left_out_and_named_and_the_others_are_offered(
+    wire: str, options: tuple[str, ...], record_logs: list[Message]
+) -> None:
+    async with over(wire, *options, *LIST_ALSO) as config, MCPPool() as pool:
+        await pool.connect("s", config)
+        for times in (1, 2):
+            assert "s__echo" in pool.tools
+            assert "broken" not in own_names(pool.tools, "s")
+            told = [line.record["message"] for line in record_logs if "break the protocol" in line]
+            assert len(told) == times
+            assert told[-1].startswith(LEFT_OUT)
+            await pool.server("s").refresh()
+        await pool.call_tool("s__echo", {"text": "on"})
+
+
+async def test_of_many_malformed_tools_the_first_few_are_named(
+    record_logs: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_pool.connection.listing.MAX_NAMED", 2)
+    assert "echo" in await listed(scripted(*LIST_ALSO))
+    (told,) = [line.record["message"] for line in record_logs if "break the protocol" in line]
+    assert told.endswith("'inputSchema.type: Input should be 'object'') and 1 more")
 
 
 # Refreshes

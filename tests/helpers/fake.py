@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mcp_pool.connection.attempt import Attempt
+    from mcp_pool.connection.deadline_timer import DeadlineTimer
 
 
 @attrs.frozen
@@ -60,6 +61,8 @@ class Life:
     """Whether it fails in a way that no retry can fix."""
     uptime: float = math.inf
     """How long the connection is open, unless it is closed; with 0 it is lost before anything else runs."""
+    exit_status: int | None = None
+    """The status with which the process then exits, found out a moment after the loss; None if that is not known."""
     closing: float = 0.0
     """How long it takes to close."""
 
@@ -74,15 +77,17 @@ class FakeConnector:
         *,
         on_open: Callable[[Connection, Inventory], None],
         on_lost: Callable[[Connection], None],
+        on_details: Callable[[Connection], None],
         on_suspect: Callable[[], None],
         guardian: Callable[[], Any],
+        timer: DeadlineTimer,
         renewal_limit: SessionRenewalLimit,
     ) -> None:
         self.attempt = attempt
-        self.deadline = deadline
-        self.channel = Channel(True, self._lost, on_suspect)
+        self.deadline, self.timer = deadline, timer
+        self.channel = Channel(True, self._lost, on_suspect, on_complete=self._complete)
         self.connection: Connection | None = None
-        self._on_open, self._on_lost = on_open, on_lost
+        self._on_open, self._on_lost, self._on_details = on_open, on_lost, on_details
 
     @property
     def server_id(self) -> str:
@@ -91,7 +96,7 @@ class FakeConnector:
 
     def open(self, inventory: Inventory, **client: Any) -> Connection:
         """Open the connection; the arguments become attributes of its client."""
-        attempt, calls = self.attempt, CallsInFlight()
+        attempt, calls = self.attempt, CallsInFlight(self.timer)
         dispatcher = CallbackDispatcher(self.server_id, attempt.target.limits.callbacks, calls)
         fake: Any = fake_client(self.channel, **client)
         connection = Connection(attempt.target, attempt.generation, fake, self.channel, calls, dispatcher)
@@ -104,6 +109,11 @@ class FakeConnector:
         if self.connection is not None and not self.connection.closed.is_set():
             self.connection.note_lost()
             self._on_lost(self.connection)
+
+    def _complete(self) -> None:
+        if self.connection is not None:
+            self.connection.calls.cancel()
+            self._on_details(self.connection)
 
 
 class FakeWire:
@@ -172,7 +182,8 @@ class _Playing(FakeConnector):
                 if life.uptime > 0:
                     with anyio.move_on_after(life.uptime):
                         await connection.closed.wait()
-                self.channel.mark_lost(DisconnectCause("fell over"))
+                self.channel.mark_lost(DisconnectCause("fell over", is_complete=life.exit_status is None))
+                self.channel.complete(DisconnectCause("exited", life.exit_status))
                 await anyio.sleep(life.closing)
         finally:
             wire.open.remove(server_id)

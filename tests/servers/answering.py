@@ -107,5 +107,14 @@ def malformed_envelope(server: Server, call: Call) -> None:
     server.write({"jsonrpc": "2.0", "id": call.request["id"], "result": {"content": [{"type": "hologram"}]}})
 
 
+@tool(hex="string", first="string")
+def raw(server: Server, call: Call) -> None:
+    """Write these bytes and the end of a line, with the call's id for `@ID`; with words, after an answer of them."""
+    if "first" in call.arguments:
+        server.answer(call.request, text(call.arguments["first"]))
+    request_id = json.dumps(call.request["id"]).encode()
+    server.write_bytes(bytes.fromhex(call.arguments["hex"]).replace(b"@ID", request_id) + b"\n")
+
+
 if __name__ == "__main__":
     Server(parse_options()).run()

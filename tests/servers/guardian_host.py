@@ -31,11 +31,25 @@ guardian_module = importlib.import_module(f"{PACKAGES[-1]}.guardian")
 fork_cover = importlib.import_module(f"{PACKAGES[-1]}.fork_cover")
 
 SLEEP = "sleep 1000"
+GROUPED = f"""exec {sys.executable} -I -S -c '
+import os, time
+parent = os.getppid()
+if os.fork():
+    while os.getppid() == parent or %s:
+        time.sleep(0.01)
+else:
+    os.setpgid(0, 0)
+    os.write(1, b"x")
+    time.sleep(1000)
+'"""
+"""Has a helper in a group of its own. Exits with the program, or not."""
 SERVERS = {
     "plain": f"exec {SLEEP}",
     "stubborn": f"trap '' TERM HUP; {SLEEP}; {SLEEP}",
     "wrapped": f"sh -c 'sh -c \"{SLEEP}; :\"; :' ; :",
     "leaderless": f"{SLEEP} & exit 0",
+    "grouped": GROUPED % True,
+    "grouped-polite": GROUPED % False,
     "polite": "trap 'echo TERM > \"$0\"; exit 0' TERM; while :; do sleep 0.05; done",
 }
 
@@ -43,7 +57,12 @@ SERVERS = {
 def start(kind: str, argument: str = "") -> int:
     """Start a server and return its process group."""
     command = ["sh", "-c", SERVERS[kind], argument]
-    process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
+    reader, writer = os.pipe()
+    process = Popen(command, stdin=DEVNULL, stdout=writer, stderr=DEVNULL, start_new_session=True)
+    os.close(writer)
+    if kind in ("grouped", "grouped-polite"):
+        os.read(reader, 1)  # written once the helper has its group
+    os.close(reader)
     process.returncode = 0  # so that nobody reaps it, as with a server that the pool has not reaped yet
     return process.pid
 

@@ -226,6 +226,13 @@ async def spoilt(exchange: Exchange, data: bytes) -> None:
 
 
 @way(runs=True)
+async def instead(exchange: Exchange, value: str) -> None:
+    """Answer these bytes, given as hex, with the id of the request for `@ID`; on an event stream, as an event."""
+    request_id = json.dumps((exchange.message or {}).get("id")).encode()
+    await spoilt(exchange, bytes.fromhex(value).replace(b"@ID", request_id))
+
+
+@way(runs=True)
 async def content_type(exchange: Exchange, value: str | None) -> None:
     """Answer correctly, with another content type (`text/plain`)."""
     await exchange.own.respond(200, await exchange.answer(), value or "text/plain", exchange.headers)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NOT_HERE: Final = (
     *("helper", "grandchild_holds_pipes", "escaped", "close_stdin", "garbage", "flood_stderr", "flood_stdout"),
+    *("refuse_notifications",),
     *("stubborn", "slow_exit", "exit_code"),
 )
 """Options of `misbehaving.py` that are about pipes and processes."""
@@ -29,6 +30,7 @@ for stdio_only in (
     "go_deaf",
     "answer_and_die",
     "error_and_die",
+    "raw",
 ):
     del answering.misbehaving.TOOLS[stdio_only]
 

@@ -56,6 +56,7 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     "--leak-env": {"metavar": "NAME", "help": "this variable's value to stderr and into --fail-initialize's message"},
     "--say": {"metavar": "WORDS", "help": "words for stderr"},
     "--helper": {"action": "store_true", "help": "start a helper in the group that ignores SIGTERM and SIGHUP"},
+    "--own-group": {"action": "store_true", "help": "with it: in a process group of its own, made by setpgid"},
     "--grandchild-holds-pipes": {"action": "store_true", "help": "start a child that keeps all three pipes open"},
     "--escaped": {"action": "store_true", "help": "with it: in a session of its own, for at most 30 seconds"},
     "--exit-at-start": {"type": int, "metavar": "CODE", "help": "then exit"},
@@ -85,8 +86,20 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
         "metavar": "BYTES",
         "help": "the line that the tool `huge` answers with",
     },
+    "--refuse-notifications": {"action": "store_true", "help": "answer them with an error without an id"},
+    "--no-result-type": {"action": "store_true", "help": "results of the modern protocol do not say what they are"},
+    "--without-jsonrpc": {"default": "", "metavar": "METHOD", "help": "answer this method without `jsonrpc`"},
+    "--list-also": {
+        "action": "append",
+        "default": [],
+        "type": json.loads,
+        "metavar": "JSON",
+        "help": "list this as a tool too, whatever it is; repeatable",
+    },
     # At the end
     "--stubborn": {"action": "store_true", "help": "ignore end of input, SIGTERM, SIGINT and SIGHUP"},
+    "--exit-on-usr1": {"action": "store_true", "help": "exit with status 0 on SIGUSR1"},
+    "--note-end": {"metavar": "FILE", "help": "a line when the input has ended"},
     "--slow-exit": {"type": float, "default": 0.0, "metavar": "SECONDS", "help": "wait after end of input, then exit"},
     "--exit-code": {"type": int, "default": 0, "metavar": "N", "help": "exit with this code at end of input"},
 }
@@ -152,6 +165,8 @@ class Server:
         """Start, serve until the end of input, and exit."""
         options = self.options
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if options.exit_on_usr1:
+            signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
         if options.stubborn:
             for name in ("SIGTERM", "SIGINT", "SIGHUP"):
                 if hasattr(signal, name):
@@ -177,6 +192,7 @@ class Server:
             if self.stdin_closed:
                 redirect_to_null(0)
                 sleep_for_ever()
+        append(options.note_end, {"pid": os.getpid()})
         if options.stubborn:
             sleep_for_ever()
         time.sleep(options.slow_exit)
@@ -202,6 +218,8 @@ class Server:
             return
         if is_modern(message) and method != "server/discover":
             self.shaken_hands(message)  # a client that knows the version skips the handshake
+        if self.options.refuse_notifications and "id" not in message:
+            self.write({"jsonrpc": "2.0", "id": None, "error": {"code": METHOD_NOT_FOUND, "message": "what is this?"}})
         try:
             if method in self.handlers:
                 self.handlers[method](message)
@@ -300,6 +318,7 @@ class Server:
         if options.pages:
             names.append(f"page_{page}")
         result: Json = {"tools": [{"name": name, **TOOLS.get(name, TOOLS["echo"]).definition} for name in names]}
+        result["tools"] = [*options.list_also, *result["tools"]]
         if options.repeat_cursor:
             result["nextCursor"] = "again"
         elif page < options.pages:
@@ -346,8 +365,10 @@ class Server:
     def answer(self, request: Json, result: Json, *, size: int | None = None) -> None:
         """Send a result in the form that its protocol requires; with a size, padded to a line of that many bytes."""
         if is_modern(request):
-            result = {"resultType": "complete", "_meta": {SERVER_INFO_KEY: SERVER_INFO}, **result}
-        self.write({"jsonrpc": "2.0", "id": request["id"], "result": result}, size=size)
+            kind: Json = {} if self.options.no_result_type else {"resultType": "complete"}
+            result = {**kind, "_meta": {SERVER_INFO_KEY: SERVER_INFO}, **result}
+        envelope: Json = {} if request["method"] == self.options.without_jsonrpc else {"jsonrpc": "2.0"}
+        self.write({**envelope, "id": request["id"], "result": result}, size=size)
 
     def refuse(self, request: Json, refusal: Refusal) -> None:
         """Send an error, unless it was a notification."""
@@ -392,7 +413,8 @@ class Server:
             (os.POSIX_SPAWN_DUP2, 0, 2),
         ]
         deaf_to = [signal.SIGTERM, signal.SIGHUP]
-        pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ, file_actions=let_go, setsigmask=deaf_to)
+        own = {"setpgroup": 0} if self.options.own_group else {}
+        pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ, file_actions=let_go, setsigmask=deaf_to, **own)
         self.note_process(pid, "helper")
         return pid
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 
 import httpx2
@@ -10,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from mcp import MCPError
 
-from mcp_pool._shared.redaction import MAX_LEARNED, RedactedError, Redactor
+from mcp_pool._shared.redaction import MAX_LEARNED, MAX_QUOTE, RedactedError, Redactor
 
 SECRET = "correct horse"
 
@@ -197,3 +198,45 @@ def test_only_the_newest_learned_headers_are_remembered() -> None:
         redactor.learn("authorization", f"Bearer token-{number}")
         redactor.learn("cookie", "each=always-1")
     assert redactor.text("first-1 token-1000 token-1001 always-1 configured") == "first-1 token-1000 *** *** ***"
+
+
+@pytest.mark.parametrize("secret", ['say "friend"', "back\\slash", "Münchhausen", "base64/with+slashes", "line\nbreak"])
+def test_a_secret_is_masked_in_json_too(secret: str) -> None:
+    redactor = Redactor.of([secret])
+    for ascii_only in (True, False):
+        line = json.dumps({"token": secret}, ensure_ascii=ascii_only)
+        assert redactor.text(line) == '{"token": "***"}'
+        assert redactor.text(line.replace("/", "\\/")) == '{"token": "***"}'
+
+
+# Quotations
+
+
+def test_a_quotation_is_one_printable_line() -> None:
+    quote = Redactor.of(()).quote
+    assert quote(b"fine") == "'fine'"
+    assert quote("a\x1b[31m\nb\u202e") == r"'a\x1b[31m\nb\u202e'"
+    assert quote("naïve — 中".encode()) == "'naïve — 中'"
+    assert quote(b"M\xfcller") == r"'M\xfcller'"
+
+
+@pytest.mark.parametrize("sign", ["x", "中", "\0", "\U000e0001"])
+def test_a_quotation_is_cut(sign: str) -> None:
+    quote = Redactor.of(()).quote
+    assert quote(sign * MAX_QUOTE).endswith("…'") is not sign.isprintable()
+    for said in (sign * (MAX_QUOTE + 1), (sign * (MAX_QUOTE + 1)).encode(), sign * 10**6):
+        assert quote(said).endswith("…'")
+        assert len(quote(said)) <= 2 * MAX_QUOTE + 3
+
+
+@given(
+    st.lists(
+        st.sampled_from(["x", "中", "\n", *(hidden := ("SECRET-ONE", "SECRET-ONE-AND-TWO", "NE-AND-T-THREE"))]),
+        max_size=60,
+    )
+)
+def test_a_quotation_shows_no_part_of_a_secret_wherever_it_is_cut(parts: list[str]) -> None:
+    redactor = Redactor.of(hidden)
+    for said in ("".join(parts), "".join(parts).encode(), "x" * (MAX_QUOTE - 5) + "".join(parts)):
+        shown = redactor.quote(said)
+        assert not set(shown) & set("SECRTOAWH-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_pool import ConfigError, RestartPolicy
-from mcp_pool.supervision.restart import Retry, decide
+from mcp_pool.supervision.restart import Retry, decide, retries_at_once
 
 NEAR = 1e-9
 """The relative error allowed for floats."""
@@ -141,6 +142,25 @@ def test_without_a_limit_reconnects_never_stop() -> None:
 @given(st.integers(0, 100), st.floats(0, 1e9), chances)
 def test_the_policy_never_stops_at_the_first_failure(restarts: int, uptime: float, chance: float) -> None:
     assert decide(RestartPolicy.never(), restarts=restarts, uptime=uptime, chance=chance) is None
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "in_flight", "elapsed", "at_once"),
+    [
+        (0, 0, math.inf, True),
+        (0, 0, 60.0, True),
+        (0, 0, 59.9, False),
+        (0, 1, math.inf, False),
+        (1, 0, math.inf, False),
+        (-15, 0, math.inf, False),
+        (None, 0, math.inf, False),
+    ],
+)
+def test_only_an_exit_with_status_0_while_idle_is_retried_at_once(
+    exit_status: int | None, in_flight: int, elapsed: float, *, at_once: bool
+) -> None:
+    policy = RestartPolicy(stable_after=60)
+    assert retries_at_once(policy, exit_status=exit_status, in_flight=in_flight, elapsed=elapsed) is at_once
 
 
 def test_all_problems_of_a_policy_are_reported_by_field() -> None:

@@ -255,3 +255,33 @@ async def test_the_wait_starts_only_when_the_lost_connection_has_closed(
         await pool.connect("one", FAKE)
         await anyio.sleep(100)
     assert wire.waits[:4] == pytest.approx([13, 13, 13, 14])
+
+
+async def test_a_server_that_exits_with_status_0_while_idle_reconnects_at_once_but_only_once_per_stable_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = fake_wire(monkeypatch, Life(uptime=10, exit_status=0))
+    policy = RestartPolicy(initial_delay=100, max_delay=100, jitter=0, stable_after=60)
+    async with MCPPool(restart=policy) as pool:
+        await pool.connect("one", FAKE)
+        await anyio.sleep(245)
+    assert wire.waits == pytest.approx([10, 110, 10, 110])
+
+
+async def test_a_server_that_exits_with_another_status_while_idle_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = fake_wire(monkeypatch, Life(uptime=10, exit_status=3))
+    async with MCPPool(restart=EXACT) as pool:
+        await pool.connect("one", FAKE)
+        await anyio.sleep(40)
+    assert wire.waits == pytest.approx([10.5, 11, 12])
+
+
+async def test_max_restarts_counts_reconnects_after_an_exit_while_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = fake_wire(monkeypatch, Life(uptime=10, exit_status=0))
+    async with MCPPool(restart=RestartPolicy(max_restarts=1, stable_after=60)) as pool:
+        await pool.connect("one", FAKE)
+        await anyio.sleep(25)
+        assert isinstance(pool.server("one").state, Failed)
+    assert wire.waits == pytest.approx([10])

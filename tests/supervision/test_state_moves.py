@@ -57,8 +57,10 @@ MOVES = {
     (Ready, BackingOff),
     (Ready, Failed),
     (Ready, Closing),
+    (BackingOff, BackingOff),
     (BackingOff, Connecting),
     (BackingOff, Closing),
+    (Failed, Failed),
     (Failed, Connecting),
     (Failed, Closing),
 }

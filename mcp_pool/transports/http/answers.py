@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Final, Literal, final
+from typing import Final, final
 
 import anyio
 import attrs
 import httpx2
-from mcp.shared.dispatcher import coerce_request_id
-from mcp_types import (
-    ErrorData,
-    JSONRPCError,
-    JSONRPCMessage,
-    RequestId,
-    jsonrpc_message_adapter,
-)
+from mcp_types import JSONRPCError, RequestId
 from pydantic import BaseModel
 
 from mcp_pool.transports.channel import Answer
 from mcp_pool.transports.http.responses import EVENT_STREAM, EventReader, TooLong, content_type, is_unread, read_whole
+from mcp_pool.transports.messages import BOM, is_same_id, parse_error_without_id, parse_message
 
 JSON: Final = "application/json"
 """The content type of a single message."""
@@ -47,14 +41,6 @@ class _WithId(BaseModel):
     """Any JSON object with an id."""
 
     id: RequestId
-
-
-class _ErrorWithoutId(BaseModel):
-    """A JSON-RPC error without an id."""
-
-    jsonrpc: Literal["2.0"]
-    id: None = None
-    error: ErrorData
 
 
 async def read_answer(response: httpx2.Response, limit: int, request_id: RequestId) -> ParsedBody:
@@ -89,7 +75,7 @@ def parse_body(body: bytes, kind: str, request_id: RequestId, limit: int) -> Par
     error: JSONRPCError | None = None
     is_certain = True
     try:
-        for data in _messages_in(body, kind, limit):
+        for data in _messages_in(body.removeprefix(BOM), kind, limit):
             message = parse_message(data) or parse_error_without_id(data)
             if isinstance(message, Answer) and is_same_id(message.id, request_id):
                 return ParsedBody(message)
@@ -99,31 +85,6 @@ def parse_body(body: bytes, kind: str, request_id: RequestId, limit: int) -> Par
     except TooLong:
         is_certain = False
     return ParsedBody(error=error, is_certain=is_certain)
-
-
-def parse_message(data: bytes) -> JSONRPCMessage | None:
-    """Return data as a JSON-RPC message; None if it is not one."""
-    try:
-        return jsonrpc_message_adapter.validate_json(data, by_name=False)
-    except ValueError:
-        return None
-
-
-def parse_error_without_id(data: bytes) -> JSONRPCError | None:
-    """Return data as a JSON-RPC error whose id is null or missing; None if it is not one.
-
-    JSON-RPC 2.0 requires null if the server could not read the id. Servers that set JavaScript's `undefined` omit it.
-    """
-    try:
-        error = _ErrorWithoutId.model_validate_json(data).error
-    except ValueError:
-        return None
-    return JSONRPCError(jsonrpc="2.0", id=None, error=error)
-
-
-def is_same_id(answer_id: RequestId | None, request_id: RequestId) -> bool:
-    """Return whether an answer has the id of a request, comparing as the SDK does."""
-    return answer_id is not None and coerce_request_id(answer_id) == coerce_request_id(request_id)
 
 
 def _messages_in(body: bytes, kind: str, limit: int) -> Iterator[bytes]:

@@ -18,15 +18,9 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest
 from mcp_pool._shared.exceptions import cause_of, chain, plain
 from mcp_pool._shared.guard import contained, printable
 from mcp_pool._shared.redaction import origin
+from mcp_pool.transports.answered_ids import problem
 from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause, Failure
-from mcp_pool.transports.http.answers import (
-    JSON,
-    ParsedBody,
-    is_same_id,
-    parse_error_without_id,
-    parse_message,
-    read_answer,
-)
+from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_outage
 from mcp_pool.transports.http.headers import explained
@@ -40,6 +34,7 @@ from mcp_pool.transports.http.responses import (
     rebuilt,
 )
 from mcp_pool.transports.http.session import SESSION_LOST, session_lost
+from mcp_pool.transports.messages import BOM, NotAMessage, is_same_id, parse, parse_error_without_id, parse_message
 
 
 def unreachable(url: httpx2.URL, error: Exception) -> DisconnectCause:
@@ -194,7 +189,7 @@ class Exchange:
             self.fail(error_status(response))  # cleared if the SDK follows the redirect, which is a new exchange
             await self.read_answer(response)
             return rebuilt(response, b"")
-        body = await read_whole(response, self.max_message_size)
+        body = (await read_whole(response, self.max_message_size)).removeprefix(BOM)
         answer = None
         if status != HTTPStatus.ACCEPTED and kind.startswith(JSON):  # the SDK's own conditions
             answer = parse_message(body) or parse_error_without_id(body)
@@ -205,7 +200,8 @@ class Exchange:
         if not isinstance(answer, Answer) or not is_same_id(answer.id, self.message.id):
             content = f"{len(body)} bytes of {kind or 'no content type'}"
             what = f"answered with HTTP status {status} and {content}, which do not answer the request"
-            return self.fail(Failure(what, malformed=True))
+            why = self._quoted(body) if kind.startswith(JSON) else ""
+            return self.fail(Failure(f"{what}{why}", malformed=True))
         self.on_answer(status, answer)
         return rebuilt(response, body)
 
@@ -247,10 +243,16 @@ class Exchange:
         self.channel.note_activity()
         message = parse_message(data)
         if message is None:
-            self.fail(Failure("sent an event that is not a JSON-RPC message", malformed=True))
+            why = self._quoted(data)
+            self.fail(Failure(f"sent an event that is not a JSON-RPC message{why}", malformed=True))
         self._is_answered = message is None or isinstance(message, Answer)
         if isinstance(message, Answer):
             self.on_answer(HTTPStatus.OK, message)
+
+    def _quoted(self, data: bytes) -> str:
+        """Return what is wrong with data that should be a message, and its beginning; empty if it is a message."""
+        found = parse(data)
+        return f" ({problem(found)}): {self.channel.quote(data)}" if isinstance(found, NotAMessage) else ""
 
     def _note_end(self, error: Exception | None) -> None:
         if error is None:

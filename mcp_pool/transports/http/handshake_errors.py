@@ -30,6 +30,8 @@ def handshake_failed(failure: Failure) -> DisconnectCause:
 
 def advice_for(failure: Failure) -> str:
     """Return the advice for a request that was rejected or did not complete."""
+    if failure.advice:
+        return failure.advice
     if failure.status in AUTH_STATUSES:
         return "Provide valid credentials."
     if is_outage(failure.status):

@@ -118,7 +118,8 @@ class EventReader:
             self._data.append(value)
 
     def _finish(self) -> bytes | None:
-        name, data = self._name, b"\n".join(self._data)
+        # Events are text: bytes that are not UTF-8 are replaced (HTML standard, Server-sent events), as the SDK does.
+        name, data = self._name, b"\n".join(self._data).decode("utf-8", "replace").encode()
         self._name, self._held = b"", 0
         self._data.clear()
         return data if data and name in (b"", b"message") else None
@@ -217,6 +218,11 @@ def is_unread(response: httpx2.Response) -> bool:
     return _UNREAD in response.extensions
 
 
-def watch(response: httpx2.Response, limit: int, on_end: Callable[[Exception | None], None]) -> httpx2.Response:
+def watch(
+    response: httpx2.Response,
+    limit: int,
+    on_end: Callable[[Exception | None], None],
+    on_message: Callable[[bytes], None],
+) -> httpx2.Response:
     """Return a copy of a successful response with a watched event stream; arguments as for `WatchedStream`."""
-    return rebuilt(response, WatchedStream(response, limit, on_end)) if response.is_success else response
+    return rebuilt(response, WatchedStream(response, limit, on_end, on_message)) if response.is_success else response

@@ -8,7 +8,7 @@ its own request only.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, final
 
@@ -40,8 +40,10 @@ from mcp_pool.transports.http.post_rejections import PostRejections, RejectedPos
 from mcp_pool.transports.http.redirects import send_within_origin
 from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, read_whole, watch
 from mcp_pool.transports.http.session_probe import SessionProbe
+from mcp_pool.transports.messages import parse
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
+from mcp_pool.transports.unreadable import Unreadable, is_readable
 
 POST_TIMEOUT: Final = 30.0
 """Seconds for a server to accept a POST that no caller waits for. A request whose caller waits has no such timeout,
@@ -89,7 +91,7 @@ async def sse_transport(
         async with sse_client(url, httpx_client_factory=make_client) as (read, write):
             inbox = Inbox(read, channel, wire.note_answer)
             probe = SessionProbe(channel, renewal_limit, wire.background.start_soon, send_within_origin, wire.note)
-            wire.rejections = PostRejections(channel, inbox, probe)
+            wire.rejections, wire.deliver = PostRejections(channel, inbox, probe), inbox.deliver
             try:
                 yield (
                     TrackedReadStream(inbox, channel, notes_activity=False),
@@ -134,6 +136,10 @@ class _SseWire:
     """The tasks that post."""
     rejections: PostRejections = attrs.field(init=False)
     """Handles rejected POSTs."""
+    unreadable: Unreadable = attrs.field(init=False, repr=False)
+    """Handles events that are not messages."""
+    deliver: Callable[[JSONRPCMessage], None] | None = attrs.field(default=None, init=False)
+    """Passes a message to the SDK; None before the first request can have been sent."""
     not_accepted: LogThrottle = attrs.field(
         factory=lambda: LogThrottle("Server {!r}: messages not accepted in time: {}"), init=False, repr=False
     )
@@ -141,6 +147,11 @@ class _SseWire:
     _posting: int = attrs.field(default=0, init=False)
     _posts: dict[RequestId, _Post] = attrs.field(factory=dict[RequestId, _Post], init=False, repr=False)
     """The requests that are being posted, by id."""
+
+    def __attrs_post_init__(self) -> None:
+        self.channel.unreadable.noun = "event"
+        advice = "Fix the server: each event must be one JSON-RPC message."
+        self.unreadable = Unreadable(self.server_id, self.channel, "sends events", advice)
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Send a request. A POST never raises: if it fails once it is sent, the connection is lost."""
@@ -165,9 +176,9 @@ class _SseWire:
             self._fail(DisconnectCause(f"has not accepted the last {MAX_POSTS} messages"), outgoing.record, post)
         return httpx2.Response(202, request=request)
 
-    def note_answer(self, request_id: RequestId) -> None:
+    def note_answer(self, request_id: RequestId | None) -> None:
         """Record that a request was answered on the event stream."""
-        if (post := self._posts.get(coerce_request_id(request_id))) is not None:
+        if request_id is not None and (post := self._posts.get(coerce_request_id(request_id))) is not None:
             post.is_answered = True
             post.expire()
 
@@ -193,7 +204,13 @@ class _SseWire:
         elif kind != EVENT_STREAM:
             what = f"answered with {kind or 'no content type'} instead of an event stream"
             self.channel.mark_lost(DisconnectCause(what))
-        return watch(response, self.event_limit, self._note_end)
+        return watch(response, self.event_limit, self._note_end, self._note_event)
+
+    def _note_event(self, data: bytes) -> None:
+        """Pass messages to the SDK in place of an event that it cannot read."""
+        if self.deliver is not None and not is_readable(found := parse(data)):
+            for message in self.unreadable.messages(data, found):
+                self.deliver(message)
 
     def _note_end(self, error: Exception | None) -> None:
         if isinstance(error, TooLong):

@@ -5,6 +5,7 @@
 * `read_ahead`: a server's output that has not been handed on yet
 * `process`: a server's process: its pipes, its process group, and how it is stopped
 * `exit`: when a process exits, and with which status
+* `session`: the process groups of a server's session
 * `guardian`: ends the servers if the program itself is killed
 * `fork_cover`: keeps the servers' pipes out of forked children of the program
 * `stderr`: the tail of standard error

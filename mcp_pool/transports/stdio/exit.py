@@ -1,31 +1,85 @@
-"""When a process exits, and with which status."""
+"""When a process exits, and with which status.
+
+The status is looked up, never awaited from another task: that task may be gone when the status is needed.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import suppress
-from subprocess import Popen
+from typing import Final, final
 
 import anyio
+import attrs
+
+FIRST_PAUSE: Final = 0.005
+"""Seconds between the first two looks at a process, where the system does not notify of an exit."""
+LONGEST_PAUSE: Final = 1.0
+"""Seconds that the pause grows to. The end of its output usually tells of an exit much earlier."""
 
 
-async def exit_status(process: Popen[bytes]) -> int:
-    """Wait until a process exits; return its exit code, or minus the number of the signal that killed it.
+@final
+@attrs.frozen
+class Exit:
+    """The end of a process."""
 
-    On Linux the process is not reaped. Until it is, neither its process id nor its group id can be reused, so
-    signalling them is safe. Linux needs no thread for this either.
+    status: int | None
+    """The exit code, or minus the number of the signal that killed it. None: unknown, because the program ignores
+    SIGCHLD, or other code in it has reaped the process."""
+
+
+def look_up_exit(pid: int) -> Exit | None:
+    """Look up whether a child process has exited, without waiting.
+
+    The process is not reaped, except where the system offers no other way to look. Until it is, neither its process id
+    nor its group id can be reused, so signalling them is safe.
+
+    Returns:
+        How it ended; None while it runs.
     """
-    descriptor = _descriptor(process.pid)
-    if descriptor is None:
-        # A limiter of its own: if the program's worker threads are all busy, exits must still be noticed.
-        limiter = anyio.CapacityLimiter(1)
-        return await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True, limiter=limiter)
     try:
-        await anyio.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-    return _status(process)
+        if hasattr(os, "waitid"):  # pragma: no branch  # macOS has it since Python 3.13
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return None
+            return Exit(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+        reaped, status = os.waitpid(pid, os.WNOHANG)  # pragma: no cover  # see above
+        return Exit(os.waitstatus_to_exitcode(status)) if reaped else None  # pragma: no cover
+    except ChildProcessError:
+        return Exit(None)
+
+
+async def wait_for_exit(pid: int) -> Exit:
+    """Wait until a child process has exited, and return how. It is not reaped, as with `look_up_exit`."""
+    descriptor = _descriptor(pid)
+    if descriptor is not None:
+        try:
+            await anyio.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+        return look_up_exit(pid) or Exit(None)  # a process that runs is another with the same id
+    pause = FIRST_PAUSE
+    while (found := look_up_exit(pid)) is None:
+        await anyio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+    return found
+
+
+def reap(group: int) -> bool:
+    """Reap the children of this program in a process group that have exited.
+
+    Besides the server these are orphans of the group, if the program is a child subreaper or process 1.
+
+    Returns:
+        Whether the program has children in this group that are still running.
+    """
+    try:
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _descriptor(pid: int) -> int | None:
@@ -35,14 +89,3 @@ def _descriptor(pid: int) -> int | None:
         with suppress(AttributeError, OSError):
             return os.pidfd_open(pid)
     return None
-
-
-def _status(process: Popen[bytes]) -> int:
-    """Look up the status of a process that has exited."""
-    if sys.platform == "linux":  # pragma: no branch  # coverage is taken on Linux
-        # Where this program ignores SIGCHLD, the kernel keeps no status.
-        with suppress(ChildProcessError):
-            ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended is not None:
-                return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-    return process.wait()

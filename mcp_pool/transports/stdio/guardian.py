@@ -48,18 +48,31 @@ exec "$sh" -c "$outlive" "$sh" "$outlive" "$parent" "$sleep" .1 $groups
 """
 """Keeps the list of groups up to date until the end of input."""
 
-# A group that was found empty is dropped from the list: from then on its id may belong to somebody else.
+# A group that was found empty is dropped from the list: from then on its id may belong to somebody else. The group id
+# of a server is also the id of its session, in which helpers may have made groups of their own. These are added where
+# the system has /proc; only once, because a shell takes a second for some thousand processes.
 OUTLIVE: Final = """\
 # mcp_pool guardian: the program has closed its pipe; once it is gone, its process groups are ended
 sh=$0 outlive=$1 parent=$2 sleep=$3 pause=$4
 shift 4
 groups=$*
+add_groups_of_sessions() {
+  for file in /proc/[0-9]*/stat; do
+    read -r line < "$file" || continue
+    set -- ${line##*) }
+    case " $groups " in
+      *" $3 "*) ;;
+      *" $4 "*) groups="$groups $3" ;;
+    esac
+  done
+}
 keep_existing() {
   existing=
   for group in $groups; do kill -s 0 -- "-$group" && existing="$existing $group"; done
   groups=$existing
   [ "$groups" ] || exit 0
 }
+[ "$pause" = 1 ] || add_groups_of_sessions
 keep_existing
 if [ "$PPID" = "$parent" ]; then
   "$sleep" "$pause" || "$sleep" 1 || exit 1
@@ -78,6 +91,20 @@ closes its pipes a moment before its children get a new parent. Not every `sleep
 IN_PYTHON: Final = """\
 # mcp_pool guardian: ends the process groups of stdio servers if the program that started them is killed
 import os, signal, sys, time
+
+def groups_of_sessions():
+    found = set()
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return found
+    for pid in pids:
+        try:
+            if os.getsid(pid) in groups:
+                found.add(os.getpgid(pid))
+        except OSError:
+            pass
+    return found
 
 def existing():
     found = set()
@@ -102,6 +129,7 @@ parent, *groups = map(int, sys.argv[1:])
 groups = set(groups)
 for line in sys.stdin.buffer:
     (groups.add if line[:1] == b"+" else groups.discard)(int(line[1:]))
+groups |= groups_of_sessions()
 pause = 0.1
 while (groups := existing()) and os.getppid() == parent:
     time.sleep(pause)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from subprocess import Popen
 from typing import Final, final
 
@@ -19,9 +20,10 @@ import anyio
 import attrs
 
 from mcp_pool._shared.log import log
-from mcp_pool.transports.stdio.exit import exit_status
+from mcp_pool.transports.stdio.exit import Exit, look_up_exit, reap, wait_for_exit
 from mcp_pool.transports.stdio.fork_cover import close_end, fork_barrier, open_pipe
 from mcp_pool.transports.stdio.guardian import Guardian
+from mcp_pool.transports.stdio.session import groups_in_session, is_another, is_still, now, start_time
 
 CHUNK: Final = 65536
 """Bytes per read: the capacity of a pipe."""
@@ -29,21 +31,23 @@ END_OF_INPUT_SHARE: Final = 0.5
 """The share of `close_timeout` that a server has to exit by itself after its standard input was closed."""
 TERMINATE_SHARE: Final = 0.4
 """The share of `close_timeout` that it has to exit after SIGTERM. The rest is for SIGKILL to take effect."""
-REAP_TIMEOUT: Final = 1.0
+KILL_TIMEOUT: Final = 1.0
 """Seconds for a process to exit after SIGKILL. Only one in an uninterruptible sleep takes longer."""
+BLOCKING_TIMEOUT: Final = 0.25
+"""Seconds for that where nothing can be awaited any more, so that the whole program stands still meanwhile."""
 GROUP_TIMEOUT: Final = 0.25
 """Seconds for killed helpers to disappear. Where nobody reaps orphans they stay zombies, however long one waits."""
-GROUP_POLL: Final = 0.005
-"""Seconds between two checks whether the group still has members."""
+POLL: Final = 0.005
+"""Seconds between two checks whether killed helpers are gone."""
 
 
 @final
 @attrs.define(eq=False)
 class ServerProcess:
-    """A process that leads its own process group, and our ends of its three pipes."""
+    """A process that leads its own session and process group, and our ends of its three pipes."""
 
-    process: Popen[bytes]
-    """The process, which is the leader of the group."""
+    pid: int
+    """Its process id, which is also the id of its group and of its session."""
     input: int
     """The descriptor to write its standard input to."""
     output: int
@@ -52,16 +56,42 @@ class ServerProcess:
     """The descriptor to read its standard error from."""
     guardian: Guardian
     """Ends the group if this program is killed."""
-    status: int | None = attrs.field(default=None, init=False)
-    """How it ended: the exit code, or minus the number of the signal; None while it runs."""
-    exited: anyio.Event = attrs.field(factory=anyio.Event, init=False, repr=False)
-    """Set when the process has ended and its status is known."""
+    _exit: Exit | None = attrs.field(default=None, init=False)
+    """How it ended, once that was noticed."""
+    _noticed: float = attrs.field(default=0.0, init=False)
+    """When its end was noticed, on the clock of `session.now`."""
+    _started: float | None = attrs.field(init=False)
+    """When it was started, on the same clock; None if unknown."""
+    _groups: set[int] = attrs.field(init=False)
+    """The process groups to reap: its own, and the others of its session that were found."""
+    _released: bool = attrs.field(default=False, init=False)
+    """Whether it was reaped, or abandoned. From then on its ids may be reused, and must not be signalled."""
     _input_open: bool = attrs.field(default=True, init=False)
+    _owner: int = attrs.field(factory=os.getpid, init=False)
 
-    async def watch(self) -> None:
-        """Wait until the process exits, then set `status` and `exited`."""
-        self.status = await exit_status(self.process)
-        self.exited.set()
+    def __attrs_post_init__(self) -> None:
+        self._started = start_time(self.pid)
+        self._groups = {self.pid}
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether the process has exited."""
+        if self._exit is None:
+            found = look_up_exit(self.pid)
+            if found is None and is_another(self.pid, self._started):
+                found = Exit(None)  # others have reaped it
+            self._note(found)
+        return self._exit is not None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit code, or minus the number of the signal that killed it; None while it runs, or if unknown."""
+        return self._exit.status if self.has_exited and self._exit else None
+
+    async def wait(self) -> None:
+        """Wait until the process has exited."""
+        if not self.has_exited:
+            self._note(await wait_for_exit(self.pid))
 
     async def wait_for_room(self) -> None:
         """Wait until its standard input accepts data, or has no reader left."""
@@ -82,40 +112,83 @@ class ServerProcess:
         """Close its standard input, which asks it to exit."""
         if self._input_open:
             self._input_open = False
-            anyio.notify_closing(self.input)
+            with suppress(RuntimeError):  # the event loop is gone, and with it whoever waited
+                anyio.notify_closing(self.input)
             close_end(self.input)
 
     async def stop(self, close_timeout: float) -> None:
-        """End the process and its whole group, within `close_timeout` seconds and what the kernel needs.
+        """End the process, its group and the other groups of its session, within `close_timeout` seconds.
 
-        Its input has ended, or ends now; it is waited for; then SIGTERM; then SIGKILL, which goes to the group even if
-        the leader has left: it may have left helpers behind (MCP specification, Lifecycle, Shutdown, stdio).
+        Its input was closed before, or will be. It has some time to exit; then SIGTERM; then SIGKILL, even if the
+        process has exited, because helpers may be left (MCP specification, Lifecycle, Shutdown, stdio). However the
+        waits are left, everything has been sent SIGKILL afterwards.
         """
-        with anyio.move_on_after(close_timeout * END_OF_INPUT_SHARE):
-            await self.exited.wait()
-        if not self.exited.is_set():
-            self._signal(signal.SIGTERM)
-            with anyio.move_on_after(close_timeout * TERMINATE_SHARE):
-                await self.exited.wait()
-        self._signal(signal.SIGKILL)
-        with anyio.move_on_after(REAP_TIMEOUT):
-            await self.exited.wait()
-        if self.exited.is_set():
-            self.guardian.remove(self.process.pid)
-        else:  # pragma: no cover  # needs a process in an uninterruptible sleep
-            log("ERROR", None, "Process {} survived SIGKILL and is abandoned", self.process.pid)
-        self.process.poll()  # not before: as long as it is not reaped, its number and its group's are nobody else's
-        with anyio.move_on_after(GROUP_TIMEOUT):
-            while self._signal(0):  # noqa: ASYNC110  # no event tells of processes that are not our children
-                await anyio.sleep(GROUP_POLL)
-
-    def _signal(self, number: int) -> bool:
-        """Signal the group and tell whether it has members."""
         try:
-            os.killpg(self.process.pid, number)
-        except (ProcessLookupError, PermissionError):  # macOS denies signals to a group of zombies
+            if not await self._exits_within(close_timeout * END_OF_INPUT_SHARE):
+                self._signal(signal.SIGTERM)
+                await self._exits_within(close_timeout * TERMINATE_SHARE)
+            self._signal(signal.SIGKILL)
+            with anyio.move_on_after(KILL_TIMEOUT):
+                await self.wait()
+                while self._reap():  # noqa: ASYNC110  # nothing notifies of orphans
+                    await anyio.sleep(POLL)
+            with anyio.move_on_after(GROUP_TIMEOUT):
+                while any(map(_exists, self._groups)):  # noqa: ASYNC110  # nor of the children of others
+                    await anyio.sleep(POLL)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End at once what `stop` has not ended. Blocks for milliseconds: nothing can be awaited where this is needed.
+
+        A second Ctrl-C, `asyncio.run` when its main function returns, and the end of the interpreter take the waits of
+        `stop` away, or never begin them.
+        """
+        if os.getpid() != self._owner or self._released:
+            return
+        self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + BLOCKING_TIMEOUT
+        while self._reap() and time.monotonic() < deadline:
+            time.sleep(POLL)
+        if not self._released:  # pragma: no cover  # needs a process in an uninterruptible sleep
+            self._released = True
+            log("ERROR", None, "Process {} did not exit after SIGKILL and is abandoned", self.pid)
+
+    def _note(self, found: Exit | None) -> None:
+        if found is not None and self._exit is None:
+            self._exit, self._noticed = found, now()
+
+    async def _exits_within(self, seconds: float) -> bool:
+        with anyio.move_on_after(seconds):
+            await self.wait()
+        return self.has_exited
+
+    def _signal(self, number: int) -> None:
+        """Signal all groups of the session, if it is certain that they are the server's."""
+        if self._may_signal():
+            groups = {self.pid} | groups_in_session(self.pid)
+            self._groups |= groups
+            for group in groups:
+                with suppress(ProcessLookupError, PermissionError):  # macOS denies signals to a group of zombies
+                    os.killpg(group, number)
+
+    def _may_signal(self) -> bool:
+        """Tell whether the ids are still the server's: they may be reused once somebody has reaped it."""
+        if self._released or os.getpid() != self._owner:  # in a forked child, the server is the parent's
             return False
-        return True
+        reaped_by_others = self.has_exited and self.status is None
+        return not reaped_by_others or is_still(self.pid, self._started, self._noticed)
+
+    def _reap(self) -> bool:
+        """Reap what has exited, and tell whether children of ours are left. They have been sent SIGKILL before."""
+        if not self.has_exited:
+            return True
+        self.guardian.remove(self.pid)  # before it is reaped: the guardian must not signal an id that is reused
+        self._released = True
+        if self.status is None:  # who has reaped it reaps its helpers too; and its ids may be those of another child
+            return False
+        left = [group for group in self._groups if reap(group)]
+        return bool(left)
 
 
 async def read(descriptor: int) -> bytes:
@@ -131,7 +204,9 @@ async def read(descriptor: int) -> bytes:
 def spawn(
     command: Sequence[str], *, env: Mapping[str, str], cwd: str | os.PathLike[str] | None, guardian: Guardian
 ) -> Generator[ServerProcess]:
-    """Start a process and hold our ends of its pipes, which are closed on exit. The caller stops the process.
+    """Start a process and hold our ends of its pipes, which are closed on exit.
+
+    The caller stops the process; on exit, a process that was not stopped is killed.
 
     Synchronous, because a cancellation in the middle would leave a process that nobody stops; and a thread would gain
     nothing, because `Popen` holds the interpreter until the new process runs its program.
@@ -157,14 +232,25 @@ def spawn(
             raise
         finally:
             _close(theirs)
-    guardian.add(process.pid)
+    process.returncode = 0  # or `Popen` would reap it behind our back, and report an unknown status as 0
     stdin, stdout, stderr = ours
-    server = ServerProcess(process, stdin, stdout, stderr, guardian)
+    server = ServerProcess(process.pid, stdin, stdout, stderr, guardian)
     try:
+        guardian.add(server.pid)
         yield server
     finally:
+        server.kill()
         server.end_input()
-        _close(ours[1:])
+        _close([stdout, stderr])
+
+
+def _exists(group: int) -> bool:
+    """Tell whether a process group has members."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _close(descriptors: list[int]) -> None:

@@ -1,8 +1,9 @@
 """A server over standard input and output, as a transport for `mcp.Client`.
 
 Messages are JSON-RPC, one per line (MCP specification, Transports, stdio). Five tasks run in one group: one writes, two
-read, one waits for the process to exit, and one declares the connection lost. It is lost when the output ends, the
-process exits, or a line is too long; exit status and stderr tail are gathered first, so that the error can show them.
+read, one waits for the process to exit, and one gathers the details of a loss. The connection is lost as soon as the
+output ends, the process exits, or a line is too long; answers that are still in the pipe, the exit status and the end
+of standard error are gathered after that.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ import attrs
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCResponse, jsonrpc_message_adapter
+from mcp_types import JSONRPCMessage
 
 from mcp_pool._shared.exceptions import plain
-from mcp_pool._shared.log import log
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
-from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
+from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause
+from mcp_pool.transports.messages import parse
 from mcp_pool.transports.stdio.guardian import Guardian
 from mcp_pool.transports.stdio.lines import LineSplitter, LineTooLong
 from mcp_pool.transports.stdio.process import ServerProcess, read, spawn
 from mcp_pool.transports.stdio.read_ahead import ReadAhead
 from mcp_pool.transports.stdio.stderr import ERROR_LINE_LIMIT, StderrTail
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
+from mcp_pool.transports.unreadable import Unreadable, is_readable
 
-DETAILS_QUIET_TIME: Final = 0.5
-"""Once the end was noticed, exit status and stderr tail are awaited until no line has arrived for so many seconds. It
-takes that long if a descendant holds the pipes, or if the server keeps running with its output closed."""
-DETAILS_TIMEOUT: Final = 5.0
-"""The most seconds for that in all: a descendant may write for ever."""
+DETAILS_TIMEOUT: Final = 0.1
+"""Seconds to wait for exit status, answers and standard error once the connection is lost, each time. The waits run
+out if a descendant holds the pipes, or if the server keeps running with its output closed."""
+DETAILS_WAITS: Final = 5
+"""How many such waits. One long wait would be over at once in a program that has just been suspended for a while."""
 INCOMING: Final = 32
 """Messages that may wait for the SDK, which takes one per turn of the event loop, so that they are handled in order.
 Without a buffer each would take two turns, and a flood would take twice as long to get through."""
@@ -80,6 +82,7 @@ async def _posix_transport(
                 with anyio.CancelScope(shield=True):
                     transport.close()
                     await process.stop(target.limits.close_timeout)
+                    await transport.details_known()
                 transport.scope.cancel()
 
 
@@ -99,18 +102,23 @@ class _StdioTransport:
     reader: TrackedReadStream = attrs.field(init=False)
     writer: TrackedWriteStream = attrs.field(init=False)
     output: ReadAhead = attrs.field(init=False)
+    unreadable: Unreadable = attrs.field(init=False)
     _to_client: MemoryObjectSendStream[SessionMessage] = attrs.field(init=False)
     _from_server: MemoryObjectReceiveStream[SessionMessage] = attrs.field(init=False)
     _accepted: MemoryObjectSendStream[Outgoing] = attrs.field(init=False)
     _outgoing: MemoryObjectReceiveStream[Outgoing] = attrs.field(init=False)
-    _ending: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _lost: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set at the first sign that the connection has ended."""
+    _explained: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when the channel has the details of the loss."""
     _output_ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _errors_ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _too_long: bool = attrs.field(default=False, init=False)
     """Whether a line was too long: what follows is read and discarded."""
     _lines: int = attrs.field(default=0, init=False)
     """How many lines were read, from standard output and standard error."""
+    _closing: bool = attrs.field(default=False, init=False)
+    """Whether the pool is closing the connection: an exit that this causes says nothing about the server."""
     _input_closed: bool = attrs.field(default=False, init=False)
     """Whether the server closed its standard input."""
 
@@ -120,7 +128,13 @@ class _StdioTransport:
         self.reader = TrackedReadStream(self._from_server, self.channel, notes_activity=False)
         self.writer = TrackedWriteStream(self._accepted, self.channel)
         self.output = ReadAhead(self.process.output, self.channel.note_activity)
-        self.channel.process_id = self.process.process.pid
+        self.unreadable = Unreadable(
+            self.server_id,
+            self.channel,
+            "writes lines to standard output",
+            "Fix the server: each line on standard output must be one JSON-RPC message in UTF-8.",
+        )
+        self.channel.process_id = self.process.pid
         self.channel.stderr_tail = self.standard_error.text
 
     async def run(self) -> None:
@@ -128,26 +142,28 @@ class _StdioTransport:
         with self.scope, self._to_client, self._from_server, self._accepted, self._outgoing:
             try:
                 async with anyio.create_task_group() as group:
-                    for task in (self._write, self._read_output, self._read_errors, self._watch, self._announce_end):
+                    for task in (self._write, self._read_output, self._read_errors, self._watch, self._gather_details):
                         group.start_soon(task)
             except Exception as error:  # noqa: BLE001  # whatever fails here, the connection must not appear to work
                 cause = plain(error)
-                self.channel.mark_lost(
-                    DisconnectCause(f"is no longer being read after {type(cause).__name__}", cause=cause)
-                )
-                self._to_client.close()
-                await self._watch()  # so that the exit of the process is still noticed
+                broken = DisconnectCause(f"is no longer being read after {type(cause).__name__}", cause=cause)
+                self.channel.mark_lost(broken)
+                self._explain(broken)
+            finally:  # a cancellation that nobody in the package requested ends the tasks, or keeps them from starting
+                self._errors_ended.set()
+                self._explained.set()
+                self.process.end_input()
 
     def close(self) -> None:
         """Stop the traffic: the writer writes what is queued and closes the server's input; the output is discarded."""
+        self._closing = True
         self._accepted.close()
         self._from_server.close()
 
     async def _write(self) -> None:
         """Write what the SDK sends, until it stops.
 
-        Once the connection is ending, messages are dropped: their calls fail when it is declared lost, and the error
-        says that they were not sent.
+        Once the connection is lost, messages are dropped: the errors of their calls say that they were not sent.
         """
         try:
             async for outgoing in self._outgoing:
@@ -155,8 +171,9 @@ class _StdioTransport:
                     await self._write_line(memoryview(outgoing.body + b"\n"), outgoing.record)
                 except BrokenPipeError:
                     self._input_closed = True
-                    self._ending.set()
+                    self._lose()
         finally:
+            self._closing = True
             self.process.end_input()
 
     async def _write_line(self, line: memoryview, record: CallRecord | None) -> None:
@@ -173,9 +190,7 @@ class _StdioTransport:
 
     def _should_drop(self, record: CallRecord | None) -> bool:
         """Tell whether not to start writing a message: nobody would answer it, or its call has ended as not sent."""
-        return (
-            self._ending.is_set() or self.channel.disconnect_cause is not None or (record is not None and record.done)
-        )
+        return self.channel.disconnect_cause is not None or (record is not None and record.done)
 
     async def _read_output(self) -> None:
         """Pass the server's messages to the SDK. Reads to the end of the stream, so that the server never blocks."""
@@ -184,22 +199,19 @@ class _StdioTransport:
             if not self._too_long:
                 await self._deliver(splitter, page)
         self._output_ended.set()
-        self._ending.set()
+        self._lose()
 
     async def _deliver(self, splitter: LineSplitter, page: bytes) -> None:
         try:
             for line in splitter.feed(page):
                 await self._note_line()
-                try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError:
-                    self._note_noise(line)
-                else:
+                found = parse(line)
+                for message in (found,) if is_readable(found) else self.unreadable.messages(line, found):
                     await self._hand_over(message)
                     self.output.look()
         except LineTooLong:
             self._too_long = True
-            self._ending.set()
+            self._lose()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the SDK has stopped reading; the rest is discarded so that the server can exit
 
@@ -208,7 +220,7 @@ class _StdioTransport:
             self._to_client.send_nowait(SessionMessage(message))
         except anyio.WouldBlock:
             await self._to_client.send(SessionMessage(message))
-        if isinstance(message, JSONRPCResponse | JSONRPCError):
+        if isinstance(message, Answer):
             # The SDK takes it a moment later. If the server exits before that, it is still the answer.
             self.channel.note_answer(message)
 
@@ -216,13 +228,6 @@ class _StdioTransport:
         self._lines += 1
         if self._lines % LINES_PER_TURN == 0:
             await anyio.lowlevel.checkpoint()
-
-    def _note_noise(self, line: bytes) -> None:
-        if line.strip():
-            self.channel.unreadable_lines += 1
-            if self.channel.unreadable_lines == 1:  # logged once, because the server may print for ever
-                words = "Server {!r} writes lines to standard output that are not JSON-RPC; they are ignored"
-                log("WARNING", self.server_id, words, self.server_id)
 
     async def _read_errors(self) -> None:
         """Keep the tail of standard error, and log it line by line."""
@@ -238,39 +243,53 @@ class _StdioTransport:
 
     async def _watch(self) -> None:
         """Notice when the process exits."""
-        await self.process.watch()
-        self._ending.set()
+        await self.process.wait()
+        self._lose()
 
-    async def _announce_end(self) -> None:
-        """Declare the connection lost once it is ending, with the details that arrive in a short time."""
-        await self._ending.wait()
-        if not self._too_long:  # otherwise the server is still running, and there is nothing to wait for
-            with anyio.move_on_after(DETAILS_TIMEOUT):
-                await self._gather_details()
-        advice = "Run its command in a terminal to see more."
-        self.channel.mark_lost(
-            DisconnectCause(self._describe_end(), self.process.status, self.standard_error.text(), advice=advice)
-        )
-        self._to_client.close()
+    def _lose(self) -> None:
+        """Declare the connection lost at the first sign of its end: a dead server must not appear connected."""
+        if not self._closing:
+            self.channel.mark_lost(self._cause(is_complete=False))
+            self._lost.set()
 
     async def _gather_details(self) -> None:
-        """Wait until the process has exited and its output has ended, or nothing more arrives."""
-        lines_before = -1
-        while lines_before != self._lines:  # on a busy machine, reading what was written already may take longer
-            lines_before = self._lines
-            with anyio.move_on_after(DETAILS_QUIET_TIME):
-                await self.process.exited.wait()
+        """Once the connection is lost, wait for its details, then end the calls that wait for them."""
+        await self._lost.wait()
+        for _ in range(0 if self._too_long else DETAILS_WAITS):  # after too long a line the server is still running
+            with anyio.move_on_after(DETAILS_TIMEOUT):
+                await self.process.wait()
                 await self._output_ended.wait()
                 await self._errors_ended.wait()
-                return
+                break
+        self._explain(self._cause(is_complete=True))
+
+    def _explain(self, cause: DisconnectCause) -> None:
+        self.channel.complete(cause)
+        self._explained.set()
+        self._to_client.close()
+
+    async def details_known(self) -> None:
+        """Once the process was stopped, wait until its standard error was read and the channel has all details."""
+        with anyio.move_on_after(DETAILS_TIMEOUT):  # a descendant in a session of its own may hold the pipe
+            await self._errors_ended.wait()
+        cause = self.channel.disconnect_cause
+        if cause is not None and not cause.is_complete:
+            await self._explained.wait()
+
+    def _cause(self, *, is_complete: bool) -> DisconnectCause:
+        advice = "Run its command in a terminal to see more."
+        tail = self.standard_error.text()
+        return DisconnectCause(self._describe_end(), self.process.status, tail, advice=advice, is_complete=is_complete)
 
     def _describe_end(self) -> str:
         """Say what happened, the most reliable sign first."""
         status = self.process.status
         if self._too_long:
             return f"sent a line longer than max_message_size={self.max_message_size} bytes"
-        if status is None:
+        if not self.process.has_exited:
             return f"closed its standard {'input' if self._input_closed else 'output'}"
+        if status is None:
+            return "exited with an unknown status"
         return f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mcp_pool
+from helpers.processes import PROC, children, members, needs_to_choose_ids, sleeper, stat, stranger
 from mcp_pool.transports.stdio import fork_cover
 from mcp_pool.transports.stdio import guardian as guardian_module
 from mcp_pool.transports.stdio.guardian import Guardian
@@ -29,8 +30,6 @@ PROMISED = 5.0
 """Seconds after the death of the program in which the groups must be gone."""
 ROOM = 15.0
 """Seconds for everything else."""
-PROC = Path("/proc")
-LAST_PID = PROC / "sys/kernel/ns_last_pid"
 BASH = shutil.which("bash")
 
 shells = pytest.mark.parametrize(
@@ -41,27 +40,6 @@ shells = pytest.mark.parametrize(
         pytest.param("/nowhere/sh", id="python"),
     ],
 )
-
-
-def stat(pid: int) -> list[str] | None:
-    """The state, parent, group, … of a process; None if it is gone or a zombie."""
-    try:
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else fields
-
-
-def members(*groups: int) -> set[int]:
-    """The members of these process groups."""
-    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
-    return {pid for pid in pids if (fields := stat(pid)) is not None and int(fields[2]) in groups}
-
-
-def children(pid: int) -> set[int]:
-    """The children of a process."""
-    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
-    return {each for each in pids if (fields := stat(each)) is not None and int(fields[1]) == pid}
 
 
 def arguments(pid: int) -> list[str]:
@@ -160,15 +138,6 @@ def host(**options: Any) -> Iterator[Host]:
         kill(*members(*host.groups, *host.removed))
 
 
-@contextmanager
-def sleeper(*, new_session: bool = True) -> Iterator[Popen[bytes]]:
-    with Popen(["sleep", "1000"], start_new_session=new_session) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 @pytest.fixture
 def warnings() -> list[str]:
     return []
@@ -197,7 +166,7 @@ def process_id(guardian: Guardian) -> int:
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGHUP", "os._exit"])
 def test_all_servers_end_however_the_program_dies(how: str) -> None:
-    with host(servers=["plain", "stubborn", "wrapped", "leaderless"]) as it:
+    with host(servers=["plain", "stubborn", "wrapped", "leaderless", "grouped", "grouped-polite"]) as it:
         it.die(how)
         until(it.are_gone, within=PROMISED)
         until(lambda: stat(it.guardian) is None)
@@ -205,7 +174,7 @@ def test_all_servers_end_however_the_program_dies(how: str) -> None:
 
 @shells
 def test_each_kind_of_guardian_ends_the_servers(shell: str) -> None:
-    with host(servers=["plain", "stubborn"], removed=2, shell=shell) as it:
+    with host(servers=["plain", "stubborn", "grouped", "grouped-polite"], removed=2, shell=shell) as it:
         assert ("python" in arguments(it.guardian)[0]) == (shell == "/nowhere/sh")
         it.die("SIGKILL")
         until(it.are_gone, within=PROMISED)
@@ -334,7 +303,7 @@ def until_it_has_looked(guardian: int) -> None:
         until(lambda: waits.update(children(guardian)) or len(waits) > 2)
 
 
-@pytest.mark.skipif(not os.access(LAST_PID, os.W_OK), reason="only root chooses process ids")
+@needs_to_choose_ids
 @shells
 def test_a_group_id_that_has_been_reused_is_not_signalled(shell: str, tmp_path: Path) -> None:
     with host(servers=["plain", "stubborn"], ignore_sigchld=True, shell=shell) as it:
@@ -347,20 +316,6 @@ def test_a_group_id_that_has_been_reused_is_not_signalled(shell: str, tmp_path: 
             until(it.are_gone, within=PROMISED)
             until(lambda: stat(it.guardian) is None)
             assert process.poll() is None
-
-
-@contextmanager
-def stranger(pid: int) -> Iterator[Popen[bytes]]:
-    """A foreign process with this id."""
-    for _ in range(100):
-        newest = LAST_PID.read_text()
-        LAST_PID.write_text(str(pid - 1))
-        with sleeper() as process:
-            LAST_PID.write_text(newest)  # at once: other tests look at processes meanwhile
-            if process.pid == pid:
-                yield process
-                return
-    pytest.skip("other programs start too many processes")
 
 
 # The guardian process itself.

@@ -25,6 +25,7 @@ from mcp_pool import (
     RestartPolicy,
     StdioServer,
 )
+from servers import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,6 +254,45 @@ async def test_a_loss_ends_an_attempt_before_its_time_is_up(monkeypatch: pytest.
     assert not isinstance(error, ConnectTimeout)
     assert "without accepting the answers during initialize." in error.reason
     assert error.advice.startswith("Fix the server.")
+
+
+async def test_a_server_behind_a_wrapper_that_runs_out_of_time_is_quoted_and_not_started_again(tmp_path: Path) -> None:
+    """That the wrapper ended when the pool ended it is no evidence that the server exited by itself."""
+    starts = tmp_path / "starts"
+    waiting = f"echo begun >> {starts}; echo 'waiting for the database' >&2; sleep 1000; true"
+    with anyio.fail_after(ROOM):
+        error = await connect_error(StdioServer("sh", ["-c", waiting], close_timeout=0.2), connect_timeout=3)
+    assert isinstance(error, ConnectTimeout)
+    assert (error.phase, error.exit_status, error.stderr_tail) == ("discover", None, "waiting for the database")
+    assert "connect_timeout=3" in error.reason
+    assert 'mode="legacy"' in error.advice
+    assert starts.read_text().split() == ["begun"]
+
+
+async def test_an_error_in_the_handshake_is_not_hidden_by_the_exit_that_follows() -> None:
+    error = await connect_error(server("--fail-list", mode="legacy"))
+    assert "answered tools/list with error" in error.reason
+    assert error.exit_status is None
+
+
+@pytest.mark.parametrize(
+    ("options", "discovers"),
+    [
+        pytest.param(["--ignore-discover"], 2, id="it did not answer in time"),
+        pytest.param([], 1, id="it refused"),
+        pytest.param(["--die-at-discover"], 1, id="it exited"),
+    ],
+)
+async def test_a_protocol_is_remembered_only_if_the_server_said_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], discovers: int
+) -> None:
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 0.5)
+    ledger = tmp_path / "ledger"
+    spec = server(*options, "--ledger", str(ledger), restart=RestartPolicy(initial_delay=0))
+    async with MCPPool({"a": spec}) as pool:
+        await pool.wait_ready()
+        await pool.server("a").restart()
+    assert [line["method"] for line in read_lines(ledger)].count("server/discover") == discovers
 
 
 async def test_the_time_out_of_a_server_that_prompts_for_input_shows_the_prompt() -> None:
