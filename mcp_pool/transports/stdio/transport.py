@@ -77,11 +77,13 @@ async def _posix_transport(
             try:
                 yield transport.reader, transport.writer
             finally:
-                with anyio.CancelScope(shield=True):
-                    transport.close()
-                    await process.stop(target.limits.close_timeout)
-                    await transport.details_known()
-                transport.scope.cancel()
+                try:
+                    with anyio.CancelScope(shield=True):
+                        transport.close()
+                        await process.stop(target.limits.close_timeout)
+                        await transport.details_known()
+                finally:
+                    transport.scope.cancel()  # even if Ctrl-C interrupted the lines above: nothing else ends the tasks
 
 
 @final
