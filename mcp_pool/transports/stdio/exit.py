@@ -6,6 +6,7 @@ The status is looked up, never awaited from another task: that task may be gone 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import Final, final
@@ -27,6 +28,14 @@ class Exit:
     status: int | None
     """The exit code, or minus the number of the signal that killed it. None: unknown, because the program ignores
     SIGCHLD, or other code in it has reaped the process."""
+
+    def __str__(self) -> str:
+        """Say how it ended, as a phrase that follows the name of the server."""
+        if self.status is None:
+            return "exited with an unknown status"
+        if self.status < 0:
+            return f"was killed by {_signal_name(-self.status)}"
+        return f"exited with status {self.status}"
 
 
 def look_up_exit(pid: int) -> Exit | None:
@@ -89,3 +98,10 @@ def _descriptor(pid: int) -> int | None:
         with suppress(AttributeError, OSError):
             return os.pidfd_open(pid)
     return None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} ({number})"
+    except ValueError:  # real-time signals have no name
+        return f"signal {number}"

@@ -74,19 +74,24 @@ class ServerProcess:
         self._groups = {self.pid}
 
     @property
-    def has_exited(self) -> bool:
-        """Whether the process has exited."""
+    def exit(self) -> Exit | None:
+        """How the process ended; None while it is running."""
         if self._exit is None:
             found = look_up_exit(self.pid)
             if found is None and is_another(self.pid, self._started):
                 found = Exit(None)  # others have reaped it
             self._note(found)
-        return self._exit is not None
+        return self._exit
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether the process has exited."""
+        return self.exit is not None
 
     @property
     def status(self) -> int | None:
         """Its exit code, or minus the number of the signal that killed it; None while it runs, or if unknown."""
-        return self._exit.status if self.has_exited and self._exit else None
+        return None if self.exit is None else self.exit.status
 
     async def wait(self) -> None:
         """Wait until the process has exited."""

@@ -8,7 +8,6 @@ of standard error are gathered after that.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -79,11 +78,13 @@ async def _posix_transport(
             try:
                 yield transport.reader, transport.writer
             finally:
-                with anyio.CancelScope(shield=True):
-                    transport.close()
-                    await process.stop(target.limits.close_timeout)
-                    await transport.details_known()
-                transport.scope.cancel()
+                try:
+                    with anyio.CancelScope(shield=True):
+                        transport.close()
+                        await process.stop(target.limits.close_timeout)
+                        await transport.details_known()
+                finally:
+                    transport.scope.cancel()  # even if Ctrl-C interrupted the lines above: nothing else ends the tasks
 
 
 @final
@@ -283,18 +284,8 @@ class _StdioTransport:
 
     def _describe_end(self) -> str:
         """Say what happened, the most reliable sign first."""
-        status = self.process.status
         if self._too_long:
             return f"sent a line longer than max_message_size={self.max_message_size} bytes"
-        if not self.process.has_exited:
+        if self.process.exit is None:
             return f"closed its standard {'input' if self._input_closed else 'output'}"
-        if status is None:
-            return "exited with an unknown status"
-        return f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"{signal.Signals(number).name} ({number})"
-    except ValueError:  # real-time signals have no name
-        return f"signal {number}"
+        return str(self.process.exit)

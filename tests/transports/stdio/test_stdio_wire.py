@@ -24,6 +24,7 @@ from mcp_pool._shared.redaction import Redactor
 from mcp_pool.config.target import Target
 from mcp_pool.transports.channel import Channel
 from mcp_pool.transports.stdio.guardian import Guardian
+from mcp_pool.transports.stdio.process import ServerProcess
 from mcp_pool.transports.stdio.read_ahead import PAGE
 from mcp_pool.transports.stdio.stderr import LOGGED_LINES, TAIL_BYTES, StderrTail
 from mcp_pool.transports.stdio.transport import INCOMING, LINES_PER_TURN, OUTGOING, stdio_transport
@@ -458,6 +459,35 @@ async def test_a_transport_that_is_cancelled_anywhere_leaves_nothing() -> None:
         assert descriptors() == before
         if not reached:
             break
+
+
+class Interrupt(BaseException):
+    """Stands for KeyboardInterrupt, which would stop the event loop of the tests."""
+
+
+@pytest.mark.parametrize("interrupted", ["stop", "end_input", "kill"])
+async def test_a_transport_whose_closing_is_interrupted_leaves_nothing(
+    interrupted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On trio, Ctrl-C may raise in any task, at any line."""
+    original, calls = getattr(ServerProcess, interrupted), 0
+
+    def interrupt(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise Interrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(ServerProcess, interrupted, interrupt)
+    errors = list[BaseException]()
+    with anyio.fail_after(ROOM):
+        try:
+            async with transport(program("import sys; sys.stdin.read()"), close_timeout=LONG)[1]:
+                pass
+        except (Interrupt, BaseExceptionGroup) as error:
+            errors.append(error)
+    assert errors
 
 
 async def test_the_process_of_a_cancelled_attempt_is_ended(tmp_path: Path) -> None:
