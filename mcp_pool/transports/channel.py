@@ -1,8 +1,8 @@
 """What is known about one channel to a server: why it was lost, what was sent for each call, and what came back.
 
-The SDK reports a lost connection, a local timeout and a server's own error with codes that servers use as well (-32000
-is the most common code of real servers). So the wire decides, not the code: the tracked streams record on each call
-whether its request was sent and how it was answered, and the channel records why it was lost.
+The SDK reports a lost connection, a local timeout and a server's own error with codes that servers use as well. So the
+wire decides, not the code: the tracked streams record on each call whether its request was sent and how it was
+answered, and the channel records why it was lost.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ class DisconnectCause:
     what: str
     """What happened, as a phrase that follows the server's name: "exited with status 3"."""
     exit_status: int | None = None
-    """The process's exit code, or minus the number of the signal that ended it; None if it has not ended or there is
-    no process."""
+    """The process's exit code, or minus the number of the signal that ended it; None if there is none or it is unknown."""
     stderr_tail: str = attrs.field(default="", repr=False)
     """The end of what the server wrote to standard error, with secrets masked."""
     cause: BaseException | None = None
