@@ -53,7 +53,7 @@ class DisconnectCause:
     what: str
     """What happened, as a phrase that follows the server's name: "exited with status 3"."""
     exit_status: int | None = None
-    """The process's exit code, or minus the number of the signal that ended it; None if there is none or it is unknown."""
+    """The exit code of the process, or minus the number of the signal that ended it; None if unknown."""
     stderr_tail: str = attrs.field(default="", repr=False)
     """The end of what the server wrote to standard error, with secrets masked."""
     cause: BaseException | None = None
