@@ -21,6 +21,7 @@ from mcp_pool.errors import (
     ErrorContext,
     HttpStatusError,
     InvalidResponse,
+    MCPPoolError,
 )
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
 
@@ -114,7 +115,8 @@ class CallErrors:
         """Return the error for a call that failed on its own, without a loss of the connection."""
         may_have_run = record.requests_sent > 0
         fate = "may have run" if may_have_run else "has not run"
-        why = f"{failure.what} during {what}, which {fate}{words_of(failure.cause)}"
+        words = "" if isinstance(failure.cause, MCPPoolError) else words_of(failure.cause)  # `what` already says it
+        why = f"{failure.what} during {what}, which {fate}{words}"
         reason = self._clean(f"Server {self.target.server_id!r} {why}.")
         if failure.status is not None:
             from mcp_pool.transports.http.handshake_errors import (  # noqa: PLC0415  # loaded on failure only

@@ -29,7 +29,7 @@ from mcp_pool.connection.listing import Inventory
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
 from mcp_pool.transports.http.client import Outbox
-from mcp_pool.transports.stdio.transport import _signal_name
+from mcp_pool.transports.stdio.exit import _signal_name
 from mcp_pool.transports.tracked_streams import Outgoing
 from servers import misbehaving
 from servers.in_process import calculator

@@ -95,6 +95,7 @@ logger.remove()
 logger.enable("mcp_pool")
 logger.add(lambda message: logged.append(message.record["message"]), level="WARNING")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, where it is ignored
 with suppress(BaseException):
     run()
 for number in (signal.SIGINT, signal.SIGTERM):

@@ -448,7 +448,8 @@ async def test_a_headers_function_that_fails_fails_only_its_call_which_has_not_r
             assert isinstance(error, ConnectionLost)
             assert "could not be sent the request (its headers function r" in error.reason
             assert told in error.reason
-            assert "has not run. The connection stays in use." in error.reason
+            assert "which has not run" in error.reason
+            assert error.reason.endswith(". The connection stays in use.")
             assert not error.may_have_run
             assert SECRET not in shown(error)
             invalid = isinstance(error.cause, ConfigError)
