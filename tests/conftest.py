@@ -27,7 +27,7 @@ from hypothesis import settings
 from loguru import logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
     from loguru import Message
 
@@ -44,12 +44,14 @@ settings.load_profile("mcp_pool")
 
 # Every process of a run collects all tests, which only adds objects: looking through them for garbage again and again
 # takes a third of that time.
-gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

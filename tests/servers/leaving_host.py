@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,10 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
 gc.collect()
 servers = [json.loads(line)["pid"] for line in Path(OPTIONS["pids"]).read_text().splitlines()]
-running = [pid for pid in servers if state(pid)[0] not in "ZX"]
+# A process that was sent SIGKILL needs the processor once more to end. Nothing else would end these.
+deadline = time.monotonic() + 30
+while (running := [pid for pid in servers if state(pid)[0] not in "ZX"]) and time.monotonic() < deadline:
+    time.sleep(0.01)
 everything = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
 zombies = [pid for pid in everything if state(pid) == ("Z", os.getpid())]
 print(json.dumps({"running": running, "zombies": zombies, "log": logged}), flush=True)
