@@ -142,7 +142,7 @@ class WatchedStream(httpx2.AsyncByteStream):
         response: httpx2.Response,
         limit: int,
         on_end: Callable[[Exception | None], None],
-        on_message: Callable[[bytes], None] | None = None,
+        on_message: Callable[[bytes], None],
         wait: CancellableWait | None = None,
     ) -> None:
         self._response = response
@@ -156,8 +156,7 @@ class WatchedStream(httpx2.AsyncByteStream):
             async with aclosing(self._response.aiter_bytes()) as chunks:
                 while (chunk := await self._wait.run(lambda: anext(chunks, None))) is not None:
                     for message in self._events.feed(chunk):
-                        if self._on_message is not None:
-                            self._on_message(message)
+                        self._on_message(message)
                     yield chunk
         except Exception as error:
             self._on_end(error)

@@ -37,7 +37,10 @@ DETAILS_TIMEOUT: Final = 0.1
 """Seconds to wait for exit status, answers and standard error once the connection is lost, each time. The waits run
 out if a descendant holds the pipes, or if the server keeps running with its output closed."""
 DETAILS_WAITS: Final = 5
-"""How many such waits. One long wait would be over at once in a program that has just been suspended for a while."""
+"""How many such waits: one long wait would be over at once in a program that has just been suspended. Those in which
+many lines are handled do not count: on a busy machine, reading what the server wrote last takes longer."""
+DETAILS_LIMIT: Final = 5.0
+"""Seconds for all of them: a descendant may write for ever."""
 INCOMING: Final = 32
 """Messages that may wait for the SDK, which takes one per turn of the event loop, so that they are handled in order.
 Without a buffer each would take two turns, and a flood would take twice as long to get through."""
@@ -256,12 +259,16 @@ class _StdioTransport:
     async def _gather_details(self) -> None:
         """Once the connection is lost, wait for its details, then end the calls that wait for them."""
         await self._lost.wait()
-        for _ in range(0 if self._too_long else DETAILS_WAITS):  # after too long a line the server is still running
+        waits = DETAILS_WAITS if self._too_long else 0  # after too long a line the server is still running
+        limit = anyio.current_time() + DETAILS_LIMIT
+        while waits < DETAILS_WAITS and anyio.current_time() < limit:
+            lines = self._lines
             with anyio.move_on_after(DETAILS_TIMEOUT):
                 await self.process.wait()
                 await self._output_ended.wait()
                 await self._errors_ended.wait()
                 break
+            waits += self._lines - lines < LINES_PER_TURN
         self._explain(self._cause(is_complete=True))
 
     def _explain(self, cause: DisconnectCause) -> None:
