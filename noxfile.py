@@ -63,16 +63,11 @@ def found_pythons() -> dict[str, str]:
 PYTHONS = found_pythons()
 NEWEST = list(PYTHONS.values())[-1]
 # `.ci/run` runs the README's test command with the Python that runs nox, and the session `coverage` with the newest.
-# The wheel is tested with a third one if there is one, so that each Python runs the tests once.
+# The wheel is tested with a third one if there is one, so that each Python runs the tests once. Each of the three runs
+# them on another backend.
 HERE_VERSION, NEWEST_VERSION = "{}.{}".format(*sys.version_info), list(PYTHONS)[-1]
 WHEEL_VERSION = next((each for each in PYTHONS if each not in (HERE_VERSION, NEWEST_VERSION)), HERE_VERSION)
 TESTED = {HERE_VERSION, NEWEST_VERSION, WHEEL_VERSION}
-
-
-def one_backend_and_smoke(session: nox.Session) -> None:
-    """Run all tests on trio and the smoke tests on asyncio and uvloop. The README's command runs all on each."""
-    # One run, because each process of a run collects all tests. `-k` finds the marker `smoke` like a name.
-    session.run("python", "-m", "pytest", "-k", "trio or not asyncio or smoke", *session.posargs)
 
 
 @nox.session
@@ -98,25 +93,21 @@ def types(session: nox.Session) -> None:
     [nox.param(path, id=version, tags=[] if version in TESTED else ["ci"]) for version, path in PYTHONS.items()],
 )
 def tests(session: nox.Session) -> None:
-    """Run all tests but `real` on one backend and the smoke tests on the others, on every Python that was found."""
+    """Run all tests but `real` on trio and the smoke tests on the other backends, on every Python that was found."""
     session.install("-e", ".[trio,test]")
-    one_backend_and_smoke(session)
+    session.run("python", "-m", "pytest", "--backend", "trio", *session.posargs)
 
 
 @nox.session(python=NEWEST, tags=["ci"])
 def coverage(session: nox.Session) -> None:
-    """Do the same, and check that the tests on one backend cover every line and branch of the package.
-
-    The package has one code path for all backends, and the tracer makes tests 50 % slower.
-    """
+    """Do the same, and check that these tests cover every line and branch of the package."""
     if PYTHONS.get("3.11") == NEWEST:
         session.error("coverage needs Python 3.12 or later: 3.11 loses the tracer in cancelled task groups")
     session.install("-e", ".[trio,test]", *nox.project.dependency_groups(PROJECT, "coverage"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-k", "trio or not asyncio", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "--backend", "trio", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
-    session.run("python", "-m", "pytest", "-m", "smoke", "-k", "asyncio and not trio", *session.posargs)
 
 
 @nox.session(tags=["ci"])
@@ -135,7 +126,10 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[WHEEL_VERSION], reuse_venv=False, tags=["ci"])
 def wheel(session: nox.Session) -> None:
-    """Run the tests against the built wheel, without the source tree, with the lowest versions of its dependencies."""
+    """Run the tests against the built wheel, without the source tree, with the lowest versions of its dependencies.
+
+    They run on uvloop where the loop matters, otherwise on asyncio.
+    """
     ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
     pins = [
         f"{requirement.name}=={specifier.version}"
@@ -154,7 +148,7 @@ def wheel(session: nox.Session) -> None:
             shutil.copy(HERE / part, away)
         with session.chdir(away):
             session.run("python", "-c", "import mcp_pool, sys; assert mcp_pool.__file__.startswith(sys.prefix)")
-            one_backend_and_smoke(session)
+            session.run("python", "-m", "pytest", "--backend", "uvloop", *session.posargs)
 
 
 def install_from_npm(session: nox.Session, packages: dict[str, str]) -> Path:

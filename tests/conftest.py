@@ -117,24 +117,53 @@ SMOKE = frozenset(
         "transports/stdio/test_stdio_start.py",
     }
 )
-"""The tests that run on every backend with each Python version and the lowest versions of the dependencies."""
+"""The tests that run on every backend in every run."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=("asyncio", "uvloop", "trio", "all"),
+        default="asyncio",
+        help="the backend on which all tests run; those marked `smoke` run on the others as well (default: asyncio)",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if lost := [name for name in SMOKE | LOOP_DOES_NOT_MATTER if not (HERE / name).is_file()]:
         raise pytest.UsageError(f"conftest.py names tests that do not exist: {', '.join(lost)}")
+    wanted = config.getoption("--backend")
+    found = [(item, relative(item.path), backend_of(item)) for item in items]
+    on_uvloop = {path for _, path, backend in found if backend == "uvloop" and loop_matters(path)}
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
-    for item in items:
-        path = relative(item.path)
+    for item, path, backend in found:
         if path in SMOKE:
             item.add_marker("smoke")
-        on_uvloop = "uvloop" in getattr(item, "callspec", SimpleNamespace(id="")).id
-        needless = path.partition("/")[0] not in LOOP_MATTERS or path in LOOP_DOES_NOT_MATTER
-        (left_out if on_uvloop and needless else kept).append(item)
+        if backend is None:
+            selected = True
+        elif backend == "uvloop" and path not in on_uvloop:
+            selected = False
+        elif path in SMOKE or wanted == "all":
+            selected = True
+        else:
+            # `asyncio` stands in for `uvloop` where the loop does not matter.
+            selected = backend == ("asyncio" if wanted == "uvloop" and path not in on_uvloop else wanted)
+        (kept if selected else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def backend_of(item: pytest.Item) -> str | None:
+    """The backend that a test runs on, or None if it has none."""
+    name = getattr(item, "callspec", SimpleNamespace(id="")).id
+    return next((each for each in ("uvloop", "trio", "asyncio") if each in name), None)
+
+
+def loop_matters(path: str) -> bool:
+    """Whether a test file also runs on uvloop."""
+    return path.partition("/")[0] in LOOP_MATTERS and path not in LOOP_DOES_NOT_MATTER
 
 
 @cache

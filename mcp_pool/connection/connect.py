@@ -122,6 +122,9 @@ class Connector:
             inventory = await take_inventory(client, attempt.target)
             if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
                 await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
+            # The listing may have ended just before the attempt was cancelled, and whoever would close the connection
+            # has gone by now. Nothing may be awaited between this and `on_open`.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             self.timer.forget(self._connecting)
             scope.shield = True
             connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)

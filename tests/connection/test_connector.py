@@ -122,6 +122,35 @@ async def test_a_wire_that_goes_down_because_of_the_timeout_is_reported_as_a_tim
             await pool.connect("s", InProcessServer(calculator()))
 
 
+async def test_an_attempt_that_is_cancelled_at_the_moment_its_listing_ends_does_not_open_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would close it: the block could never be left."""
+    listed, may_return = anyio.Event(), anyio.Event()
+    opened: list[tuple[object, ...]] = []
+
+    def open_one(*arguments: object) -> None:
+        opened.append(arguments)
+        raise RuntimeError("no connection may be opened any more")
+
+    async def list_and_wait(*_arguments: Any, **_options: Any) -> Inventory:
+        with anyio.CancelScope(shield=True):  # as if the last response had just arrived
+            listed.set()
+            await may_return.wait()
+        return Inventory()
+
+    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", list_and_wait)
+    monkeypatch.setattr("mcp_pool.connection.connect.Connection", open_one)
+    async with MCPPool() as pool:
+        pool.add("s", InProcessServer(calculator()))
+        await listed.wait()
+        async with anyio.create_task_group() as group:
+            group.start_soon(pool.close_all)
+            await anyio.wait_all_tasks_blocked()
+            may_return.set()
+    assert not opened
+
+
 class Gone:
     """A stream that nobody reads any more."""
 

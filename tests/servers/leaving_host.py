@@ -103,8 +103,9 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
 gc.collect()
 servers = [json.loads(line)["pid"] for line in Path(OPTIONS["pids"]).read_text().splitlines()]
-# A process that was sent SIGKILL needs the processor once more to end. Nothing else would end these.
-deadline = time.monotonic() + 30
+# A process that was sent SIGKILL needs the processor once more to end. Nothing else would end these. Servers that were
+# abandoned end with this program.
+deadline = time.monotonic() + (0 if OPTIONS["how"].startswith("abandon") else 30)
 while (running := [pid for pid in servers if state(pid)[0] not in "ZX"]) and time.monotonic() < deadline:
     time.sleep(0.01)
 everything = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
