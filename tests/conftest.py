@@ -27,7 +27,7 @@ from hypothesis import settings
 from loguru import logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 
     from loguru import Message
 
@@ -64,16 +64,26 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"to repeat the generated programs: --hypothesis-seed={config.getoption('--hypothesis-seed')}"
 
 
-def _backends() -> Iterator[Any]:
-    yield pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")
-    if sys.platform != "win32":
-        yield pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop")
-    yield pytest.param(("trio", {}), id="trio")
+BACKENDS = {
+    "asyncio": pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+    "uvloop": pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"),
+    "trio": pytest.param(("trio", {}), id="trio"),
+}
 
 
-@pytest.fixture(scope="module", params=list(_backends()))
+@pytest.fixture(scope="module")
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # Not as parameters of the fixture: making tests only to leave them out takes half of the time of collecting them.
+    chosen_here = "anyio_backend" in vars(metafunc.module) or any(
+        "anyio_backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")
+    )
+    if "anyio_backend" in metafunc.fixturenames and not chosen_here:
+        names = chosen_backends(relative(metafunc.definition.path), metafunc.config.getoption("--backend"))
+        metafunc.parametrize("anyio_backend", [BACKENDS[name] for name in names], indirect=True, scope="module")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -113,8 +123,8 @@ SMOKE = frozenset(
         "calls/test_calls.py",
         "connection/test_callbacks.py",
         "supervision/test_block.py",
-        "transports/http/test_http_servers.py",
-        "transports/stdio/test_stdio_start.py",
+        "transports/http/test_session_evidence.py",
+        "transports/stdio/test_stdio_wire.py",
     }
 )
 """The tests that run on every backend in every run."""
@@ -125,7 +135,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backend",
         choices=("asyncio", "uvloop", "trio", "all"),
         default="asyncio",
-        help="the backend on which all tests run; those marked `smoke` run on the others as well (default: asyncio)",
+        help="the backend on which all tests run; the smoke tests run on the others as well (default: asyncio)",
     )
 
 
@@ -133,37 +143,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if lost := [name for name in SMOKE | LOOP_DOES_NOT_MATTER if not (HERE / name).is_file()]:
         raise pytest.UsageError(f"conftest.py names tests that do not exist: {', '.join(lost)}")
     wanted = config.getoption("--backend")
+    # What follows is for tests that choose their backends themselves, most of them because uvloop has no virtual clock.
     found = [(item, relative(item.path), backend_of(item)) for item in items]
-    on_uvloop = {path for _, path, backend in found if backend == "uvloop" and loop_matters(path)}
+    on_uvloop = {path for _, path, backend in found if backend == "uvloop"}
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item, path, backend in found:
-        if path in SMOKE:
-            item.add_marker("smoke")
-        if backend is None:
-            selected = True
-        elif backend == "uvloop" and path not in on_uvloop:
-            selected = False
-        elif path in SMOKE or wanted == "all":
-            selected = True
-        else:
-            # `asyncio` stands in for `uvloop` where the loop does not matter.
-            selected = backend == ("asyncio" if wanted == "uvloop" and path not in on_uvloop else wanted)
+        stands_in = backend == "asyncio" and wanted == "uvloop" and path not in on_uvloop
+        selected = backend is None or stands_in or backend in chosen_backends(path, wanted)
         (kept if selected else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
 
 
+def chosen_backends(path: str, wanted: str) -> Sequence[str]:
+    """The backends that the tests of a file run on."""
+    loop_matters = path.partition("/")[0] in LOOP_MATTERS and path not in LOOP_DOES_NOT_MATTER
+    possible = [name for name in BACKENDS if name != "uvloop" or (loop_matters and sys.platform != "win32")]
+    if wanted == "all" or path in SMOKE:
+        return possible
+    return [wanted if wanted in possible else "asyncio"]
+
+
 def backend_of(item: pytest.Item) -> str | None:
     """The backend that a test runs on, or None if it has none."""
     name = getattr(item, "callspec", SimpleNamespace(id="")).id
     return next((each for each in ("uvloop", "trio", "asyncio") if each in name), None)
-
-
-def loop_matters(path: str) -> bool:
-    """Whether a test file also runs on uvloop."""
-    return path.partition("/")[0] in LOOP_MATTERS and path not in LOOP_DOES_NOT_MATTER
 
 
 @cache

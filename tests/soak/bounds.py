@@ -73,6 +73,8 @@ PAST_BOUND: Final = CALL_BOUND + LONGEST_PAUSE
 """For what is running when the time is up: a pause, then a call, a fault, or a block with its calls."""
 LEFTOVER_BOUND: Final = 10.0
 """Until everything that has ended is gone from the system's lists: a leak stays forever."""
+GUARDIAN_BOUND: Final = 5.0 + ROOM
+"""Until the servers of a program that was killed have ended."""
 PROOF_TIMEOUT: Final = 10.0
 """For one call that shows that a server has recovered."""
 PROOF_BOUND: Final = 60.0

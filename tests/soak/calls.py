@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -34,6 +34,8 @@ class Call:
     """When its caller is cancelled; None for never."""
     watched: bool = False
     """Whether its caller wants progress reports."""
+    on_progress: Callable[[], Awaitable[object]] | None = None
+    """What its progress function does each time, besides counting."""
     any_answer: bool = False
     """Whether its result, if there is one, does not contain the ticket."""
     may_fail: bool = False
@@ -127,12 +129,14 @@ class Caller:
     async def _answer(self, pool: MCPPool, made: Made) -> CallToolResult:
         async def note(progress: float, total: float | None, message: str | None) -> None:
             self.progressed += 1
+            if made.call.on_progress is not None:
+                await made.call.on_progress()
 
         return await pool.server(made.target.server_id).call_tool(
             made.call.tool,
             {"ticket": made.ticket, **made.call.arguments},
             timeout=made.call.timeout,
-            progress=note if made.call.watched else None,
+            progress=note if made.call.watched or made.call.on_progress else None,
         )
 
     def _note(self, made: Made) -> None:

@@ -1,7 +1,6 @@
 """Faults: what a fault is, what it can access, and the tasks that inject one after another.
 
-The faults are in `faults_of_servers.py`, `faults_of_wires.py`, `faults_of_calls.py` and `faults_by_hand.py`. Each is a
-function that takes a bounded time and leaves its server able to recover.
+The faults are in the modules `faults_of_….py` and `faults_by_hand.py`. Each is a function that takes a bounded time and leaves its server able to recover.
 """
 
 from __future__ import annotations
@@ -39,8 +38,10 @@ class World:
     """The faults so far, by description."""
     blocks: Counter[str] = attrs.Factory(Counter)
     """The blocks of additional pools so far, by how they ended."""
+    programs: Counter[str] = attrs.Factory(Counter)
+    """The programs with pools of their own so far, by how they ended."""
     under_way: dict[str, str] = attrs.Factory(dict)
-    """What is running, in words: faults by the ids of their servers, and the block of an additional pool."""
+    """What is running, in words: faults by the ids of their servers, the block of an additional pool, and a program."""
 
     @property
     def faulty(self) -> list[Target]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from soak.bounds import MAX_MESSAGE_SIZE
+from soak.bounds import MAX_MESSAGE_SIZE, PROOF_TIMEOUT
 from soak.calls import Call
 from soak.faults import Fault, Injection, World, anywhere, on_stdio
 from soak.fleet import Target
@@ -27,6 +27,12 @@ def leaving(*ways: str) -> Injection:
     return leave
 
 
+async def unreadable(world: World, target: Target, chance: random.Random) -> None:
+    """Make it answer by a line that cannot be read; the call must not wait for another answer."""
+    call = Call(tool="spoil", arguments={"how": chance.randrange(100)}, timeout=PROOF_TIMEOUT)
+    await world.caller.call(target, call)
+
+
 async def too_long(world: World, target: Target, _chance: random.Random) -> None:
     """Make it return a message that is too long."""
     await world.caller.call(target, Call(tool="huge", arguments={"bytes": 2 * MAX_MESSAGE_SIZE}))
@@ -45,6 +51,7 @@ def flooding(what: str, count: int, *, elsewhere: int = 0) -> Injection:
 FAULTS: Final = (
     Fault("process ended by a call", 4, on_raw, leaving("crash", "kill")),
     Fault("standard output or input closed by the server", 4, on_stdio, leaving("close_stdout", "close_stdin")),
+    Fault("answer that cannot be read", 4, on_stdio, unreadable),
     Fault("message longer than allowed", 3, on_raw, too_long),
     Fault("flood of log messages", 3, anywhere, flooding("log messages", 3000, elsewhere=300)),
     Fault("flood of progress", 2, anywhere, flooding("progress", 3000, elsewhere=300)),

@@ -37,6 +37,8 @@ class Findings:
     """How calls ended."""
     blocks: Counter[str]
     """How the blocks of additional pools ended."""
+    programs: Counter[str]
+    """How programs with pools of their own ended."""
     ledgers: dict[str, int] = attrs.Factory(dict)
     """The result of comparing the journal with the ledgers."""
     logged: Counter[str] = attrs.Factory(Counter)

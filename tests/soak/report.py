@@ -44,6 +44,7 @@ def _tables(found: Sequence[Findings]) -> list[str]:
         _table("calls", found, lambda one: one.ends, total="calls"),
         _table("compared with the ledgers", found, lambda one: one.ledgers),
         _table("additional pools closed", found, lambda one: one.blocks, total="blocks"),
+        _table("programs ended", found, lambda one: one.programs, total="programs"),
         _table("figures", found, _figures),
     ]
 

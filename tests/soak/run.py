@@ -16,7 +16,16 @@ import attrs
 
 import mcp_pool
 from mcp_pool import InProcessServer, MCPPool
-from soak import bounds, faults_by_hand, faults_of_calls, faults_of_servers, faults_of_wires, leftovers, measure
+from soak import (
+    bounds,
+    faults_by_hand,
+    faults_of_calls,
+    faults_of_servers,
+    faults_of_users,
+    faults_of_wires,
+    leftovers,
+    measure,
+)
 from soak.blocks import opening
 from soak.callers import run_callers
 from soak.calls import Caller
@@ -25,6 +34,7 @@ from soak.findings import Findings, Violations
 from soak.fleet import fleet, over_stdio, pool_of
 from soak.journal import Journal, judged
 from soak.logs import Log
+from soak.programs import running_programs
 from soak.proof import prove
 from soak.servers.sdk_tools import MarkedServer
 from soak.witnesses import Callbacks, EventReader, disagreement
@@ -33,6 +43,7 @@ FAULTS: Final = (
     *faults_of_servers.FAULTS,
     *faults_of_wires.FAULTS,
     *faults_of_calls.FAULTS,
+    *faults_of_users.FAULTS,
     *faults_by_hand.FAULTS,
 )
 
@@ -120,6 +131,7 @@ async def _observed(order: Order, violations: Violations) -> Findings:
         faults=world.faults,
         ends=world.caller.ends,
         blocks=world.blocks,
+        programs=world.programs,
         figures={
             "reconnects": restarts,
             "notifications delivered": callbacks.heard,
@@ -174,6 +186,9 @@ async def _let_happen(world: World, sampler: measure.Sampler, order: Order) -> N
             happening.start_soon(run_callers, world.caller, world.targets, order.seed, until)
             happening.start_soon(inject_faults, world, FAULTS, f"{order.seed}-fault", until)
             happening.start_soon(opening, world, f"{order.seed}-block", until)
+            happening.start_soon(
+                running_programs, world, order.directory, order.backend, f"{order.seed}-program", until
+            )
         watching.cancel_scope.cancel()
     if not world.faults or not world.caller.ends["answered"]:
         world.violations.add("nothing happened", "there was no fault, or no answer")

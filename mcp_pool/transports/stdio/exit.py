@@ -83,9 +83,10 @@ def reap(group: int) -> bool:
     Returns:
         Whether the program has children in this group that are still running.
     """
+    reaped = group
     try:
-        while os.waitpid(-group, os.WNOHANG)[0]:
-            pass
+        while reaped:
+            reaped, _ = os.waitpid(-group, os.WNOHANG)
     except ChildProcessError:
         return False
     return True

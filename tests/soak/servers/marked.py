@@ -8,6 +8,7 @@ removes the ledger from the command line.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -115,6 +116,23 @@ def huge(server: Server, call: Call) -> None:
     """Return a message of this many bytes."""
     ticket_of(call)
     server.answer(call.request, text(misbehaving.PADDING), size=int(call.arguments["bytes"]))
+
+
+SPOILT: Final = (
+    lambda line: b"answer: " + line,
+    lambda line: line.replace(b'"text"', b'"text\xff"', 1),
+    lambda line: line.replace(b'"jsonrpc"', b'"jsonrps"', 1),
+    lambda line: line.replace(b"{", b"{\x07", 1),
+    lambda line: line[:-1],
+)
+"""What turns an answer into a line that cannot be read, but shows which request it answers."""
+
+
+@tool(ticket="string", how="integer")
+def spoil(server: Server, call: Call) -> None:
+    """Answer by a line that cannot be read."""
+    answer = {"jsonrpc": "2.0", "id": call.request["id"], "result": text(ticket_of(call))}
+    server.write_bytes(SPOILT[int(call.arguments["how"]) % len(SPOILT)](json.dumps(answer).encode()), b"\n")
 
 
 @tool(waits=True, ticket="string", what="string", count="integer")

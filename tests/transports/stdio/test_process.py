@@ -20,7 +20,7 @@ from helpers.stdio import NEVER, ROOM, failed, process_id, roles, server, text
 from mcp_pool import ConnectionLost, MCPPool, StdioServer
 from mcp_pool.transports.stdio import process as process_module
 from mcp_pool.transports.stdio import session
-from mcp_pool.transports.stdio.exit import Exit, look_up_exit
+from mcp_pool.transports.stdio.exit import Exit, look_up_exit, reap
 from mcp_pool.transports.stdio.guardian import Guardian
 from mcp_pool.transports.stdio.process import ServerProcess, spawn
 from mcp_pool.transports.stdio.session import is_still, start_time
@@ -119,6 +119,22 @@ async def test_everything_is_dead_however_the_waits_of_stop_are_left(
         assert process.status == -signal.SIGKILL
         assert look_up_exit(process.pid) == Exit(None), "it was not reaped"
     await eventually(lambda: not any(map(is_alive, all_of(pids))))
+
+
+async def test_orphans_that_take_a_moment_to_die_are_waited_for_and_reaped(
+    pids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+
+    def look(group: int) -> bool:
+        looks.append(reap(group) or len(looks) < 3)
+        return looks[-1]
+
+    monkeypatch.setattr(process_module, "reap", look)
+    with started(pids) as process:
+        process.end_input()
+        await process.stop(ROOM)
+    assert looks[:4] == [True, True, True, False]
 
 
 async def test_a_forked_child_that_leaves_the_pool_does_not_end_the_servers_of_its_parent(pids: Path) -> None:
