@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mcp_pool._shared.guard import ForeignCancellation, words_of
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
-from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError
+from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError, Phase
 from mcp_pool.transports.channel import Channel
 
 NOT_RETRYABLE: Final = frozenset(
@@ -27,6 +27,8 @@ REQUESTS: Final = {
     "call": "the handshake",
 }
 """The name of each phase in messages."""
+FIRST_PHASES: Final[dict[str, Phase]] = {"auto": "discover", "legacy": "initialize"}
+"""The phase of the first request, by mode."""
 
 
 @final
@@ -42,6 +44,15 @@ class Attempt:
     """The number that its connection will have."""
     mode: str
     """How the protocol is chosen, as in `mcp.Client`."""
+
+    def phase(self, channel: Channel) -> Phase:
+        """Return the phase of this attempt on its channel.
+
+        A process that has been started is in the handshake, even if it exits before the first request is sent.
+        """
+        if channel.phase != "spawn" or channel.process_id is None:
+            return channel.phase
+        return FIRST_PHASES.get(self.mode, "list")  # the other modes are versions that need no handshake
 
 
 @final
@@ -75,7 +86,7 @@ def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *
         advice=target.redactor.text(advice.strip()),
         server_id=target.server_id,
         generation=attempt.generation - 1,
-        phase=channel.phase,
+        phase=attempt.phase(channel),
         attempt=attempt.number,
         cause=target.redactor.error(why.cause),
         retryable=why.retryable,
@@ -85,9 +96,10 @@ def explain(attempt: Attempt, channel: Channel, failure: BaseException | None, *
 
 
 def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
-    what = f"did not finish {REQUESTS[channel.phase]} within connect_timeout={attempt.target.limits.connect_timeout} s"
+    phase = attempt.phase(channel)
+    what = f"did not finish {REQUESTS[phase]} within connect_timeout={attempt.target.limits.connect_timeout} s"
     advice = "Find out what it is waiting for, or raise connect_timeout."
-    if channel.phase == "discover" and attempt.mode == "auto":
+    if phase == "discover" and attempt.mode == "auto":
         advice += ' If it is a legacy server that does not answer this request, set mode="legacy".'
     return _Explanation(what, advice, failure)
 
@@ -99,7 +111,7 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         handshake_failed,
     )
 
-    spec, request = attempt.target.spec, REQUESTS[channel.phase]
+    spec, request = attempt.target.spec, REQUESTS[attempt.phase(channel)]
     if (wrong := next(spec.current_problems(), None)) is not None:
         # The spec was valid when it was added; its borrowed client has been closed since.
         advice = "Call connect() with a new spec."

@@ -152,9 +152,9 @@ class Child:
             raise  # if the process has exited, the pool has ended it
         except ConnectError:
             # Some old servers exit on `server/discover`, which they do not know: connect again without it.
-            channel, target, mode = connector.channel, self.row.target, connector.attempt.mode
-            exited_on_discover = channel.disconnect_cause is not None and channel.phase == "discover"
-            if mode != "auto" or not exited_on_discover or not isinstance(target.spec, StdioServer):
+            channel, target, attempt = connector.channel, self.row.target, connector.attempt
+            exited_on_discover = channel.disconnect_cause is not None and attempt.phase(channel) == "discover"
+            if attempt.mode != "auto" or not exited_on_discover or not isinstance(target.spec, StdioServer):
                 raise
             self._is_legacy = True
             connector = self._connector(deadline, slot, ended)

@@ -79,7 +79,15 @@ def run() -> None:
         return
     with asyncio.Runner(loop_factory=new_loop) as runner:
         main = {"return": return_while_it_is_open, "return while closing": return_while_it_is_closing}.get(how)
-        runner.run(hold_pool(asyncio.sleep) if main is None else main())
+        try:
+            runner.run(hold_pool(asyncio.sleep) if main is None else main())
+        finally:  # the tests interrupt it until that has taken effect; one more would abandon the loop
+            ignore_signals()
+
+
+def ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def state(pid: int) -> tuple[str, int]:
@@ -99,8 +107,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, where it is ignored
 with suppress(BaseException):
     run()
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
+ignore_signals()
 gc.collect()
 servers = [json.loads(line)["pid"] for line in Path(OPTIONS["pids"]).read_text().splitlines()]
 # A process that was sent SIGKILL needs the processor once more to end. Nothing else would end these. Servers that were

@@ -27,8 +27,8 @@ SERVERS: Final = {
     "with a helper in a group of its own": ("--helper", "--own-group"),
     "ignores everything": ("--stubborn", "--helper"),
 }
-PAUSE: Final = 5.0
-"""The mean time between two programs: each loads the package, which takes seconds on a busy machine."""
+PAUSE: Final = 15.0
+"""The mean time between two programs: each loads the package, which disturbs what it is to run beside."""
 BOUND: Final = 60.0
 """For a program to open its pool, and to end."""
 

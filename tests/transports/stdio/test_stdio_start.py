@@ -25,6 +25,7 @@ from mcp_pool import (
     RestartPolicy,
     StdioServer,
 )
+from mcp_pool.transports.tracked_streams import TrackedWriteStream
 from servers import read_lines
 
 if TYPE_CHECKING:
@@ -217,6 +218,18 @@ async def test_the_error_for_a_server_that_exits_at_once_shows_its_stderr_and_ex
     assert not isinstance(error, ConnectTimeout)
     for part in ("'a'", "exited with status 3", "initialize", "no database here"):
         assert part in str(error)
+
+
+@pytest.mark.parametrize(("mode", "phase"), [("auto", "initialize"), ("legacy", "initialize"), ("2026-07-28", "list")])
+async def test_a_server_that_exits_before_the_first_request_is_sent_fails_in_its_phase(
+    mode: str, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(TrackedWriteStream, "send", hang)
+    error = await connect_error(server("--exit-at-start", "3", mode=mode))
+    assert (error.exit_status, error.phase) == (3, phase)
 
 
 async def test_the_stderr_tail_includes_an_incomplete_line() -> None:
