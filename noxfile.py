@@ -100,12 +100,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST, tags=["ci"])
 def coverage(session: nox.Session) -> None:
-    """Do the same, and check that these tests cover every line and branch of the package."""
+    """Do the same without examples, and check that the tests cover every line and branch of the package."""
     if PYTHONS.get("3.11") == NEWEST:
         session.error("coverage needs Python 3.12 or later: 3.11 loses the tracer in cancelled task groups")
     session.install("-e", ".[trio,test]", *nox.project.dependency_groups(PROJECT, "coverage"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "--backend", "trio", *session.posargs)
+    programs = ("--ignore=tests/test_examples.py", "--ignore=tests/test_readme.py")  # the tracer does not see them
+    session.run("coverage", "run", "-m", "pytest", "--backend", "trio", *programs, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -6,9 +6,7 @@ import ast
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, is_typeddict
-
-import pytest
+from typing import TYPE_CHECKING, is_typeddict
 
 import mcp_pool
 
@@ -126,51 +124,46 @@ def public_classes() -> list[type]:
     return [value for value in public if isinstance(value, type) and not is_typeddict(value)]
 
 
-modules = pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_the_map_of_each_package_lists_all_its_modules() -> None:
+    wrong = {package: present(package) for package in packages() if sorted(listed(package)) != sorted(present(package))}
+    assert wrong == {}
 
 
-@pytest.mark.parametrize("package", packages())
-def test_the_map_of_each_package_lists_all_its_modules(package: str) -> None:
-    assert sorted(listed(package)) == sorted(present(package))
+def test_no_module_imports_the_root_package_and_with_it_everything_above() -> None:
+    assert [module for module in MODULES if module and "" in imported(module)] == []
 
 
-@modules
-def test_imports_only_point_down_the_maps(module: str) -> None:
-    for target in imported(module):
-        assert target, f"{module} imports the root package, and with it everything above"
-        assert place(module) < place(target), f"{module} imports {target}, which is above it"
+def test_imports_only_point_down_the_maps() -> None:
+    downwards = [(module, target) for module in MODULES if module for target in imported(module) if target]
+    assert downwards
+    assert [(module, target) for module, target in downwards if place(module) >= place(target)] == []
 
 
-@pytest.mark.parametrize("package", [package for package in packages() if package])
-def test_the_init_of_a_package_contains_only_its_map(package: str) -> None:
-    assert [node for node in tree(package).body if not isinstance(node, ast.Expr)] == []
+def test_the_init_of_a_package_contains_only_its_map() -> None:
+    nodes = {package: [node for node in tree(package).body if not isinstance(node, ast.Expr)] for package in packages()}
+    assert [package for package, found in nodes.items() if package and found] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_stay_small(module: str) -> None:
-    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+def test_modules_stay_small() -> None:
+    lengths = {module: len(file.read_text(encoding="utf-8").splitlines()) for module, file in MODULES.items()}
+    assert {module: length for module, length in lengths.items() if length > LONGEST_MODULE} == {}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_imports_a_backend_or_starts_a_thread(module: str) -> None:
-    assert foreign(module) & FORBIDDEN == set()
+def test_no_module_imports_a_backend_or_starts_a_thread() -> None:
+    assert {module: foreign(module) & FORBIDDEN for module in MODULES if foreign(module) & FORBIDDEN} == {}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_nothing_is_left_to_the_garbage_collector(module: str) -> None:
-    finalizers = [node for node in ast.walk(tree(module)) if getattr(node, "name", None) == "__del__"]
-    assert finalizers == []
-    assert "weakref" not in foreign(module)
+def test_nothing_is_left_to_the_garbage_collector() -> None:
+    names = {module: {getattr(node, "name", None) for node in ast.walk(tree(module))} for module in MODULES}
+    assert [module for module, found in names.items() if "__del__" in found or "weakref" in foreign(module)] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_uses_private_names_of_another(module: str) -> None:
-    assert private_walks(module) == []
+def test_no_module_uses_private_names_of_another() -> None:
+    assert {module: private_walks(module) for module in MODULES if private_walks(module)} == {}
 
 
-@modules
-def test_every_module_has_a_docstring(module: str) -> None:
-    assert ast.get_docstring(tree(module))
+def test_every_module_has_a_docstring() -> None:
+    assert [module for module in MODULES if not ast.get_docstring(tree(module))] == []
 
 
 def test_the_package_itself_has_no_logic() -> None:
@@ -195,18 +188,19 @@ def test_public_names_are_not_private() -> None:
     assert [name for name in mcp_pool.__all__ if name.startswith("_")] == []
 
 
-@pytest.mark.parametrize("public", public_classes(), ids=lambda public: public.__name__)
-def test_public_concrete_classes_are_final(public: Any) -> None:
+def test_public_concrete_classes_are_final() -> None:
     """A class with subclasses in the package does not count as concrete."""
-    derived = [other for other in public_classes() if other is not public and issubclass(other, public)]
-    assert derived or getattr(public, "__final__", False)
+    public = public_classes()
+    concrete = [each for each in public if not any(other is not each and issubclass(other, each) for other in public)]
+    assert concrete
+    assert [each for each in concrete if not getattr(each, "__final__", False)] == []
 
 
-@modules
-def test_final_classes_have_no_subclasses(module: str) -> None:
-    classes = [value for value in vars(import_module(f"{NAME}.{module}")).values() if isinstance(value, type)]
-    final = [value for value in classes if getattr(value, "__final__", False) and "__final__" in vars(value)]
-    assert [value for value in final if value.__subclasses__()] == []
+def test_final_classes_have_no_subclasses() -> None:
+    values = [value for module in MODULES if module for value in vars(import_module(f"{NAME}.{module}")).values()]
+    final = {value for value in values if isinstance(value, type) and "__final__" in vars(value)}
+    assert final
+    assert {value: value.__subclasses__() for value in final if value.__subclasses__()} == {}
 
 
 def test_only_one_module_writes_to_the_log() -> None:

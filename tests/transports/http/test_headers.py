@@ -396,7 +396,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "of the wire": (lambda: {"Mcp-Session-Id": SECRET}, "which the transport sets for each request)"),
     "several": (lambda: {"X-Key": None, "Content-Length": "1"}, "that of 'X-Key' is not; headers must not contain"),
 }
-each_wrong = pytest.mark.parametrize(("function", "told"), WRONG.values(), ids=WRONG.keys())
+"""What a function does wrong, and how the error says so. One server serves all of them: starting it takes longest."""
 NOW: ContextVar[Any] = ContextVar("now", default=dict)
 """The function that `as_now` calls in this context."""
 
@@ -436,25 +436,23 @@ async def held(pool: MCPPool, ledger: Path, *, check: bool = True) -> AsyncItera
 
 
 @on_each_wire
-@each_wrong
-async def test_a_headers_function_that_fails_fails_only_its_call_which_has_not_run(
-    wire: Wire, function: Any, told: str, tmp_path: Path
-) -> None:
+async def test_a_headers_function_that_fails_fails_only_its_call_which_has_not_run(wire: Wire, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(*wire.options, ledger=ledger) as server, MCPPool() as pool:
         await pool.connect("s", wire.spec(server, as_now))
         async with held(pool, ledger):
-            error = (await doing(function, pool)).error
-            assert isinstance(error, ConnectionLost)
-            assert "could not be sent the request (its headers function r" in error.reason
-            assert told in error.reason
-            assert "which has not run" in error.reason
-            assert error.reason.endswith(". The connection stays in use.")
-            assert not error.may_have_run
-            assert SECRET not in shown(error)
-            invalid = isinstance(error.cause, ConfigError)
-            assert invalid == ("headers must" in error.reason)
-            assert not invalid or {field for field, _ in error.cause.problems} == {"headers"}
+            for kind, (function, told) in WRONG.items():
+                error = (await doing(function, pool)).error
+                assert isinstance(error, ConnectionLost), kind
+                assert "could not be sent the request (its headers function r" in error.reason, kind
+                assert told in error.reason, kind
+                assert "which has not run" in error.reason, kind
+                assert error.reason.endswith(". The connection stays in use."), kind
+                assert not error.may_have_run, kind
+                assert SECRET not in shown(error), kind
+                invalid = isinstance(error.cause, ConfigError)
+                assert invalid == ("headers must" in error.reason), kind
+                assert not invalid or {field for field, _ in error.cause.problems} == {"headers"}, kind
         assert ran(ledger, "echo") == 1
 
 
@@ -472,22 +470,21 @@ async def test_the_exception_of_the_function_is_the_cause(wire: Wire) -> None:
 
 
 @on_each_wire
-@each_wrong
-async def test_a_headers_function_that_fails_in_the_handshake_fails_the_attempt(
-    wire: Wire, function: Any, told: str
-) -> None:
+async def test_a_headers_function_that_fails_in_the_handshake_fails_the_attempt(wire: Wire) -> None:
     async with raw_server(*wire.options) as server, MCPPool() as pool:
-        headers = Changing(function)
-        pool.add("s", wire.spec(server, headers, restart=LATER))
-        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
-        error = pool.server("s").last_error
-        assert isinstance(error, ConnectError)
-        assert error.retryable
-        assert told in error.reason
-        assert SECRET not in shown(error)
-        headers.now = dict
-        await pool.server("s").restart()
-        assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
+        functions = {kind: Changing(function) for kind, (function, _) in WRONG.items()}
+        for kind, function in functions.items():
+            pool.add(kind, wire.spec(server, function, restart=LATER))
+        for kind, (_, told) in WRONG.items():
+            await eventually(lambda kind=kind: isinstance(pool.server(kind).state, BackingOff))
+            error = pool.server(kind).last_error
+            assert isinstance(error, ConnectError), kind
+            assert error.retryable, kind
+            assert told in error.reason, kind
+            assert SECRET not in shown(error), kind
+            functions[kind].now = dict
+            await pool.server(kind).restart()
+            assert words(await pool.server(kind).call_tool("echo", {"text": "hello"})) == "hello"
 
 
 @on_each_wire
