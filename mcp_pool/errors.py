@@ -159,7 +159,7 @@ class ConnectError(MCPPoolError):
 
 @final
 class ConnectTimeout(ConnectError, TimeoutError):
-    """A server did not complete the handshake and its first listing within `connect_timeout`."""
+    """A server did not connect within `connect_timeout`: that includes the wait for a slot and the first listing."""
 
 
 @final
@@ -196,7 +196,9 @@ class _CallError(MCPPoolError):
 
 @final
 class CallTimeout(_CallError, TimeoutError):
-    """A call was not answered in time. The server was told to cancel it, and the connection stays in use.
+    """A call was not answered in time. If it had been sent, the server was told to cancel it.
+
+    The connection stays in use.
 
     Args:
         reason: See `MCPPoolError`, also for the keywords that are not listed here.
@@ -206,7 +208,7 @@ class CallTimeout(_CallError, TimeoutError):
 
 @final
 class InvalidResponse(_CallError):
-    """A server sent a response that breaks the protocol or the tool's own output schema.
+    """A server sent a response that violates the protocol or the tool's own output schema.
 
     Args:
         reason: See `MCPPoolError`, also for the keywords that are not listed here.
@@ -233,7 +235,7 @@ class HttpStatusError(_CallError):
 
 @final
 class ServerUnavailable(MCPPoolError):
-    """A server is not connected, and did not connect within the time to wait for it. The call has not run.
+    """A server did not connect in time, has failed, was disconnected, or had no free slot. The call has not run.
 
     Args:
         reason: See `MCPPoolError`, also for the keywords that are not listed here.

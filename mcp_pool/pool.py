@@ -46,7 +46,7 @@ class MCPPool(AsyncContextManagerMixin):
         servers: Ids and specs of the servers to connect when the block opens.
         connect_timeout: Limit for one connection attempt: the wait for a slot, start, handshake and first listing.
             Default 30.
-        open_timeout: Limit for opening the block, which waits for the first outcome of each server. Servers with
+        open_timeout: Limit for opening the block, which waits until each server's first attempt has ended. Servers with
             `required=True` may take longer. Default 10.
         wait_timeout: How long a call waits for a server that is connecting or backing off, and for a slot; with 0 it
             fails at once. Default 30.
@@ -57,10 +57,11 @@ class MCPPool(AsyncContextManagerMixin):
         health: When to probe a silent server; None disables health checks.
         max_connecting: How many servers connect at once. A server that hangs holds its slot for only a second.
             Default 16.
-        launch_limits: How many servers that the same program starts may be starting at once, by the program's name;
-            package runners that are started together corrupt their cache. A start counts until the server is connected,
-            at most 30 s. Merged over the default: 2 each for npx, npm, pnpm, yarn, bunx, uvx, uv and pipx, 4 each for
-            docker and podman. None as a value removes the limit of one program, None as the argument all of them.
+        launch_limits: How many servers launched by one program may be starting at once, by the program's name: package
+            runners can corrupt their cache when several start together. A server counts as starting until it is
+            connected, for at most 30 s. Merged over the default: 2 each for npx, npm, pnpm, yarn, bunx, uvx, uv and
+            pipx, 4 each for docker and podman. None as a value removes the limit of one program, None as the argument
+            all of them.
         callbacks: A function from a server's id to its callbacks, used for those that its spec leaves out.
 
     Raises:
@@ -135,12 +136,16 @@ class MCPPool(AsyncContextManagerMixin):
     def add(self, server_id: str, config: ServerConfig) -> None:
         """Add a server and return at once; it keeps trying to connect, under its restart policy.
 
-        Arguments and errors as in `connect`. Does nothing if the id is already in use with an equal config.
+        Arguments as in `connect`. Does nothing if a current server has this id and an equal config.
+
+        Raises:
+            ConfigError: An argument is invalid, or a current server has this id and another config; see `replace`.
+            PoolClosed: The pool is not open.
         """
         self._supervisor.add(server_id, config)
 
     async def disconnect(self, server_id: str, *, drain: float = 5.0) -> bool:
-        """Disconnect a server, even one that is still connecting, and wait until it has ended.
+        """Disconnect a server, even one that is still connecting, and wait until it is gone.
 
         Args:
             server_id: The server's id.
@@ -173,10 +178,10 @@ class MCPPool(AsyncContextManagerMixin):
         return await self._supervisor.replace(server_id, config, drain)
 
     async def close_all(self, *, drain: float = 0.0) -> None:
-        """End all servers at once and wait until they have ended. Never raises because of a server.
+        """Disconnect all servers at once and wait until they are gone. Never raises because of a server.
 
-        All servers that were added before the call are ended, even if the caller is cancelled. The pool can be used
-        again at once; servers that are added meanwhile stay.
+        All servers that were added before the call are disconnected, even if the caller is cancelled. The pool can be
+        used again at once; servers that are added meanwhile stay.
 
         Args:
             drain: How many seconds calls in flight have to finish.
@@ -212,7 +217,7 @@ class MCPPool(AsyncContextManagerMixin):
 
     @property
     def tools(self) -> Mapping[str, ToolEntry]:
-        """The tools on offer by catalog name, read-only. Those of a server that is not connected are marked stale."""
+        """The tools by catalog name, read-only: stale while their server reconnects, without those of a failed one."""
         return self._catalog.tools
 
     def server(self, server_id: str) -> Server:

@@ -46,10 +46,12 @@ class Server:
     """A handle on one server. Returned by `MCPPool.server` and `MCPPool.servers`, not constructed directly.
 
     It refers to the id: if the server is disconnected and another is added under the same id, it refers to the new one.
+
+    Attributes:
+        server_id: The id in the pool.
     """
 
     server_id: str
-    """The id in the pool."""
     _supervisor: Supervisor = attrs.field(repr=False)
 
     def __repr__(self) -> str:
@@ -88,7 +90,7 @@ class Server:
     def client(self) -> Client | None:
         """The live `mcp.Client`, for anything the pool does not wrap; None while there is no connection.
 
-        Calls made with it directly get no timeouts, counts or explained errors from the pool. It belongs to the pool's
+        Calls made directly on it bypass the pool's timeouts, counters and error messages. It belongs to the pool's
         event loop: reading it in another thread raises `RuntimeError`.
         """
         self._supervisor.check_here()
@@ -117,8 +119,8 @@ class Server:
             arguments: Its arguments, converted to JSON when the call is made. They must not be circular.
             timeout: Seconds for the whole call, including the wait for the server; None for no limit. By default the
                 server's `call_timeout` (for silence; progress restarts it) and `max_call_time` apply.
-            progress: An async function of (progress, total, message), called in order, one report at a time. What it
-                raises is logged. The result waits for it for at most half a second.
+            progress: An async function of (progress, total, message), called in order, one report at a time. If it
+                raises, the exception's type is logged. The result waits for it for at most half a second.
             meta: Sent as `_meta`.
 
         Returns:

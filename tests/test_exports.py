@@ -12,6 +12,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 
 import mcp_pool
@@ -208,6 +209,15 @@ def public_members(cls: type) -> Iterator[tuple[str, Any]]:
             name in {"__init__", "__anext__"} and not (name == "__init__" and hasattr(cls, "__attrs_attrs__"))
         ):
             yield name, member
+
+
+def test_help_describes_every_field_of_every_public_class() -> None:
+    """`help()` shows the docstring of a class, but neither those below its fields nor those of its bases."""
+    classes = [thing for thing in vars(mcp_pool).values() if inspect.isclass(thing) and attrs.has(thing)]
+    fields = [(cls, field.name) for cls in classes for field in attrs.fields(cls) if not field.name.startswith("_")]
+    assert len(fields) > len(classes)
+    missing = [f"{cls.__name__}.{name}" for cls, name in fields if f" {name}: " not in inspect.getdoc(cls)]
+    assert missing == []
 
 
 @pytest.mark.parametrize("exported", mcp_pool.__all__)

@@ -6,5 +6,6 @@
 * `exceptions`: exception groups and chains of causes
 * `loops`: the event loop that an object belongs to
 * `changed`: the condition that waiters wait on
+* `docs`: docstrings of classes with bases
 * `guard`: the boundary around user code
 """

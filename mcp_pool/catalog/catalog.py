@@ -20,16 +20,19 @@ from mcp_pool.supervision.supervisor import Supervisor
 @final
 @attrs.frozen
 class ToolEntry:
-    """One tool in the catalog."""
+    """One tool in the catalog.
+
+    Attributes:
+        server_id: The id of the server that offers it.
+        name: The server's own name for it.
+        tool: Its definition, as the server sent it.
+        stale: Whether the server is not connected now, so that this is the tool as it was last listed.
+    """
 
     server_id: str
-    """The id of the server that offers it."""
     name: str
-    """The server's own name for it."""
     tool: Tool
-    """Its definition, as the server sent it."""
     stale: bool
-    """Whether the server is not connected now, so that this is the tool as it was last listed."""
 
 
 @final

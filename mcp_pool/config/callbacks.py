@@ -17,20 +17,22 @@ class ClientCallbacks:
     """Async functions that answer a server's requests and receive its notifications.
 
     Each has the signature that `mcp.Client` defines for it. If one is missing, the server is told that the client does
-    not support that feature. What a function raises is logged and fails only the request that it serves; the server
-    does not see the text.
+    not support that feature. If a function raises, only the request that it serves fails; the exception's type is
+    logged, and the server does not see the text.
+
+    Attributes:
+        sampling: Queries a model. The `call_timeout` of calls to this server is paused while it runs.
+        elicitation: Asks the user. The `call_timeout` of calls to this server is paused while it runs.
+        list_roots: Lists the roots that the server may access.
+        logging: Receives log messages. The modern protocol sends none unless `client_options` contains `log_level`.
+        message: Receives every notification from the server, and errors of the transport.
     """
 
     sampling: SamplingFnT | None = None
-    """Queries a model. Timeouts of calls to this server pause while it runs."""
     elicitation: ElicitationFnT | None = None
-    """Asks the user. Timeouts of calls to this server pause while it runs."""
     list_roots: ListRootsFnT | None = None
-    """Lists the roots that the server may access."""
     logging: LoggingFnT | None = None
-    """Receives log messages. The modern protocol sends none unless `client_options` contains `log_level`."""
     message: MessageHandlerFnT | None = None
-    """Receives every notification from the server, and errors of the transport."""
 
     def __attrs_post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in attrs.fields(ClientCallbacks)}

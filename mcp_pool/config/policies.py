@@ -21,20 +21,23 @@ class RestartPolicy:
         wait    = ceiling * (1 - jitter * chance)        0 <= chance < 1, all times in seconds
 
     So a wait never exceeds `max_delay`, and servers that failed together do not reconnect together.
+
+    Attributes:
+        initial_delay: Seconds before the first restart, before jitter. Default 0.5.
+        multiplier: How much longer each further wait is; 1 or more. Default 2.
+        max_delay: The longest wait in seconds. Default 60.
+        jitter: The fraction of each wait that is random, from 0 to 1. Default 0.5.
+        stable_after: Seconds that a connection must stay open before the count of restarts starts over. Default 60.
+        max_restarts: Automatic reconnects stop at the first failure after this many restarts in a row. Default
+            None: no limit.
     """
 
     initial_delay: float = 0.5
-    """Seconds before the first restart, before jitter."""
     multiplier: float = 2.0
-    """How much longer each further wait is; 1 or more."""
     max_delay: float = 60.0
-    """The longest wait in seconds."""
     jitter: float = 0.5
-    """The fraction of each wait that is random, from 0 to 1."""
     stable_after: float = 60.0
-    """Seconds that a connection must stay open before the count of restarts starts over."""
     max_restarts: int | None = None
-    """Automatic reconnects stop at the first failure after this many restarts in a row; None for no limit."""
 
     @classmethod
     def never(cls) -> RestartPolicy:
@@ -67,17 +70,20 @@ class HealthCheck:
     """When to probe a silent server, and when to consider its connection lost.
 
     A server is probed when nothing has arrived from it for `interval` seconds: by `ping`, or by `server/discover` on
-    the modern protocol, which has no `ping`. Anything that arrives counts as activity: a message, a JSON-RPC response
-    with any HTTP status, or any status below 500. A server that has silently stopped working is detected after
+    the modern protocol, which has no `ping`. A modern server behind a URL is probed only after a call has failed or
+    timed out; an in-process server is never probed. Anything that arrives counts as activity: a message, a JSON-RPC
+    response with any HTTP status, or any status below 500. A server that has silently stopped working is detected after
     `interval + failure_threshold * timeout` seconds.
+
+    Attributes:
+        interval: Seconds of silence after which a server is probed. Default 30.
+        timeout: Seconds that a probe waits for any activity. Default 10.
+        failure_threshold: How many probes in a row must fail before the connection is considered lost. Default 2.
     """
 
     interval: float = 30.0
-    """Seconds of silence after which a server is probed."""
     timeout: float = 10.0
-    """Seconds that a probe waits for any activity."""
     failure_threshold: int = 2
-    """How many probes in a row must fail before the connection is considered lost."""
 
     def __attrs_post_init__(self) -> None:
         problems = [

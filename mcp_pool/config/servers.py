@@ -12,6 +12,7 @@ import httpx2
 from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
 
+from mcp_pool._shared.docs import with_inherited_attributes
 from mcp_pool._shared.redaction import origin, secrets_of_basic_auth, secrets_of_header, secrets_of_url
 from mcp_pool.config.spec import ServerSpec, as_strings, as_tuple
 from mcp_pool.config.validation import (
@@ -42,6 +43,7 @@ def _comparison_key(value: object) -> object:
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(repr=False)
 class StdioServer(ServerSpec):
     """A server that the pool runs as a process, over its standard input and output.
@@ -52,7 +54,7 @@ class StdioServer(ServerSpec):
         env: Environment variables, merged over the SDK's short list of safe ones (not over `os.environ`). Never shown.
         cwd: The working directory. Default None: that of this program.
 
-    For the other attributes, which are keyword-only, see `mcp_pool.config.spec.ServerSpec`.
+    The inherited attributes are keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -137,11 +139,11 @@ class UrlServer(ServerSpec):
 
 
 @final
+@with_inherited_attributes
 class HttpServer(UrlServer):
     """A server behind a URL, over streamable HTTP, with the modern or a legacy protocol.
 
-    For its attributes, see `mcp_pool.config.servers.UrlServer` and `mcp_pool.config.spec.ServerSpec`; all but `url` are
-    keyword-only.
+    All attributes but `url` are keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -151,13 +153,13 @@ class HttpServer(UrlServer):
 
 
 @final
+@with_inherited_attributes
 class SseServer(UrlServer):
     """A server behind a URL, over the older HTTP+SSE transport. Its protocol is always legacy, whatever `mode` says.
 
     The SDK accepts no message above 1 MiB from it, even if `max_message_size` is higher.
 
-    For its attributes, see `mcp_pool.config.servers.UrlServer` and `mcp_pool.config.spec.ServerSpec`; all but `url` are
-    keyword-only.
+    All attributes but `url` are keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.
@@ -167,6 +169,7 @@ class SseServer(UrlServer):
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(repr=False)
 class InProcessServer(ServerSpec):
     """A server that is an object in this program.
@@ -174,7 +177,7 @@ class InProcessServer(ServerSpec):
     Attributes:
         server: The server. Two specs are equal only if they hold the same object.
 
-    For the other attributes, which are keyword-only, see `mcp_pool.config.spec.ServerSpec`.
+    The inherited attributes are keyword-only.
 
     Raises:
         ConfigError: A field is invalid; `problems` holds all of them.

@@ -28,10 +28,10 @@ class Default(enum.Enum):
 
 
 DEFAULT: Final = Default.DEFAULT
-"""Stands for an omitted parameter: the next wider setting applies."""
+"""Stands for an omitted argument: the setting one level up applies (the spec's for a call, the pool's for a spec)."""
 
 Seconds: TypeAlias = float | Literal[Default.DEFAULT] | None
-"""A time in seconds; None for no limit, `DEFAULT` for the pool's setting."""
+"""A time in seconds; None for no limit, `DEFAULT` for the setting one level up."""
 
 
 @final

@@ -40,18 +40,21 @@ PING_TIMEOUT: Final = 1.0
 @final
 @attrs.frozen
 class ServerInfo:
-    """What a server said about itself in the handshake."""
+    """What a server said about itself in the handshake.
+
+    Attributes:
+        name: Its name; None if it gave none.
+        version: Its version; None if it gave none.
+        protocol_version: The negotiated version of the protocol.
+        capabilities: Its capabilities.
+        instructions: Its instructions for use; None if it gave none.
+    """
 
     name: str | None
-    """Its name; None if it gave none."""
     version: str | None
-    """Its version; None if it gave none."""
     protocol_version: str
-    """The negotiated version of the protocol."""
     capabilities: ServerCapabilities
-    """Its capabilities."""
     instructions: str | None
-    """Its instructions for use; None if it gave none."""
 
     @classmethod
     def of(cls, client: Client) -> ServerInfo:

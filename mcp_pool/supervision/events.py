@@ -19,7 +19,11 @@ BUFFER: Final = 1024
 @final
 @attrs.frozen
 class ServerAdded:
-    """A server was added; it is connecting."""
+    """A server was added; it is connecting.
+
+    Attributes:
+        server_id: The server's id.
+    """
 
     server_id: str
 
@@ -27,23 +31,31 @@ class ServerAdded:
 @final
 @attrs.frozen
 class StatusChanged:
-    """A server's state changed."""
+    """A server's state changed.
+
+    Attributes:
+        server_id: The server's id.
+        status: The new status; the same as before if only the state behind it changed.
+        generation: How many connections there have been.
+        error: What went wrong, if the status is `ERROR`.
+        state: The new state with its details, such as the time of the next attempt; ignored by comparisons.
+    """
 
     server_id: str
     status: ConnectionStatus
-    """The new status; the same as before if only the state behind it changed."""
     generation: int
-    """How many connections there have been."""
     error: Exception | None = None
-    """What went wrong, if the status is `ERROR`."""
     state: State | None = attrs.field(default=None, eq=False)
-    """The new state with its details, such as the time of the next attempt; ignored by comparisons."""
 
 
 @final
 @attrs.frozen
 class CatalogChanged:
-    """A server's latest listing differs from the previous one."""
+    """A server's latest listing differs from the previous one.
+
+    Attributes:
+        server_id: The server's id.
+    """
 
     server_id: str
 
@@ -51,11 +63,15 @@ class CatalogChanged:
 @final
 @attrs.frozen
 class ServerRemoved:
-    """A server has left the pool: its child has ended."""
+    """A server has left the pool: its child has ended.
+
+    Attributes:
+        server_id: The server's id.
+        error: Its last error, if there was one.
+    """
 
     server_id: str
     error: Exception | None = None
-    """Its last error, if there was one."""
 
 
 @final
@@ -67,10 +83,13 @@ class PoolCleared:
 @final
 @attrs.frozen
 class EventsDropped:
-    """The reader was too slow, and events were dropped at this point."""
+    """The reader was too slow, and events were dropped at this point.
+
+    Attributes:
+        count: How many were dropped.
+    """
 
     count: int
-    """How many were dropped."""
 
 
 ServerEvent: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved
@@ -81,18 +100,21 @@ Event: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved 
 @final
 @attrs.define(eq=False, repr=False)
 class EventQueue:
-    """The events that wait for one reader."""
+    """The events that wait for one reader.
+
+    Attributes:
+        loop: The event loop of the reader, which must be that of the pool.
+        waiting: The events, oldest first.
+        dropped: How many were dropped since the reader last heard of it.
+        is_closed: Whether no more events will come.
+        changed: Wakes the reader.
+    """
 
     loop: EventLoopToken = attrs.field(factory=current_token, init=False)
-    """The event loop of the reader, which must be that of the pool."""
     waiting: deque[Event] = attrs.field(factory=deque[Event], init=False)
-    """The events, oldest first."""
     dropped: int = attrs.field(default=0, init=False)
-    """How many were dropped since the reader last heard of it."""
     is_closed: bool = attrs.field(default=False, init=False)
-    """Whether no more events will come."""
     changed: Changed = attrs.field(factory=Changed, init=False)
-    """Wakes the reader."""
 
     def put(self, event: Event) -> None:
         """Add an event for the reader; if the reader is too slow, drop the oldest."""
@@ -111,10 +133,13 @@ class EventQueue:
 @final
 @attrs.define(eq=False, repr=False)
 class Broadcast:
-    """Delivers each event to all readers without waiting for any of them."""
+    """Delivers each event to all readers without waiting for any of them.
+
+    Attributes:
+        is_closed: Whether no more events will come.
+    """
 
     is_closed: bool = attrs.field(default=False, init=False)
-    """Whether no more events will come."""
     _queues: set[EventQueue] = attrs.field(factory=set[EventQueue], init=False)
 
     def check_loop(self) -> None:

@@ -21,6 +21,7 @@ from typing import ClassVar, Final, TypeAlias, final
 
 import attrs
 
+from mcp_pool._shared.docs import with_inherited_attributes
 from mcp_pool.errors import ConnectError, ConnectionLost
 
 
@@ -40,17 +41,23 @@ class ConnectionStatus(enum.Enum):
 
 @attrs.frozen(kw_only=True, init=False, eq=False, repr=False)
 class _State:
+    """What all states have in common.
+
+    Attributes:
+        attempt: The number of the latest connection attempt; the first is 1.
+        generation: How many connections there have been; 0 before the first.
+        since: When this state began, in seconds on the event loop's clock.
+        since_timestamp: When this state began, in seconds since the epoch. Ignored in comparisons.
+    """
+
     attempt: int
-    """The number of the latest connection attempt; the first is 1."""
     generation: int
-    """How many connections there have been; 0 before the first."""
     since: float
-    """When this state began, in seconds on the event loop's clock."""
     since_timestamp: float = attrs.field(factory=time, eq=False)
-    """When this state began, in seconds since the epoch. Ignored in comparisons."""
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(kw_only=True)
 class Connecting(_State):
     """A connection attempt is running or about to start."""
@@ -59,6 +66,7 @@ class Connecting(_State):
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(kw_only=True)
 class Ready(_State):
     """The server is connected."""
@@ -67,6 +75,7 @@ class Ready(_State):
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(kw_only=True)
 class Closing(_State):
     """The server is being disconnected: it takes no new calls, and those in flight may finish. This state is final."""
@@ -75,15 +84,19 @@ class Closing(_State):
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(kw_only=True)
 class BackingOff(_State):
-    """The connection was lost or an attempt failed; the next attempt starts automatically."""
+    """The connection was lost or an attempt failed; the next attempt starts automatically.
+
+    Attributes:
+        error: What went wrong.
+        next_retry_at: When the next attempt starts, in seconds on the event loop's clock.
+    """
 
     status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
     error: ConnectError | ConnectionLost
-    """What went wrong."""
     next_retry_at: float
-    """When the next attempt starts, in seconds on the event loop's clock."""
 
     @property
     def next_retry_timestamp(self) -> float:
@@ -92,13 +105,17 @@ class BackingOff(_State):
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(kw_only=True)
 class Failed(_State):
-    """The connection was lost or an attempt failed, and automatic reconnects have stopped."""
+    """The connection was lost or an attempt failed, and automatic reconnects have stopped.
+
+    Attributes:
+        error: What went wrong.
+    """
 
     status: ClassVar[ConnectionStatus] = ConnectionStatus.ERROR
     error: ConnectError | ConnectionLost
-    """What went wrong."""
 
 
 State: TypeAlias = Connecting | Ready | Closing | BackingOff | Failed

@@ -18,42 +18,48 @@ from mcp_pool.supervision.state import BackingOff, ConnectionStatus
 @final
 @attrs.frozen(kw_only=True)
 class ServerSnapshot:
-    """The state of one server at one moment. Calls and restarts are counted by id, for the lifetime of the pool."""
+    """The state of one server at one moment. Calls and restarts are counted by id, for the lifetime of the pool.
+
+    Attributes:
+        server_id: Its id in the pool.
+        status: Its status.
+        state: The name of the state behind the status: `"Connecting"`, `"Ready"`, `"Closing"`, `"BackingOff"`,
+            `"Failed"`.
+        since: When this state began, in seconds on the event loop's clock.
+        since_timestamp: When this state began, in seconds since the epoch.
+        generation: How many connections there have been.
+        attempt: How many connection attempts there have been.
+        last_error: The latest failure, even if the server has reconnected since; None if there was none.
+        next_retry_at: When the next attempt begins, in seconds on the event loop's clock; None unless it is backing
+            off.
+        next_retry_timestamp: When the next attempt begins, in seconds since the epoch; None unless it is backing off.
+        protocol_version: The protocol version of the connection; None without a connection.
+        process_id: The id of the server's process; None without a connection, or if the pool did not start a process
+            for it.
+        calls_in_flight: Calls that are running.
+        calls_done: Calls that returned a result.
+        calls_failed: Calls that ended with an error, a timeout or a cancellation.
+        tool_errors: Calls in `calls_done` whose result has `is_error` set: the tool itself failed.
+        restarts: Reconnects, summed over all times that a server with this id was added to the pool.
+    """
 
     server_id: str
-    """Its id in the pool."""
     status: ConnectionStatus
-    """Its status."""
     state: str
-    """The name of the state behind the status: `"Connecting"`, `"Ready"`, `"Closing"`, `"BackingOff"`, `"Failed"`."""
     since: float
-    """When this state began, in seconds on the event loop's clock."""
     since_timestamp: float
-    """When this state began, in seconds since the epoch."""
     generation: int
-    """How many connections there have been."""
     attempt: int
-    """How many connection attempts there have been."""
     last_error: ConnectError | ConnectionLost | None
-    """The latest failure, even if the server has reconnected since; None if there was none."""
     next_retry_at: float | None
-    """When the next attempt begins, in seconds on the event loop's clock; None unless it is backing off."""
     next_retry_timestamp: float | None
-    """When the next attempt begins, in seconds since the epoch; None unless it is backing off."""
     protocol_version: str | None
-    """The protocol version of the connection; None without a connection."""
     process_id: int | None
-    """The id of the server's process; None without a connection, or if the pool did not start a process for it."""
     calls_in_flight: int
-    """Calls that are running."""
     calls_done: int
-    """Calls that returned a result."""
     calls_failed: int
-    """Calls that ended with an error, a timeout or a cancellation."""
     tool_errors: int
-    """Calls in `calls_done` whose result has `is_error` set: the tool itself failed."""
     restarts: int
-    """Connections after the first, each time the server was added to the pool."""
 
     @classmethod
     def of(cls, row: Row, counts: Counts) -> ServerSnapshot:
@@ -94,22 +100,27 @@ class ServerSnapshot:
 @final
 @attrs.frozen(kw_only=True)
 class PoolSnapshot:
-    """The state of the pool at one moment."""
+    """The state of the pool at one moment.
+
+    Attributes:
+        time: When it was taken, in seconds on the clock of the pool's event loop; None in another thread or a closed
+            pool.
+        timestamp: When it was taken, in seconds since the epoch.
+        servers: The current servers by id.
+        calls_done: Calls that returned a result, on all servers since the pool was created, including those that have
+            left.
+        calls_failed: Calls that ended in any other way, on all servers.
+        tool_errors: Calls in `calls_done` whose result has `is_error` set: the tool itself failed.
+        restarts: Reconnects of all servers.
+    """
 
     time: float | None
-    """When it was taken, in seconds on the clock of the pool's event loop; None in another thread or a closed pool."""
     timestamp: float
-    """When it was taken, in seconds since the epoch."""
     servers: Mapping[str, ServerSnapshot]
-    """The current servers by id."""
     calls_done: int
-    """Calls that returned a result, on all servers since the pool was created, including those that have left."""
     calls_failed: int
-    """Calls that ended in any other way, on all servers."""
     tool_errors: int
-    """Calls in `calls_done` whose result has `is_error` set: the tool itself failed."""
     restarts: int
-    """Connections after the first of each server, on all servers."""
 
     @classmethod
     def of(cls, rows: Mapping[str, Row], counters: Counters, now: float | None) -> PoolSnapshot:
