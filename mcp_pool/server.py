@@ -133,7 +133,7 @@ class Server:
             ConnectionLost: The connection was lost; `may_have_run` says whether the tool may have run.
             CallTimeout: The call was not answered in time.
             HttpStatusError: The server responded with an HTTP error that contains no JSON-RPC message.
-            InvalidResponse: The result breaks the protocol or the tool's schema.
+            InvalidResponse: The result violates the protocol or the tool's schema.
             mcp.MCPError: The error that the server returned.
         """
         self._check(
@@ -151,7 +151,7 @@ class Server:
         def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
             return client.call_tool(name, given, progress_callback=on_progress, meta=sent_meta)
 
-        request = Request(send=send, what=f"the call of tool {name!r}", timeout=timeout, tool=name)
+        request = Request(send=send, what=f"the call to tool {name!r}", timeout=timeout, tool=name)
         if progress is None:
             return await self._call(request)
         feed = ProgressFeed(self.server_id, progress)
@@ -166,14 +166,20 @@ class Server:
         )
         given = self._plain("arguments", arguments)
         return await self._call(
-            Request(send=lambda client, _: client.get_prompt(name, given), what=f"the prompt {name!r}", timeout=timeout)
+            Request(
+                send=lambda client, _: client.get_prompt(name, given),
+                what=f"the request for prompt {name!r}",
+                timeout=timeout,
+            )
         )
 
     async def read_resource(self, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
         """Read a resource by its URI. Arguments and errors as in `call_tool`."""
         self._check(kind_problems("uri", uri, str, "must be a string"))
         return await self._call(
-            Request(send=lambda client, _: client.read_resource(uri), what=f"the resource {uri!r}", timeout=timeout)
+            Request(
+                send=lambda client, _: client.read_resource(uri), what=f"the read of resource {uri!r}", timeout=timeout
+            )
         )
 
     async def complete(
@@ -200,7 +206,11 @@ class Server:
         )
         fixed, known = self._plain("argument", argument), self._plain("context", context)
         return await self._call(
-            Request(send=lambda client, _: client.complete(ref, fixed, known), what="the completion", timeout=timeout)
+            Request(
+                send=lambda client, _: client.complete(ref, fixed, known),
+                what="the completion request",
+                timeout=timeout,
+            )
         )
 
     async def list_tools(self) -> tuple[Tool, ...]:

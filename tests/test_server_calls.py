@@ -160,11 +160,11 @@ async def test_a_timeout_limits_every_method() -> None:
     ref = PromptReference(type="ref/prompt", name="greet")
     async with MCPPool({"s": InProcessServer(inner)}) as pool:
         server = pool.server("s")
-        with pytest.raises(CallTimeout, match="the prompt 'greet'"):
+        with pytest.raises(CallTimeout, match="the request for prompt 'greet'"):
             await server.get_prompt("greet", {"name": "Ada"}, timeout=0.05)
-        with pytest.raises(CallTimeout, match="the resource 'shelf://ada'"):
+        with pytest.raises(CallTimeout, match="the read of resource 'shelf://ada'"):
             await server.read_resource("shelf://ada", timeout=0.05)
-        with pytest.raises(CallTimeout, match="the completion"):
+        with pytest.raises(CallTimeout, match="the completion request"):
             await server.complete(ref, {"name": "name", "value": "A"}, timeout=0.05)
         assert server.generation == 1
 

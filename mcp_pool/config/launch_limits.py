@@ -50,7 +50,7 @@ def launch_limit_problems(limits: object) -> Iterator[Problem]:
         return
     for program, slots in limits.items():
         if not isinstance(program, str) or not program or program != program_of(program):
-            rule = "must name programs without directory and suffix, such as 'npx'"
+            rule = "must give program names without directory or suffix, such as 'npx'"
             yield "launch_limits", f"{rule}, not {program!r}"
         elif slots is not None and not is_count(slots, least=1):
             yield "launch_limits", f"must hold whole numbers of at least 1, or None; that of {program!r} is {slots!r}"

@@ -147,7 +147,7 @@ def header_problems(headers: object) -> Iterator[Problem]:
             yield "headers", "must have names of letters, digits and hyphens; one name has other characters"
             continue
         if name.lower() in seen:
-            yield "headers", f"must not name a header twice, as it does {name!r}"
+            yield "headers", f"must not contain a header twice, but contains {name!r} twice"
         if name.lower() in _TRANSPORT_HEADERS:
             yield "headers", f"must not contain {name!r}, which the transport sets for each request"
         if not isinstance(value, str) or not re.fullmatch(_HEADER_VALUE, value):

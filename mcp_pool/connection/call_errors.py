@@ -26,7 +26,7 @@ from mcp_pool.errors import (
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
 
 BROKEN_RESULT: Final = (ValidationError, RuntimeError)
-"""What the SDK raises for a result that breaks the protocol or the output schema of its tool."""
+"""What the SDK raises for a result that violates the protocol or the output schema of its tool."""
 
 
 @final
@@ -104,7 +104,7 @@ class CallErrors:
             return ConfigError(reason, server_id=self.target.server_id, problems=[("arguments", problem)])
         if isinstance(error, BROKEN_RESULT) and not isinstance(error, InputRequiredRoundsExceededError):
             return InvalidResponse(
-                f"Server {self.target.server_id!r} answered {what} with a result that breaks the protocol or the "
+                f"Server {self.target.server_id!r} answered {what} with a result that violates the protocol or the "
                 f"tool's own schema{self._clean(words_of(error))}. The call has run.",
                 **self._context(error, "Fix the server."),
                 may_have_run=True,

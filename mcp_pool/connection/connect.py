@@ -107,7 +107,7 @@ class Connector:
             if self._connection is not None:
                 if self.channel.disconnect_cause is None:
                     # A cancellation raised by user code ended a task of the SDK: this is a loss, not a planned end.
-                    advice = "Check whether its auth, http_client or server cancels a task that is not its own."
+                    advice = "Check whether its auth, http_client or server cancels a task that it did not start."
                     cause = DisconnectCause("failed unexpectedly", cause=ForeignCancellation(), advice=advice)
                     self.channel.mark_lost(cause)
                 self._connection.close("failed unexpectedly")

@@ -183,7 +183,7 @@ class Connection:
         Raises:
             ConnectionLost: The connection was lost.
             CallTimeout: The call took too long; the server was told to cancel it.
-            InvalidResponse: The result breaks the protocol or the tool's schema.
+            InvalidResponse: The result violates the protocol or the tool's schema.
             mcp.MCPError: The server answered with an error.
         """
         scope = anyio.CancelScope()

@@ -89,7 +89,7 @@ def warn_of_dropped_tools(target: Target, dropped: list[tuple[str, str]]) -> Non
     quote = target.redactor.quote
     told = ", ".join(f"{quote(name)} ({quote(problem)})" for name, problem in dropped[:MAX_NAMED])
     more = f" and {len(dropped) - MAX_NAMED} more" if len(dropped) > MAX_NAMED else ""
-    words = "Server {!r} lists tools that break the protocol; they are left out: {}{}"
+    words = "Server {!r} lists tools with invalid definitions, which are left out: {}{}"
     log("WARNING", target.server_id, words, target.server_id, told, more)
 
 

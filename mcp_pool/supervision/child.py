@@ -238,21 +238,22 @@ class Child:
     def _log_failure(self) -> None:
         """Log the failure and what follows. Always last, because sinks are user code."""
         row, state = self.row, self.row.state
+        gap = "\n" if isinstance(state, BackingOff | Failed) and state.error.stderr_tail else " "
         if isinstance(state, BackingOff):
             seconds = max(0.0, state.next_retry_at - anyio.current_time())
-            log("WARNING", row.server_id, "{} Next attempt in {:.2f} s.", state.error, seconds)
+            log("WARNING", row.server_id, "{}{}Next attempt in {:.2f} s.", state.error, gap, seconds)
         elif isinstance(state, Failed):
-            stopped = " Automatic reconnects have stopped: call restart() or connect()." if row.persistent else ""
+            stopped = f"{gap}Automatic reconnects have stopped; call restart() or connect()." if row.persistent else ""
             log("ERROR", row.server_id, "{}{}", state.error, stopped)
 
     def _queue_timeout(self, slot: Slot) -> ConnectTimeout:
         """Return the error for an attempt that got no slot in time."""
         row, full = self.row, slot.full_limits
         timeout = row.target.limits.connect_timeout
-        taken = " and ".join(f"all {limit.slots} of {limit.setting}" for limit in full)
+        taken = " and ".join(f"all slots of {limit.setting} ({limit.slots})" for limit in full)
         return ConnectTimeout(
             f"Server {row.server_id!r} (attempt {row.state.attempt}) got no connect slot within "
-            f"connect_timeout={timeout} s: {taken} slots were in use.",
+            f"connect_timeout={timeout} s: {taken} were in use.",
             advice=f"Raise {', '.join(limit.setting for limit in full)} or connect_timeout.",
             server_id=row.server_id,
             generation=row.state.generation,

@@ -201,11 +201,11 @@ def unavailable(rows: Sequence[Row], after: float | None = None, reason: str | N
     who = "they do" if only is None else "it does"
     advice = ""
     if reason is not None:
-        advice = "Wait longer, or raise max_in_flight."
+        advice = "Raise wait_timeout or max_in_flight."
     elif any(isinstance(row.state, Connecting | BackingOff) for row in rows):
-        advice = f"Find out why {who} not connect, or wait longer."
+        advice = f"Find out why {who} not connect, or allow more time (wait_timeout)."
     elif any(isinstance(row.state, Failed) for row in rows):
-        advice = "Fix the problem in its last error, then call restart() or connect()."
+        advice = "Fix the problem in the last error, then call restart() or connect()."
     return ServerUnavailable(
         f"{'Servers' if only is None else 'Server'} unavailable{time}: {reasons}.",
         advice=advice,

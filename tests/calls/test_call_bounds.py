@@ -84,7 +84,7 @@ async def test_a_call_that_is_answered_just_in_time_succeeds() -> None:
 
 async def test_the_error_of_a_call_that_timed_out_has_all_details() -> None:
     async with MCPPool({"s": ticking()}, call_timeout=10) as pool:
-        with pytest.raises(TimeoutError, match="the call of tool 'sleep'") as caught:
+        with pytest.raises(TimeoutError, match="the call to tool 'sleep'") as caught:
             await pool.call_tool("s__sleep", {"seconds": 11})
         error = caught.value
         assert isinstance(error, CallTimeout)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 CODES = [CONNECTION_CLOSED, REQUEST_TIMEOUT, -32601, -32602, -32603, -32042, 1, 404]
 """Codes of server errors; the SDK uses the first two for its own failures."""
 BAD = {
-    "bad_result": "breaks the protocol",
-    "malformed_envelope": "breaks the protocol",
+    "bad_result": "violates the protocol",
+    "malformed_envelope": "violates the protocol",
     "structured": "'a word' is not of type 'integer'",
     "unstructured": "did not return structured content",
 }

@@ -18,7 +18,7 @@ async def test_a_call_that_failed_says_whether_the_connection_stays_in_use(*, lo
     record = CallRecord(channel, anyio.CancelScope(), requests_sent=1, failure=Failure("broke off"))
     if lost:
         channel.mark_lost(DisconnectCause("is gone"))
-    error = CallErrors(target, 1, channel).explain(OSError(), record, "the call of tool 'x'", answered=False)
+    error = CallErrors(target, 1, channel).explain(OSError(), record, "the call to tool 'x'", answered=False)
     assert isinstance(error, ConnectionLost)
     assert error.may_have_run
     assert ("The connection stays in use." in error.reason) is not lost

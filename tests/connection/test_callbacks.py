@@ -106,7 +106,7 @@ async def test_a_callback_that_raises_is_an_error_for_the_server_without_the_tex
         await said(pool, "tell", arguments={"count": 3})
         await eventually(lambda: listener.told == ["0", "1", "2"])
         assert pool.server("s").generation == 1
-    assert any("it raised ValueError" in line for line in record_logs)
+    assert any("latest raised ValueError" in line for line in record_logs)
     assert not any(SECRET in line for line in record_logs)
 
 
@@ -122,7 +122,7 @@ async def test_a_callback_that_returns_something_invalid_is_not_reported_as_a_fa
         words = await said(pool, TOOLS[kind])
         assert "the client could not answer" in words
         assert SECRET not in words
-    assert any(f"it returned a value of type {type(rubbish).__name__}" in line for line in record_logs)
+    assert any(f"latest returned a value of type {type(rubbish).__name__}" in line for line in record_logs)
 
 
 @on_each_wire

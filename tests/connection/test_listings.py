@@ -159,7 +159,7 @@ async def test_a_listing_that_fails_on_a_pinned_server_is_an_error_too() -> None
 MALFORMED = ({"name": "broken"}, {"name": "b\x1bd", "inputSchema": {"type": "array"}}, 5)
 LIST_ALSO = tuple(option for tool in MALFORMED for option in ("--list-also", json.dumps(tool)))
 LEFT_OUT = (
-    "Server 's' lists tools that break the protocol; they are left out: 'broken' ('inputSchema: Field required'), "
+    "Server 's' lists tools with invalid definitions, which are left out: 'broken' ('inputSchema: Field required'), "
     r"'b\x1bd' (\"inputSchema.type: Input should be 'object'\"), '' ("
 ).replace('\\"', "'")
 
@@ -193,7 +193,7 @@ async def test_a_malformed_tool_is_left_out_and_named_and_the_others_are_offered
         for times in (1, 2):
             assert "s__echo" in pool.tools
             assert "broken" not in own_names(pool.tools, "s")
-            told = [line.record["message"] for line in record_logs if "break the protocol" in line]
+            told = [line.record["message"] for line in record_logs if "invalid definitions" in line]
             assert len(told) == times
             assert told[-1].startswith(LEFT_OUT)
             await pool.server("s").refresh()
@@ -205,7 +205,7 @@ async def test_of_many_malformed_tools_the_first_few_are_named(
 ) -> None:
     monkeypatch.setattr("mcp_pool.connection.listing.MAX_NAMED", 2)
     assert "echo" in await listed(scripted(*LIST_ALSO))
-    (told,) = [line.record["message"] for line in record_logs if "break the protocol" in line]
+    (told,) = [line.record["message"] for line in record_logs if "invalid definitions" in line]
     assert told.endswith("'inputSchema.type: Input should be 'object'') and 1 more")
 
 

@@ -92,7 +92,7 @@ async def test_the_reason_contains_the_text_of_what_user_code_raises_in_a_call(p
     ):
         with pytest.raises(ConnectionLost) as caught:
             await pool.call_tool("s__echo", {"text": BAD})
-        check(caught.value, "RuntimeError", "the call of tool 'echo'", ": the key ring of *** is locked.")
+        check(caught.value, "RuntimeError", "the call to tool 'echo'", ": the key ring of *** is locked.")
 
 
 async def test_the_reason_for_an_unreachable_server_contains_the_network_error() -> None:
@@ -134,7 +134,7 @@ async def test_the_reason_for_an_invalid_result_does_not_show_the_result() -> No
     async with MCPPool({"s": answering(env={"TOKEN": SECRET})}) as pool:
         with pytest.raises(InvalidResponse) as caught:
             await pool.call_tool("s__bad_result")
-        check(caught.value, "a result that breaks the protocol", "content")
+        check(caught.value, "a result that violates the protocol", "content")
         assert "input_value" not in str(caught.value)
 
 

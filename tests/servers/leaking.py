@@ -38,7 +38,7 @@ def tell_and_die(_server: Server, call: Call) -> NoReturn:
 
 @tool(name="string")
 def break_protocol(_server: Server, call: Call) -> Json:
-    """Answer a result that breaks the protocol, with the value in the wrong place."""
+    """Answer a result that violates the protocol, with the value in the wrong place."""
     return {"content": value(call)}
 
 

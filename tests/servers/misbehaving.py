@@ -618,7 +618,7 @@ def error(_server: Server, call: Call) -> NoReturn:
 
 @tool()
 def bad_result(_server: Server, _call: Call) -> Json:
-    """Answer a result that breaks the protocol."""
+    """Answer a result that violates the protocol."""
     return {"content": 42}
 
 

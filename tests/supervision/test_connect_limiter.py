@@ -227,7 +227,7 @@ async def test_connect_timeout_includes_the_wait_for_a_slot(monkeypatch: pytest.
         for server_id in hung:
             pool.add(server_id, FAKE)
         with pytest.raises(
-            ConnectTimeout, match="no connect slot within connect_timeout=2 s: all 1 of max_conn"
+            ConnectTimeout, match="no connect slot within connect_timeout=2 s: all slots of max_conn"
         ) as caught:
             await pool.connect("late", StdioServer("never-run", connect_timeout=2))
         assert anyio.current_time() - start == pytest.approx(2)

@@ -205,12 +205,17 @@ async def test_those_that_are_lost_together_are_started_again_a_few_at_a_time(mo
 @pytest.mark.parametrize(
     ("max_connecting", "hung", "reason", "advice"),
     [
-        (16, NPX, r"all 2 of launch_limits['npx'] slots were in use", "Raise launch_limits['npx'] or connect_timeout."),
-        (1, FAKE, "all 1 of max_connecting slots were in use", "Raise max_connecting or connect_timeout."),
+        (
+            16,
+            NPX,
+            r"all slots of launch_limits['npx'] (2) were in use",
+            "Raise launch_limits['npx'] or connect_timeout.",
+        ),
+        (1, FAKE, "all slots of max_connecting (1) were in use", "Raise max_connecting or connect_timeout."),
         (
             1,
             NPX,
-            "all 1 of max_connecting and all 2 of launch_limits['npx'] slots were in use",
+            "all slots of max_connecting (1) and all slots of launch_limits['npx'] (2) were in use",
             "Raise max_connecting, launch_limits['npx'] or connect_timeout.",
         ),
     ],

@@ -101,7 +101,7 @@ async def test_when_the_time_is_up_it_names_the_servers_that_are_missing(monkeyp
     assert str(caught.value) == (
         "Servers unavailable after waiting 0.1 s: 'hanging' is connecting; "
         "'failing' is backing off (last error: Server 'failing' is not there). "
-        "Find out why they do not connect, or wait longer."
+        "Find out why they do not connect, or allow more time (wait_timeout)."
     )
 
 

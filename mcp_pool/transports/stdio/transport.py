@@ -150,7 +150,7 @@ class _StdioTransport:
                         group.start_soon(task)
             except Exception as error:  # noqa: BLE001  # whatever fails here, the connection must not appear to work
                 cause = plain(error)
-                broken = DisconnectCause(f"is no longer being read after {type(cause).__name__}", cause=cause)
+                broken = DisconnectCause(f"can no longer be read ({type(cause).__name__})", cause=cause)
                 self.channel.mark_lost(broken)
                 self._explain(broken)
             finally:  # a cancellation that nobody in the package requested ends the tasks, or keeps them from starting

@@ -392,7 +392,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no string": (lambda: {"X-Key": None}, "that of 'X-Key' is not)"),
     "a line": (lambda: {"X-Key": f"{SECRET}\r\nX-Other: {SECRET}"}, "that of 'X-Key' is not)"),
     "a name": (lambda: {f"X {SECRET}": "x"}, "value: headers must have names of letters, digits and hyphens"),
-    "twice": (lambda: {"X-Key": SECRET, "x-key": SECRET}, "value: headers must not name a header twice"),
+    "twice": (lambda: {"X-Key": SECRET, "x-key": SECRET}, "value: headers must not contain a header twice"),
     "of the wire": (lambda: {"Mcp-Session-Id": SECRET}, "which the transport sets for each request)"),
     "several": (lambda: {"X-Key": None, "Content-Length": "1"}, "that of 'X-Key' is not; headers must not contain"),
 }

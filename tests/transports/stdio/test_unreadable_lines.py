@@ -64,7 +64,7 @@ async def test_an_answer_that_cannot_be_read_fails_its_call_at_once_and_nothing_
                 error = caught.value
                 assert problem in error.reason, kind
                 assert "a line that is not a JSON-RPC message" in error.reason
-                assert "during the call of tool 'raw', which may have run" in error.reason
+                assert "during the call to tool 'raw', which may have run" in error.reason
                 assert error.reason.isprintable()
                 assert "each line on standard output must be one JSON-RPC message" in error.advice
                 assert (error.server_id, error.generation, error.phase, error.may_have_run) == ("s", 1, "call", True)
