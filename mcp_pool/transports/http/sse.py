@@ -90,7 +90,7 @@ async def sse_transport(
         url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
         async with sse_client(url, httpx_client_factory=make_client) as (read, write):
             inbox = Inbox(read, channel, wire.note_answer)
-            probe = SessionProbe(channel, renewal_limit, wire.background.start_soon, send_within_origin, wire.note)
+            probe = SessionProbe(channel, renewal_limit, wire.background.start_soon, wire.note)
             wire.rejections, wire.deliver = PostRejections(channel, inbox, probe), inbox.deliver
             try:
                 yield (
