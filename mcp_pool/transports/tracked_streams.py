@@ -97,7 +97,12 @@ class TrackedReadStream(_TrackedStream):
 
     async def receive(self) -> SessionMessage | Exception:
         """Return the next message; raise `anyio.EndOfStream` at the end of the stream."""
-        item = await self._source.receive()
+        try:
+            item = await self._source.receive()
+        except anyio.EndOfStream:
+            # Whatever ended the SDK's reader, nothing can arrive any more. Without effect if the wire knows the cause.
+            self._channel.mark_lost(DisconnectCause("can no longer be read: its stream of messages has ended"))
+            raise
         if self.notes_activity:
             self._channel.note_activity()
         if isinstance(item, SessionMessage):

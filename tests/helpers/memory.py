@@ -100,6 +100,8 @@ class OverSse(InMemory):
 
     tells: bool = True
     """Whether the transport emits trace events when it sends, as the one of httpx2 does."""
+    endpoint: bytes = b"/messages?session_id=1"
+    """What the stream begins with: where it wants messages."""
     _out: Any = attrs.field(default=None, init=False)
 
     def say(self, piece: bytes) -> None:
@@ -126,6 +128,6 @@ class OverSse(InMemory):
     async def _events(self) -> AsyncGenerator[bytes]:
         self._out, events = anyio.create_memory_object_stream[bytes](1000)
         with self._out, events:
-            yield b"event: endpoint\ndata: /messages?session_id=1\n\n"
+            yield b"event: endpoint\ndata: " + self.endpoint + b"\n\n"
             async for piece in events:
                 yield piece

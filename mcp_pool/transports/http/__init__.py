@@ -3,6 +3,7 @@
 * `streamable`: streamable HTTP, on both protocols
 * `sse`: the older HTTP with SSE
 * `notifications`: messages that nobody waits for
+* `endpoint`: the URL for POSTs that a server over SSE names
 * `post_rejections`: what a rejected POST means over SSE
 * `session_probe`: the ping that decides whether a suspect session is lost
 * `redirects`: redirects within the origin

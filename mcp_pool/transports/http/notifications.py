@@ -15,7 +15,8 @@ from mcp_pool._shared.log import log
 from mcp_pool._shared.log_throttle import LogThrottle
 from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Answer, Channel, too_many_server_requests
 from mcp_pool.transports.http.client import Forward, current_message
-from mcp_pool.transports.http.exchange import forward_request
+from mcp_pool.transports.http.exchange import error_status
+from mcp_pool.transports.http.redirects import send_within_origin
 from mcp_pool.transports.http.responses import read_whole
 
 NOTIFICATION_TIMEOUT: Final = 5.0
@@ -71,10 +72,10 @@ class Notifications:
         """Post a message, wait until it is accepted or the time is up, and return a response for the SDK."""
         try:
             with anyio.move_on_after(NOTIFICATION_TIMEOUT) as scope:
-                response = await forward_request(request, forward)
+                response = await send_within_origin(request, forward)
                 await read_whole(response, MAX_RESPONSE_SIZE)  # or the connection could not be used again
-                if response.is_error:
-                    self.note(f"answered a notification with HTTP status {response.status_code}")
+                if not response.is_success:
+                    self.note(f"did not accept a notification: it {error_status(response).what}")
             if scope.cancelled_caught:
                 self._not_accepted.count(self.server_id)
         except Exception as error:  # noqa: BLE001  # nobody waits for it

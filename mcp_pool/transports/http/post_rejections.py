@@ -60,7 +60,7 @@ class PostRejections:
             if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
                 self.channel.mark_lost(loss)
             else:
-                self.probe.note(f"answered a notification with HTTP status {status}")
+                self.probe.note(f"did not accept a notification: it {error_status(post.response).what}")
             return
         is_early = not self.channel.is_settled
         if self._deliver_answer(post, message, is_early=is_early):

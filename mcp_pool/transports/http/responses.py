@@ -62,8 +62,31 @@ class CancellableWait:
 
 
 @final
+@attrs.frozen
+class Event:
+    """One event of a stream. Events without data do not count (HTML standard, Server-sent events)."""
+
+    name: bytes
+    """Its name; "message" if it has none."""
+    data: bytes = attrs.field(repr=False)
+    """Its data, in UTF-8."""
+    lines: list[bytes] = attrs.field(repr=False)
+    """Its lines, without comments."""
+
+    @property
+    def is_message(self) -> bool:
+        """Whether it carries a message."""
+        return self.name == b"message"
+
+    @property
+    def raw(self) -> bytes:
+        """The whole event, as it may be sent on."""
+        return b"\n".join(self.lines) + b"\n\n"
+
+
+@final
 class EventReader:
-    """Parses an event stream just enough to see the data of each message and the size of each event.
+    """Parses an event stream just enough to see the name and the data of each event, and its size.
 
     Args:
         limit: The longest event in bytes.
@@ -77,10 +100,16 @@ class EventReader:
         """Bytes of the current, incomplete event."""
         self._name = b""
         self._data: list[bytes] = []
+        self._lines: list[bytes] = []
+        """The complete lines of the current event, without comments."""
         self._ended_in_return = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Process a chunk, and yield the data of each message that it completes.
+        """Process a chunk, and yield the data of each message that it completes; see `events`."""
+        return (event.data for event in self.events(chunk) if event.is_message)
+
+    def events(self, chunk: bytes) -> Iterator[Event]:
+        """Process a chunk, and yield each event that it completes.
 
         Raises:
             TooLong: An event is longer than the limit.
@@ -96,8 +125,8 @@ class EventReader:
             self._line.clear()
             if whole:
                 self._take(whole)
-            elif (message := self._finish()) is not None:
-                yield message
+            elif (event := self._finish()).data:
+                yield event
         self._grow(rest)
 
     def _grow(self, piece: bytes) -> None:
@@ -112,17 +141,20 @@ class EventReader:
         value = value.removeprefix(b" ")
         if not name:
             self._held -= len(line)  # a comment: keep-alive comments must not add up to a long event
-        elif name == b"event":
+            return
+        self._lines.append(line)
+        if name == b"event":
             self._name = value
         elif name == b"data":
             self._data.append(value)
 
-    def _finish(self) -> bytes | None:
+    def _finish(self) -> Event:
         # Events are text: bytes that are not UTF-8 are replaced (HTML standard, Server-sent events), as the SDK does.
-        name, data = self._name, b"\n".join(self._data).decode("utf-8", "replace").encode()
-        self._name, self._held = b"", 0
+        data = b"\n".join(self._data).decode("utf-8", "replace").encode()
+        event = Event(self._name or b"message", data, self._lines)
+        self._name, self._held, self._lines = b"", 0, []
         self._data.clear()
-        return data if data and name in (b"", b"message") else None
+        return event
 
 
 @final
@@ -135,6 +167,7 @@ class WatchedStream(httpx2.AsyncByteStream):
         on_end: Called once, with the error that broke the stream, or None when the server ended it.
         on_message: Called with the data of each message, before it is passed on.
         wait: Runs each read, so that reading can be cancelled.
+        revise: Returns what is passed on in place of each event; None: the stream is passed on unchanged.
     """
 
     def __init__(
@@ -144,24 +177,35 @@ class WatchedStream(httpx2.AsyncByteStream):
         on_end: Callable[[Exception | None], None],
         on_message: Callable[[bytes], None],
         wait: CancellableWait | None = None,
+        *,
+        revise: Callable[[Event], bytes] | None = None,
     ) -> None:
         self._response = response
         self._events = EventReader(limit)
         self._on_end = on_end
         self._on_message = on_message
         self._wait = wait or CancellableWait()
+        self._revise = revise
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         try:
             async with aclosing(self._response.aiter_bytes()) as chunks:
                 while (chunk := await self._wait.run(lambda: anext(chunks, None))) is not None:
-                    for message in self._events.feed(chunk):
-                        self._on_message(message)
-                    yield chunk
+                    yield self._passed_on(chunk)
         except Exception as error:
             self._on_end(error)
             raise
         self._on_end(None)
+
+    def _passed_on(self, chunk: bytes) -> bytes:
+        """Report the messages that a chunk completes, and return what is passed on for it."""
+        revised: list[bytes] = []
+        for event in self._events.events(chunk):
+            if event.is_message:
+                self._on_message(event.data)
+            if self._revise is not None:
+                revised.append(self._revise(event))
+        return chunk if self._revise is None else b"".join(revised)
 
     async def aclose(self) -> None:
         """Close the response."""
@@ -222,6 +266,9 @@ def watch(
     limit: int,
     on_end: Callable[[Exception | None], None],
     on_message: Callable[[bytes], None],
+    revise: Callable[[Event], bytes],
 ) -> httpx2.Response:
     """Return a copy of a successful response with a watched event stream; arguments as for `WatchedStream`."""
-    return rebuilt(response, WatchedStream(response, limit, on_end, on_message)) if response.is_success else response
+    if not response.is_success:
+        return response
+    return rebuilt(response, WatchedStream(response, limit, on_end, on_message, revise=revise))

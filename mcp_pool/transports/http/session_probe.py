@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, final
@@ -15,6 +15,7 @@ from mcp_types import JSONRPCError, JSONRPCResponse
 from mcp_pool.transports.channel import Answer, Channel
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
+from mcp_pool.transports.http.redirects import send_within_origin
 from mcp_pool.transports.http.responses import EVENT_STREAM
 from mcp_pool.transports.http.session import (
     PING_METHOD,
@@ -58,8 +59,6 @@ class SessionProbe:
     """How often the session may be replaced on the evidence of a ping."""
     start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
     """Starts a task that ends with the connection."""
-    send: Callable[[httpx2.Request, Forward], Awaitable[httpx2.Response]]
-    """Sends a request."""
     note: Callable[[str], None]
     """Logs a phrase that follows the server's name."""
     _evidence: SessionEvidence = attrs.field(factory=SessionEvidence, init=False, repr=False)
@@ -162,7 +161,7 @@ class SessionProbe:
         request = httpx2.Request("POST", url, headers=headers, json=message, extensions=extensions)
         try:
             with anyio.fail_after(PROBE_TIMEOUT):
-                response = await self.send(request, suspicion.forward)
+                response = await send_within_origin(request, suspicion.forward)
                 body = await read_answer(response, MAX_ANSWER_SIZE, PING_ID)
         except Exception as error:  # noqa: BLE001  # a ping without a response proves nothing
             self.note(f"did not answer a ping that checks its session ({type(error).__name__})")

@@ -26,13 +26,8 @@ from mcp_pool.config.servers import SseServer
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.answers import ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import (
-    SendTrace,
-    error_status,
-    unreachable,
-    was_unreachable,
-    with_plain_causes,
-)
+from mcp_pool.transports.http.endpoint import Endpoint
+from mcp_pool.transports.http.exchange import SendTrace, error_status, unreachable, was_unreachable, with_plain_causes
 from mcp_pool.transports.http.handshake_errors import handshake_failed
 from mcp_pool.transports.http.headers import HeadersFailed, explained
 from mcp_pool.transports.http.inbox import Inbox
@@ -74,7 +69,9 @@ async def sse_transport(
         channel: Records what happens.
         renewal_limit: How often the server's session may be replaced on suspicion.
     """
-    wire = _SseWire(server_id, channel, min(spec.max_message_size, MAX_EVENT_SIZE))
+    # Without user and password: the SDK requires the URL for POSTs to have exactly the same origin.
+    url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
+    wire = _SseWire(server_id, channel, min(spec.max_message_size, MAX_EVENT_SIZE), Endpoint(url, channel))
     async with anyio.create_task_group() as wire.background:
 
         def make_client(
@@ -86,11 +83,9 @@ async def sse_transport(
                 spec.url, wire, headers=spec.headers, auth=spec.auth, borrowed_client=spec.http_client
             )
 
-        # Without user and password: the SDK requires the URL for POSTs to have exactly the same origin.
-        url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
         async with sse_client(url, httpx_client_factory=make_client) as (read, write):
             inbox = Inbox(read, channel, wire.note_answer)
-            probe = SessionProbe(channel, renewal_limit, wire.background.start_soon, send_within_origin, wire.note)
+            probe = SessionProbe(channel, renewal_limit, wire.background.start_soon, wire.note)
             wire.rejections, wire.deliver = PostRejections(channel, inbox, probe), inbox.deliver
             try:
                 yield (
@@ -132,6 +127,8 @@ class _SseWire:
     """The channel of the connection."""
     event_limit: int
     """The longest event in bytes that the server may send."""
+    endpoint: Endpoint
+    """Checks where the server wants messages to be posted."""
     background: TaskGroup = attrs.field(init=False)
     """The tasks that post."""
     rejections: PostRejections = attrs.field(init=False)
@@ -204,7 +201,7 @@ class _SseWire:
         elif kind != EVENT_STREAM:
             what = f"answered with {kind or 'no content type'} instead of an event stream"
             self.channel.mark_lost(DisconnectCause(what))
-        return watch(response, self.event_limit, self._note_end, self._note_event)
+        return watch(response, self.event_limit, self._note_end, self._note_event, self.endpoint.revise)
 
     def _note_event(self, data: bytes) -> None:
         """Pass messages to the SDK in place of an event that it cannot read."""

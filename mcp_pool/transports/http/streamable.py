@@ -21,8 +21,9 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest
 from mcp_pool.config.servers import HttpServer
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import Exchange, forward_request, unreachable, was_unreachable
+from mcp_pool.transports.http.exchange import Exchange, error_status, forward_request, unreachable, was_unreachable
 from mcp_pool.transports.http.notifications import Notifications
+from mcp_pool.transports.http.redirects import redirected_request, send_within_origin
 from mcp_pool.transports.http.responses import EVENT_STREAM, WatchedStream, content_type, rebuilt
 from mcp_pool.transports.http.session import Finding
 from mcp_pool.transports.http.session_probe import SessionProbe
@@ -52,7 +53,7 @@ async def streamable_transport(
     """
     notifications = Notifications(server_id, channel)
     url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))  # the SDK logs it
-    probe = SessionProbe(channel, renewal_limit, notifications.start, forward_request, notifications.note)
+    probe = SessionProbe(channel, renewal_limit, notifications.start, notifications.note)
     wire = _StreamableWire(channel, spec.max_message_size, notifications, probe)
     async with (
         ServerHttpClient(
@@ -94,7 +95,7 @@ class _StreamableWire:
         if request.method == "GET" and isinstance(message, JSONRPCRequest):
             return await self._resume(request, forward, message, record)
         if request.method != "POST" or message is None:
-            return await forward_request(request, forward)
+            return await send_within_origin(request, forward)
         if isinstance(message, JSONRPCRequest):
             return await self._send_request(request, forward, message, record)
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/initialized":
@@ -110,6 +111,8 @@ class _StreamableWire:
             request = client.build_request("DELETE", url, headers=self._session)
             response = await client.send(request, stream=True, follow_redirects=False)
             await response.aclose()
+            if response.next_request is not None:
+                self.notifications.note(f"was not told that its session has ended: it {error_status(response).what}")
         except Exception as error:  # noqa: BLE001  # the session expires by itself
             self.notifications.note(f"could not be told that its session has ended ({type(error).__name__})")
 
@@ -180,6 +183,8 @@ class _StreamableWire:
                 response, self.max_message_size, self._note_stream_end, lambda _message: self.channel.note_activity()
             )
             return rebuilt(response, stream)
+        if redirected_request(request, response) is not None:
+            return response  # the SDK follows it, which is another request
         # Not a loss, whatever the status: a gateway may block every GET while POSTs work.
         self.notifications.note(f"has no stream for its own messages: it answered with status {response.status_code}")
         return response
