@@ -2,8 +2,8 @@
 
     python -m soak [--minutes N] [--seed S] [--backend NAME]
 
-Without `--minutes`, all of them run at the same time, otherwise one after another. The exit code is 1 if there was any
-violation.
+The backends run one after another: beside each other they would test how the machine shares its processors. The exit
+code is 1 if there was any violation.
 """
 
 from __future__ import annotations
@@ -52,14 +52,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.here is not None:
         return one(options.backend, options.minutes, options.seed, options.here)
-    at_once = 1 if options.minutes else len(BACKENDS)
     options.minutes = options.minutes or SHORT
     directory = options.keep or Path(tempfile.mkdtemp(prefix="soak-"))
     backends = [options.backend] if options.backend else [*BACKENDS]
     for backend in backends:
         shutil.rmtree(directory / backend, ignore_errors=True)
         (directory / backend).mkdir(parents=True)
-    ended = anyio.run(run_all, backends, options, directory, at_once)
+    ended = anyio.run(run_all, backends, options, directory)
     found = [each for each in ended if isinstance(each, Findings)]
     broken = [each for each in ended if isinstance(each, str)]
     failed = bool(broken) or any(findings.violations.texts for findings in found)
@@ -75,21 +74,9 @@ def main() -> int:
     return int(failed)
 
 
-async def run_all(
-    backends: list[str], options: argparse.Namespace, directory: Path, at_once: int
-) -> list[Findings | str]:
-    """Run backends, at most `at_once` at the same time, and return their results in order."""
-    ended: dict[str, Findings | str] = {}
-    limiter = anyio.CapacityLimiter(at_once)
-
-    async def run_one(backend: str) -> None:
-        async with limiter:
-            ended[backend] = await run(backend, options, directory / backend)
-
-    async with anyio.create_task_group() as group:
-        for backend in backends:
-            group.start_soon(run_one, backend)
-    return [ended[backend] for backend in backends]
+async def run_all(backends: list[str], options: argparse.Namespace, directory: Path) -> list[Findings | str]:
+    """Run backends, and return their results in order."""
+    return [await run(backend, options, directory / backend) for backend in backends]
 
 
 async def run(backend: str, options: argparse.Namespace, directory: Path) -> Findings | str:
