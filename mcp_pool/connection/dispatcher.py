@@ -61,7 +61,7 @@ class CallbackDispatcher:
         init=False,
     )
     _failed: LogThrottle = attrs.field(
-        factory=lambda: LogThrottle("Server {!r}: callbacks failed {} times; the latest {}"), init=False
+        factory=lambda: LogThrottle("Server {!r}: callback failures: {}; the latest {}"), init=False
     )
 
     def client_arguments(self) -> dict[str, Any]:

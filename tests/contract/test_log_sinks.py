@@ -143,7 +143,7 @@ async def test_a_progress_function_and_callbacks_that_raise_disturb_nothing(lost
         assert await said(pool, "tell", arguments={"count": 1}) == "told"
         assert stands(pool)
     assert lost.contains("WARNING The progress function of a call to server 'good' raised RuntimeError")
-    assert lost.contains("WARNING Server 's': callbacks failed 1 times; the latest raised RuntimeError")
+    assert lost.contains("WARNING Server 's': callback failures: 1; the latest raised RuntimeError")
 
 
 async def test_actions_that_are_only_logged_are_still_carried_out(lost: Lost) -> None:

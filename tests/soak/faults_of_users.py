@@ -15,12 +15,13 @@ from loguru import logger
 
 from soak.calls import Call
 from soak.faults import Fault, Injection, World, anywhere
+from soak.faults_by_hand import removed
 from soak.fleet import Target
 
 LONGEST_SINK: Final = 2.0
 """How long a log sink that raises stays at most."""
 LONGEST_WORKER: Final = 3.0
-"""How long a forked worker lives at most: longer than `CLOSE_TIMEOUT`, so that a pipe that it held would delay closing."""
+"""How long a forked worker lives at most: longer than `CLOSE_TIMEOUT`, so that a server is removed while it lives."""
 LOOK: Final = 0.1
 """Seconds between two checks whether a worker has exited."""
 STEPS: Final = 5
@@ -83,11 +84,12 @@ def raising(make: Callable[[], BaseException]) -> Injection:
 
 
 async def forked(world: World, target: Target, chance: random.Random) -> None:
-    """Fork a worker that lives for some time, and remove the server meanwhile: the worker must not hold its pipes."""
+    """Fork a worker that lives for some time, remove the server meanwhile, and add it again."""
     worker = os.fork()
     if worker == 0:
         time.sleep(LONGEST_WORKER * chance.random())  # noqa: ASYNC251 - in another process
         os._exit(0)
+    await removed(world, target, chance)
     while os.waitpid(worker, os.WNOHANG) == (0, 0):  # noqa: ASYNC110, ASYNC222 - it does not block
         await anyio.sleep(LOOK)
 
