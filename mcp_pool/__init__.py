@@ -3,6 +3,7 @@
 The layout of the package, top down. Imports only point down, between the packages and inside each of them:
 
 * `pool`: `MCPPool`, the block that users open
+* `catalog_calls`: what servers offer together, and calls by catalog name
 * `server`: `Server`, the handle on one server
 * `calls`: one call, from its name to its result
 * `catalog`: what all servers offer
@@ -19,8 +20,7 @@ Logs go to loguru under the name `mcp_pool` and are off until `logger.enable("mc
 
 from loguru import logger
 
-from mcp_pool.catalog.catalog import ToolEntry
-from mcp_pool.catalog.names import catalog_name
+from mcp_pool.catalog.view import CatalogView
 from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.servers import (
@@ -43,15 +43,19 @@ from mcp_pool.errors import (
     HttpStatusError,
     InvalidResponse,
     MCPPoolError,
+    NameCollision,
     Phase,
     PoolClosed,
     Problem,
     ServerUnavailable,
+    ToolHeld,
+    UnknownPrompt,
     UnknownServer,
     UnknownTool,
 )
 from mcp_pool.pool import MCPPool
 from mcp_pool.server import Server
+from mcp_pool.supervision.entries import PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
 from mcp_pool.supervision.events import (
     CatalogChanged,
     Event,
@@ -61,6 +65,7 @@ from mcp_pool.supervision.events import (
     ServerRemoved,
     StatusChanged,
 )
+from mcp_pool.supervision.names import catalog_name
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, ConnectionStatus, Failed, Ready, State
 from mcp_pool.telemetry.events import EventStream
 from mcp_pool.telemetry.snapshot import PoolSnapshot, ServerSnapshot
@@ -71,6 +76,7 @@ __all__ = [
     "CallTimeout",
     "CallbacksFor",
     "CatalogChanged",
+    "CatalogView",
     "ClientCallbacks",
     "Closing",
     "ConfigError",
@@ -93,12 +99,16 @@ __all__ = [
     "InvalidResponse",
     "MCPPool",
     "MCPPoolError",
+    "NameCollision",
     "Phase",
     "PoolCleared",
     "PoolClosed",
     "PoolSnapshot",
     "Problem",
+    "PromptEntry",
     "Ready",
+    "ResourceEntry",
+    "ResourceTemplateEntry",
     "RestartPolicy",
     "Seconds",
     "Server",
@@ -113,6 +123,8 @@ __all__ = [
     "StatusChanged",
     "StdioServer",
     "ToolEntry",
+    "ToolHeld",
+    "UnknownPrompt",
     "UnknownServer",
     "UnknownTool",
     "catalog_name",

@@ -163,6 +163,24 @@ class ConnectTimeout(ConnectError, TimeoutError):
 
 
 @final
+class NameCollision(ConnectError, ValueError):
+    """The pool's `name_tool` gives two tools the same catalog name. The server that came second was not connected.
+
+    Args:
+        reason: See `MCPPoolError` and `ConnectError`, also for the keywords that are not listed here.
+        catalog_name: The name.
+        owner_id: The server whose tool has the name already.
+    """
+
+    def __init__(
+        self, reason: str, *, catalog_name: str = "", owner_id: str = "", **context: Unpack[ErrorContext]
+    ) -> None:
+        super().__init__(reason, retryable=False, **context)
+        self.catalog_name = catalog_name
+        self.owner_id = owner_id
+
+
+@final
 class ConnectionLost(MCPPoolError):
     """A connection was lost, during a call or while it was idle.
 
@@ -255,6 +273,25 @@ class UnknownServer(MCPPoolError, LookupError):
 @final
 class UnknownTool(MCPPoolError, LookupError):
     """No server in the pool offers a tool with this name."""
+
+
+@final
+class UnknownPrompt(MCPPoolError, LookupError):
+    """No server in the pool offers a prompt with this name."""
+
+
+@final
+class ToolHeld(MCPPoolError):
+    """A tool is new or has changed, and its server's spec says `on_changed="hold"`. Nothing was sent.
+
+    Args:
+        reason: See `MCPPoolError`, also for the keywords that are not listed here.
+        fingerprint: The fingerprint of the tool's current definition, for `Server.approve` once it has been reviewed.
+    """
+
+    def __init__(self, reason: str, *, fingerprint: str = "", **context: Unpack[ErrorContext]) -> None:
+        super().__init__(reason, **context)
+        self.fingerprint = fingerprint
 
 
 @final

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from types import MappingProxyType
-from typing import Any, Self, final
+from typing import Self, final
 
 from anyio import AsyncContextManagerMixin
-from mcp.shared.dispatcher import ProgressFnT
-from mcp_types import (
-    CallToolResult,
-    CompleteResult,
-    PromptReference,
-    ReadResourceResult,
-    RequestParamsMeta,
-    ResourceTemplateReference,
-)
 
-from mcp_pool.calls.lookup import find_tool
-from mcp_pool.catalog.catalog import Catalog, ToolEntry
+from mcp_pool.catalog_calls import CatalogCalls
 from mcp_pool.config.callbacks import CallbacksFor
 from mcp_pool.config.launch_limits import LAUNCH_LIMITS
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.servers import ServerConfig
-from mcp_pool.config.settings import DEFAULT, Seconds, Settings
+from mcp_pool.config.settings import DEFAULT, NameTool, Seconds, Settings
 from mcp_pool.config.target import check_all
-from mcp_pool.config.validation import kind_problems
-from mcp_pool.errors import ConfigError
-from mcp_pool.server import Server
 from mcp_pool.supervision.block import Block
 from mcp_pool.supervision.state import ConnectionStatus
 from mcp_pool.supervision.supervisor import Supervisor
@@ -37,7 +23,7 @@ from mcp_pool.telemetry.snapshot import PoolSnapshot
 
 
 @final
-class MCPPool(AsyncContextManagerMixin):
+class MCPPool(CatalogCalls, AsyncContextManagerMixin):
     """Keeps many MCP connections open inside one `async with` block.
 
     All times are in seconds. None means no limit; `close_timeout` must have one.
@@ -63,6 +49,9 @@ class MCPPool(AsyncContextManagerMixin):
             pipx, 4 each for docker and podman. None as a value removes the limit of one program, None as the argument
             all of them.
         callbacks: A function from a server's id to its callbacks, used for those that its spec leaves out.
+        name_tool: A function of a server's id and its own name for a tool that returns the tool's name in the catalog.
+            If two tools get the same name, the server that comes second fails to connect, with `NameCollision`.
+            Default: `catalog_name`, with which that cannot happen.
 
     Raises:
         ConfigError: An argument or one of the servers is invalid; the message names it.
@@ -83,6 +72,7 @@ class MCPPool(AsyncContextManagerMixin):
         max_connecting: int = 16,
         launch_limits: Mapping[str, int | None] | None = LAUNCH_LIMITS,
         callbacks: CallbacksFor | None = None,
+        name_tool: NameTool | None = None,
     ) -> None:
         settings = Settings(
             connect_timeout=connect_timeout,
@@ -96,10 +86,10 @@ class MCPPool(AsyncContextManagerMixin):
             max_connecting=max_connecting,
             launch_limits=launch_limits,
             callbacks=callbacks,
+            name_tool=name_tool,
         )
         self._servers = check_all(servers)
-        self._supervisor = Supervisor(settings)
-        self._catalog = Catalog(self._supervisor)
+        super().__init__(Supervisor(settings))
         self._block = Block(self._supervisor)
 
     def __repr__(self) -> str:
@@ -209,22 +199,6 @@ class MCPPool(AsyncContextManagerMixin):
         """How many servers are `CONNECTED`."""
         return self._supervisor.registry.servers.connected_count
 
-    @property
-    def servers(self) -> Mapping[str, Server]:
-        """The current servers by id, as a read-only copy."""
-        rows = self._supervisor.registry.rows
-        return MappingProxyType({server_id: Server(server_id, self._supervisor) for server_id in rows})
-
-    @property
-    def tools(self) -> Mapping[str, ToolEntry]:
-        """The tools by catalog name, read-only: stale while their server reconnects, without those of a failed one."""
-        return self._catalog.tools
-
-    def server(self, server_id: str) -> Server:
-        """Return a handle on one current server, or raise `UnknownServer`."""
-        self._supervisor.row(server_id)
-        return Server(server_id, self._supervisor)
-
     async def wait_ready(self, *server_ids: str, timeout: Seconds = DEFAULT) -> None:
         """Wait until these servers, or all, are connected.
 
@@ -238,46 +212,6 @@ class MCPPool(AsyncContextManagerMixin):
             UnknownServer: No current server has one of these ids.
         """
         await self._supervisor.wait_ready(server_ids, timeout)
-
-    async def call_tool(
-        self,
-        name: str,
-        arguments: Mapping[str, Any] | None = None,
-        *,
-        timeout: Seconds = DEFAULT,
-        progress: ProgressFnT | None = None,
-        meta: RequestParamsMeta | None = None,
-    ) -> CallToolResult:
-        """Call a tool by its catalog name. Arguments, result and errors as in `Server.call_tool`.
-
-        If the name may belong to a server whose tools have not been listed yet, the call waits for that server, up to
-        `wait_timeout`.
-
-        Raises:
-            UnknownTool: No server in the pool offers a tool with this name.
-        """
-        self._supervisor.check_open()
-        for problem in kind_problems("name", name, str, "must be a string"):
-            raise ConfigError(f"call_tool: {' '.join(problem)}. Nothing was sent.", problems=[problem])
-        entry, timeout = await find_tool(self._catalog, name, timeout, self._supervisor.settings.wait_timeout)
-        server = Server(entry.server_id, self._supervisor)
-        return await server.call_tool(entry.name, arguments, timeout=timeout, progress=progress, meta=meta)
-
-    async def read_resource(self, server_id: str, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
-        """Read a resource from a server. Arguments and errors as in `Server.read_resource`."""
-        return await self.server(server_id).read_resource(uri, timeout=timeout)
-
-    async def complete(
-        self,
-        server_id: str,
-        ref: ResourceTemplateReference | PromptReference,
-        argument: Mapping[str, str],
-        context: Mapping[str, str] | None = None,
-        *,
-        timeout: Seconds = DEFAULT,
-    ) -> CompleteResult:
-        """Request completions for an argument from a server. Arguments and errors as in `Server.complete`."""
-        return await self.server(server_id).complete(ref, argument, context, timeout=timeout)
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[EventStream]:

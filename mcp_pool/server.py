@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from itertools import chain
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, final
 
 import anyio
@@ -23,15 +23,17 @@ from mcp_types import (
     Tool,
 )
 
-from mcp_pool._shared.guard import text_of
 from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
+from mcp_pool.calls.requests import completion, invalid, prompt_request, resource_read, tool_call
 from mcp_pool.config.servers import ServerConfig
-from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
-from mcp_pool.config.validation import argument_problems, is_count, kind_of, kind_problems, plain_json
+from mcp_pool.config.settings import DEFAULT, Default, Seconds
+from mcp_pool.config.validation import is_count, kind_of
 from mcp_pool.connection.connection import Connection, ServerInfo
-from mcp_pool.connection.listing import Inventory, is_offered, take_inventory
-from mcp_pool.errors import ConfigError, ConnectError, ConnectionLost, Problem, UnknownTool
+from mcp_pool.connection.listing import Listing, Part, list_part, parts_of
+from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.supervision.entries import ToolEntry
+from mcp_pool.supervision.offering import held_error
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
 from mcp_pool.supervision.supervisor import Supervisor
@@ -136,51 +138,28 @@ class Server:
             InvalidResponse: The result violates the protocol or the tool's schema.
             mcp.MCPError: The error that the server returned.
         """
-        self._check(
-            kind_problems("name", name, str, "must be a string"),
-            argument_problems("arguments", arguments),
-            argument_problems("meta", meta),
-        )
+        row = self._row
+        request = tool_call(row.target, name, arguments, timeout, meta)
         if progress is not None and not callable(progress):
-            raise self._invalid(("progress", f"must be an async function, not {kind_of(progress)}"))
-        given, sent_meta = self._plain("arguments", arguments), self._plain("meta", meta)
-        if not is_offered(name, self._row.target.spec):
-            reason = f"Tool {name!r} of server {self.server_id!r} is excluded by include_tools or exclude_tools."
-            raise UnknownTool(reason, advice="Change these filters in its spec.", server_id=self.server_id)
-
-        def send(client: Client, on_progress: ProgressFnT) -> Awaitable[CallToolResult]:
-            return client.call_tool(name, given, progress_callback=on_progress, meta=sent_meta)
-
-        request = Request(send=send, what=f"the call to tool {name!r}", timeout=timeout, tool=name)
+            raise invalid(self.server_id, ("progress", f"must be an async function, not {kind_of(progress)}"))
+        if (held := row.offering.held(name)) is not None:
+            raise held_error(held)
         if progress is None:
-            return await self._call(request)
+            return await self._call(row, request)
         feed = ProgressFeed(self.server_id, progress)
-        return await feed.during(partial(self._call, attrs.evolve(request, note_progress=feed.put)))
+        return await feed.during(partial(self._call, row, attrs.evolve(request, note_progress=feed.put)))
 
     async def get_prompt(
         self, name: str, arguments: Mapping[str, str] | None = None, *, timeout: Seconds = DEFAULT
     ) -> GetPromptResult:
         """Get a prompt by the server's own name for it. Arguments and errors as in `call_tool`."""
-        self._check(
-            kind_problems("name", name, str, "must be a string"), argument_problems("arguments", arguments, str)
-        )
-        given = self._plain("arguments", arguments)
-        return await self._call(
-            Request(
-                send=lambda client, _: client.get_prompt(name, given),
-                what=f"the request for prompt {name!r}",
-                timeout=timeout,
-            )
-        )
+        row = self._row
+        return await self._call(row, prompt_request(row.target, name, arguments, timeout))
 
     async def read_resource(self, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
         """Read a resource by its URI. Arguments and errors as in `call_tool`."""
-        self._check(kind_problems("uri", uri, str, "must be a string"))
-        return await self._call(
-            Request(
-                send=lambda client, _: client.read_resource(uri), what=f"the read of resource {uri!r}", timeout=timeout
-            )
-        )
+        row = self._row
+        return await self._call(row, resource_read(row.target, uri, timeout))
 
     async def complete(
         self,
@@ -198,45 +177,66 @@ class Server:
             context: The values of arguments that are already known.
             timeout: As in `call_tool`; so are the errors.
         """
-        self._check(
-            kind_problems("ref", ref, (ResourceTemplateReference, PromptReference), "must be a reference"),
-            kind_problems("argument", argument, Mapping, "must be a mapping with name and value"),
-            argument_problems("argument", argument, str),
-            argument_problems("context", context, str),
-        )
-        fixed, known = self._plain("argument", argument), self._plain("context", context)
-        return await self._call(
-            Request(
-                send=lambda client, _: client.complete(ref, fixed, known),
-                what="the completion request",
-                timeout=timeout,
-            )
-        )
+        row = self._row
+        return await self._call(row, completion(row.target, ref, argument, context, timeout))
 
     async def list_tools(self) -> tuple[Tool, ...]:
-        """Return the tools in the server's latest listing, without those that its spec filters out.
+        """Return the tools in the server's latest listing, without those that are filtered out or held.
 
         Raises:
             ServerUnavailable: The server did not connect within `wait_timeout`.
         """
         row = self._row
-        if row.inventory is None:
+        if "tools" not in row.offering.listed:
             wait_timeout = self._supervisor.settings.wait_timeout
             deadline = math.inf if wait_timeout is None else anyio.current_time() + wait_timeout
             await wait_for_connection(row, deadline)
-        return tuple(row.inventory.tools.values()) if row.inventory is not None else ()
+        return tuple(entry.tool for entry in row.offering.offer.tools.values())
+
+    @property
+    def held_tools(self) -> Mapping[str, ToolEntry]:
+        """The tools that wait for `approve`, by the server's own names; see `on_changed` of its spec."""
+        row = self._row_or_none
+        held = () if row is None else row.offering.offer.held.values()
+        return MappingProxyType({entry.name: entry for entry in held})
+
+    def approve(self, name: str, fingerprint: str) -> None:
+        """Offer a tool that is held because it is new or has changed.
+
+        Args:
+            name: The server's own name for it.
+            fingerprint: The fingerprint of the definition that was reviewed.
+
+        Raises:
+            UnknownTool: The server does not offer this tool.
+            ToolHeld: The definition has another fingerprint by now; the tool is still held.
+        """
+        row = self._row
+        row.note_change(row.offering.approve(name, fingerprint))
 
     async def refresh(self) -> None:
-        """List what the server offers again. Errors as in `call_tool`; if it fails, the old listing stays."""
-        row, number = self._row, 0
+        """List what the server offers again. Errors as in `call_tool`; what cannot be listed stays as it was.
 
-        def send(client: Client, _: ProgressFnT) -> Awaitable[Inventory]:
+        Not needed for what a server reports by itself: changes, and listings that expire.
+        """
+        row = self._row
+        listings: dict[Part, Listing | BaseException] = {}
+        number = 0
+
+        async def send(client: Client, _: ProgressFnT) -> None:
             nonlocal number
-            number = row.begin_listing()  # not before the wait for the server, whose first listing comes earlier
-            return take_inventory(client, row.target)
+            number = row.offering.begin_listing()  # not before the wait for the server, whose first listing is earlier
+            for part in parts_of(client):
+                try:
+                    listings[part] = await list_part(client, row.target, part)
+                except Exception as error:
+                    listings[part] = error
+                    raise
 
-        inventory = await self._call(Request(send=send, what="the listing of tools"))
-        row.update_inventory(inventory, number)
+        try:
+            await self._call(row, Request(send=send, what="the listing of what it offers"))
+        finally:
+            row.update_offer(listings, number)
 
     async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
         """Reconnect and wait until the new connection is open, without waiting for any back-off.
@@ -251,7 +251,7 @@ class Server:
             ConnectError: The attempt failed; the server stays in the pool, under its restart policy.
         """
         if generation is not DEFAULT and not is_count(generation, least=0):
-            raise self._invalid(("generation", f"must be a whole number, not {generation!r}"))
+            raise invalid(self.server_id, ("generation", f"must be a whole number, not {generation!r}"))
         row = self._row
         if generation is DEFAULT or row.state.generation <= generation:
             await wait_until_connected(row)
@@ -272,25 +272,5 @@ class Server:
     def _row(self) -> Row:
         return self._supervisor.row(self.server_id)
 
-    def _check(self, *problems: Iterable[Problem]) -> None:
-        """Raise `ConfigError` for the first problem with the arguments of a call."""
-        for problem in chain(*problems):
-            raise self._invalid(problem)
-
-    def _invalid(self, problem: Problem) -> ConfigError:
-        reason = f"server {self.server_id!r}: {' '.join(problem)}. Nothing was sent."
-        return ConfigError(reason, server_id=self.server_id, problems=[problem])
-
-    def _plain(self, name: str, argument: Mapping[str, Any] | None) -> Any:
-        """Return an argument of a call as plain JSON: what was checked is what is sent, also when it is sent again."""
-        try:
-            return None if argument is None else plain_json(dict(argument))
-        except Exception as error:  # noqa: BLE001  # the code of its values may raise anything
-            words = text_of(error)
-        # Behind the block: an error raised inside `except` would drag the first one along as its context.
-        raise self._invalid((name, f"cannot be sent as JSON: {self._row.target.redactor.text(words)}"))
-
-    async def _call(self, request: Request[_T]) -> _T:
-        """Check the timeout and make the call."""
-        self._check(timeout_problems({"timeout": request.timeout}))
-        return await call(self._row, request, self._supervisor.settings.wait_timeout)
+    async def _call(self, row: Row, request: Request[_T]) -> _T:
+        return await call(row, request, self._supervisor.settings.wait_timeout)

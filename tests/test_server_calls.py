@@ -33,7 +33,7 @@ from mcp_pool import (
     ServerUnavailable,
     UnknownTool,
 )
-from mcp_pool.connection.listing import Inventory
+from mcp_pool.connection.listing import Listing
 from servers import read_lines
 from servers.bookshelf import bookshelf
 from servers.in_process import calculator, raising_lifespan
@@ -220,15 +220,15 @@ async def test_a_refresh_that_waits_for_a_server_lists_after_its_first_listing()
 async def test_a_listing_that_started_earlier_does_not_overwrite_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     listings, holding = 0, anyio.Event()
 
-    async def listed(*_arguments: Any) -> Inventory:
+    async def listed(*_arguments: Any) -> Listing:
         nonlocal listings
         listings += 1
         number = listings
         if number == 1:
             await holding.wait()
-        return Inventory({f"listed {number}": Tool(name=f"listed {number}", input_schema={"type": "object"})})
+        return Listing({f"listed {number}": Tool(name=f"listed {number}", input_schema={"type": "object"})})
 
-    monkeypatch.setattr("mcp_pool.server.take_inventory", listed)
+    monkeypatch.setattr("mcp_pool.server.list_part", listed)
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         async with anyio.create_task_group() as group:
             group.start_soon(pool.server("s").refresh)

@@ -1,6 +1,7 @@
 """A call, from a name to a result.
 
-* `lookup`: from a name in the catalog to a server's tool
+* `lookup`: from a name in the catalog to what it stands for
+* `requests`: the requests that users make of one server
 * `call`: one call, including the wait for its server and a retry
 * `wait_budget`: how long one call may wait
 * `progress`: delivers progress reports to the caller

@@ -125,6 +125,6 @@ def _is_retry_safe(row: Row, tool: str) -> bool:
     spec = row.target.spec
     if spec.retry_safe != ANNOTATED:
         return any(fnmatchcase(tool, glob) for glob in spec.retry_safe)
-    known = None if row.inventory is None else row.inventory.tools.get(tool)
-    hints = None if known is None else known.annotations
+    known = row.offering.tools.get(tool)
+    hints = None if known is None else known.tool.annotations
     return hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)

@@ -1,5 +1,5 @@
 """What all servers offer.
 
-* `catalog`: the merged view of all tools
-* `names`: catalog names, valid for every model API
+* `catalog`: the merged views of what all servers offer
+* `view`: one view, as it was at one moment
 """

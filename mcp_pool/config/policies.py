@@ -63,6 +63,19 @@ class RestartPolicy:
             )
         reject("RestartPolicy", problems)
 
+    def delay(self, restarts: int, chance: float) -> float:
+        """Return how many seconds to wait before the next restart.
+
+        Args:
+            restarts: How many restarts in a row came before it.
+            chance: A random number, 0 <= chance < 1.
+        """
+        try:
+            ceiling = min(self.max_delay, self.initial_delay * self.multiplier**restarts)
+        except OverflowError:  # a float power overflows after some hundreds of restarts
+            ceiling = self.max_delay if self.initial_delay else 0.0
+        return ceiling * (1 - self.jitter * chance)
+
 
 @final
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias, TypeVar, final
 
 import attrs
@@ -32,6 +32,9 @@ DEFAULT: Final = Default.DEFAULT
 
 Seconds: TypeAlias = float | Literal[Default.DEFAULT] | None
 """A time in seconds; None for no limit, `DEFAULT` for the setting one level up."""
+
+NameTool: TypeAlias = Callable[[str, str], str]
+"""Returns the catalog name of a tool, from the server's id and its own name for the tool."""
 
 
 @final
@@ -64,6 +67,7 @@ class Settings:
     max_connecting: int
     launch_limits: Mapping[str, int | None] = attrs.field(converter=with_defaults)
     callbacks: CallbacksFor | None
+    name_tool: NameTool | None
 
     def __attrs_post_init__(self) -> None:
         times = ("connect_timeout", "open_timeout", "wait_timeout", "call_timeout", "max_call_time")
@@ -76,7 +80,8 @@ class Settings:
                 *(() if self.health is None else instance_problems("health", self.health, HealthCheck)),
                 *count_problems("max_connecting", self.max_connecting),
                 *launch_limit_problems(self.launch_limits),
-                *_function_problems("callbacks", self.callbacks),
+                *_function_problems("callbacks", self.callbacks, "a server's id"),
+                *_function_problems("name_tool", self.name_tool, "a server's id and its name for a tool"),
             ),
         )
 
@@ -104,6 +109,6 @@ def timeout_problems(
             yield name, f"must be {allowed}, not {value!r}"
 
 
-def _function_problems(name: str, value: object) -> Iterator[Problem]:
+def _function_problems(name: str, value: object, arguments: str) -> Iterator[Problem]:
     if value is not None and not callable(value):
-        yield name, f"must be a function of a server's id, not {kind_of(value)}"
+        yield name, f"must be a function of {arguments}, not {kind_of(value)}"

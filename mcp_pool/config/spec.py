@@ -16,6 +16,7 @@ from mcp_pool.config.callbacks import ClientCallbacks
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.settings import DEFAULT, Default, Seconds, timeout_problems
 from mcp_pool.config.validation import (
+    argument_problems,
     count_problems,
     instance_problems,
     is_mapping,
@@ -41,6 +42,9 @@ CLIENT_OPTIONS: Final = frozenset(
 
 ANNOTATED: Final = "annotated"
 """The value of `retry_safe` that trusts the server's annotations of its tools."""
+
+HOLD: Final = "hold"
+"""The value of `on_changed` that takes changed tools out of the catalog until they are approved."""
 
 MEBIBYTE: Final = 2**20
 
@@ -86,6 +90,10 @@ class ServerSpec:
         exclude_tools: Globs of the tools to leave out, even if `include_tools` matches them. Default: none.
         retry_safe: Globs of the tools that may be retried after a lost connection although they may have run; or
             `"annotated"` for those that the server marks with `readOnlyHint` or `idempotentHint`. Default: none.
+        on_changed: What happens to a tool that is added, or whose definition changes, after the server's first listing:
+            `"allow"` offers it, `"hold"` takes it out of the catalog until `Server.approve`. Default `"allow"`.
+        pinned: For `on_changed="hold"`, the fingerprints of tools by the server's own names (see
+            `ToolEntry.fingerprint`): a tool with another one is held from the first listing on. Default: none.
         callbacks: Functions that answer the server's requests. Missing ones are taken from the pool's `callbacks`.
         client_options: Passed on to `mcp.Client`: `cache`, `client_info`, `extensions`, `input_required_max_rounds`,
             `log_level`, `prior_discover`, `sampling_capabilities`.
@@ -104,8 +112,10 @@ class ServerSpec:
     include_tools: Sequence[str] = attrs.field(default=("*",), converter=as_tuple)
     exclude_tools: Sequence[str] = attrs.field(default=(), converter=as_tuple)
     retry_safe: Sequence[str] = attrs.field(default=(), converter=as_tuple)
-    callbacks: ClientCallbacks = attrs.field(factory=ClientCallbacks)
+    on_changed: str = "allow"
     # A mapping is not hashable; specs that differ only here are still unequal.
+    pinned: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_as_options, hash=False)
+    callbacks: ClientCallbacks = attrs.field(factory=ClientCallbacks)
     client_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_options, hash=False)
 
     def __attrs_post_init__(self) -> None:
@@ -134,6 +144,9 @@ class ServerSpec:
         if self.max_in_flight is not None:
             yield from count_problems("max_in_flight", self.max_in_flight)
         yield from _retry_safe_problems(self.retry_safe)
+        if self.on_changed not in ("allow", HOLD):
+            yield "on_changed", f"must be 'allow' or {HOLD!r}, not {self.on_changed!r}"
+        yield from _pinned_problems(self.pinned, self.on_changed)
         yield from instance_problems("callbacks", self.callbacks, ClientCallbacks)
         yield from kind_problems("required", self.required, bool, "must be True or False")
         if self.mode not in ("auto", "legacy", *MODERN_PROTOCOL_VERSIONS):
@@ -163,6 +176,12 @@ def _retry_safe_problems(value: object) -> Iterator[Problem]:
             yield "retry_safe", f"must be a list of globs or {ANNOTATED!r}, not {value!r}"
         return
     yield from string_problems("retry_safe", value, "globs")
+
+
+def _pinned_problems(pinned: object, on_changed: object) -> Iterator[Problem]:
+    yield from argument_problems("pinned", pinned, str)
+    if pinned and on_changed != HOLD:
+        yield "pinned", f"has no effect without on_changed={HOLD!r}"
 
 
 def _option_problems(options: object) -> Iterator[Problem]:

@@ -6,6 +6,8 @@
 * `call_errors`: the errors of calls
 * `dispatcher`: runs the user's callbacks
 * `calls_in_flight`: the calls that run on one connection, and their deadlines
+* `change_stream`: listens to a modern server for changes
+* `list_changes`: what may have changed since it was listed
 * `deadline_timer`: the deadlines of calls and attempts
-* `listing`: what one server offers, all pages
+* `listing`: what one server offers, each part listed whole
 """

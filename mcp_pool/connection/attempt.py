@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mcp_pool._shared.guard import ForeignCancellation, words_of
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
-from mcp_pool.errors import ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError, Phase
+from mcp_pool.errors import ConfigError, ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError, Phase
 from mcp_pool.transports.channel import Channel
 
 NOT_RETRYABLE: Final = frozenset(
@@ -138,7 +138,8 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         what = f"answered {request} with error {failure.code}: {failure.message}"
         return _Explanation(what, "Correct the server's configuration, or fix the server.", failure)
     if isinstance(failure, MCPPoolError):
-        return _Explanation(f"did not list its tools: {failure.reason.rstrip('.')}", failure.advice, failure)
+        retryable = not isinstance(failure, ConfigError)
+        return _Explanation(f"did not list its tools: {failure.reason.rstrip('.')}", failure.advice, failure, retryable)
     failure = ForeignCancellation() if failure is None else failure
     fix = "Fix the server." if isinstance(failure, ValidationError) else "Fix what raised this."
     return _Explanation(f"failed during {request} with {type(failure).__name__}{words_of(failure)}", fix, failure)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
 import attrs
+from anyio.abc import TaskGroup
 from mcp import Client
 from mcp.client import Transport
 from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.guard import ForeignCancellation, contained, described
@@ -18,15 +20,22 @@ from mcp_pool._shared.log import log
 from mcp_pool.config.servers import HttpServer, InProcessServer, StdioServer
 from mcp_pool.connection.attempt import Attempt, explain
 from mcp_pool.connection.calls_in_flight import CallsInFlight
+from mcp_pool.connection.change_stream import ChangeStream
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.dispatcher import CallbackDispatcher
-from mcp_pool.connection.listing import Inventory, take_inventory, warn_of_dropped_tools
+from mcp_pool.connection.list_changes import ListChanges, declared_changes
+from mcp_pool.connection.listing import Listings, list_all, parts_of, warn_of_dropped_tools
+from mcp_pool.errors import ConnectError
 from mcp_pool.transports.channel import Channel, DisconnectCause
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 if TYPE_CHECKING:  # loaded with the first process
     from mcp_pool.transports.stdio.guardian import Guardian
+
+LISTEN_TIMEOUT: Final = 1.0
+"""Seconds that an attempt waits for a stream of changes to open before it lists what the server offers. If it opens
+later, everything is listed again."""
 
 
 @final
@@ -38,8 +47,12 @@ class Connector:
     """The attempt."""
     deadline: float
     """When the attempt times out, on the event loop's clock."""
-    on_open: Callable[[Connection, Inventory], None]
-    """Called once, synchronously, with the open connection and the server's inventory."""
+    check: Callable[[Listings], None]
+    """Called once, synchronously, before the connection opens; raises if what was listed cannot be offered."""
+    on_open: Callable[[Connection, Listings], None]
+    """Called once, synchronously, with the open connection and what was listed."""
+    while_open: Callable[[Connection, Listings], Coroutine[Any, Any, None]]
+    """Runs while the connection is open, in its own task; cancelled when the connection closes."""
     on_lost: Callable[[Connection], None]
     """Called at most once, synchronously, when the open connection is lost; not when it is closed on purpose."""
     on_details: Callable[[Connection], None]
@@ -112,27 +125,59 @@ class Connector:
                     self.channel.mark_lost(cause)
                 self._connection.close("failed unexpectedly")
         if self._connection is None:
+            if isinstance(failure, ConnectError):
+                raise failure
             timed_out = self._connecting.cancelled_caught and not self._given_up
             raise explain(self.attempt, self.channel, failure, timed_out=timed_out)
 
     async def _hold(self, scope: anyio.CancelScope) -> None:
+        target = self.attempt.target
+        dispatcher = CallbackDispatcher(target.server_id, target.limits.callbacks, self._calls)
+        async with self._client(dispatcher) as client, anyio.create_task_group() as serving:
+            async with anyio.create_task_group() as watching:
+                await self._listen(client, dispatcher.changes, watching)
+                listings = await list_all(client, self.channel, target)
+                if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
+                    await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
+                # The listing may have ended just before the attempt was cancelled, and whoever would close the
+                # connection has gone by now. Nothing may be awaited between this and `on_open`.
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                self.check(listings)
+                connection = self._open(client, dispatcher, scope)
+                self.on_open(connection, listings)
+                if dispatcher.takes_notifications:
+                    serving.start_soon(dispatcher.run, name=f"mcp_pool: callbacks of {target.server_id!r}")
+                watching.start_soon(
+                    self.while_open, connection, listings, name=f"mcp_pool: catalog of {target.server_id!r}"
+                )
+                await connection.closed.wait()
+                watching.cancel_scope.cancel()
+            await _finish_calls(connection, scope)
+            serving.cancel_scope.cancel()
+
+    async def _listen(self, client: Client, changes: ListChanges, watching: TaskGroup) -> None:
+        """Listen to what a modern server says can change, before it is listed: changes in between would be missed."""
+        filters = declared_changes(client)
+        if not filters or client.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+            return
+        target = self.attempt.target
+        stream = ChangeStream(
+            target, self.channel, filters, changes.note_message, lambda: changes.note(*parts_of(client))
+        )
+        watching.start_soon(stream.run, client, name=f"mcp_pool: changes of {target.server_id!r}")
+        with anyio.move_on_after(LISTEN_TIMEOUT):
+            await stream.settled.wait()
+        stream.settled.set()
+
+    def _open(self, client: Client, dispatcher: CallbackDispatcher, scope: anyio.CancelScope) -> Connection:
         attempt, spec = self.attempt, self.attempt.target.spec
-        dispatcher = CallbackDispatcher(attempt.target.server_id, attempt.target.limits.callbacks, self._calls)
-        async with self._client(dispatcher) as client:
-            inventory = await take_inventory(client, attempt.target)
-            if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
-                await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
-            # The listing may have ended just before the attempt was cancelled, and whoever would close the connection
-            # has gone by now. Nothing may be awaited between this and `on_open`.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            self.timer.forget(self._connecting)
-            scope.shield = True
-            connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
-            self.channel.probe_when_idle = not (connection.is_modern and isinstance(spec, HttpServer))
-            self.channel.is_open = True
-            self._connection = connection
-            self.on_open(connection, inventory)
-            await _hold_until_closed(connection, scope)
+        self.timer.forget(self._connecting)
+        scope.shield = True
+        connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
+        self.channel.probe_when_idle = not (connection.is_modern and isinstance(spec, HttpServer))
+        self.channel.is_open = True
+        self._connection = connection
+        return connection
 
     def _on_channel_lost(self) -> None:
         """End the attempt, or the connection. Called synchronously, so that the state changes at once."""
@@ -197,24 +242,19 @@ class Connector:
         return Client(transport, mode=mode, **dispatcher.client_arguments(), **spec.client_options)
 
 
-async def _hold_until_closed(connection: Connection, scope: anyio.CancelScope) -> None:
-    """Wait until a connection is closed and then, for up to `close_timeout`, until its calls have ended.
+async def _finish_calls(connection: Connection, scope: anyio.CancelScope) -> None:
+    """Wait, for up to `close_timeout`, until the calls of a closed connection have ended.
 
     Args:
-        connection: The open connection.
+        connection: The connection.
         scope: The scope of the task that holds it. It is shielded except while the connection is drained.
     """
-    async with anyio.create_task_group() as group:
-        if connection.dispatcher.takes_notifications:
-            group.start_soon(connection.dispatcher.run, name=f"mcp_pool: callbacks of {connection.target.server_id!r}")
-        await connection.closed.wait()
-        if connection.is_draining:
-            scope.shield = False
-            try:
-                await connection.calls.wait_idle()
-            finally:
-                scope.shield = True
-                connection.close("was disconnected")
-        scope.deadline = anyio.current_time() + connection.target.limits.close_timeout
-        await connection.calls.wait_idle()
-        group.cancel_scope.cancel()
+    if connection.is_draining:
+        scope.shield = False
+        try:
+            await connection.calls.wait_idle()
+        finally:
+            scope.shield = True
+            connection.close("was disconnected")
+    scope.deadline = anyio.current_time() + connection.target.limits.close_timeout
+    await connection.calls.wait_idle()

@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, Final, TypeVar, final
 
 import attrs
+from mcp.client.session import IncomingMessage
 from mcp_types import (
     INTERNAL_ERROR,
     CreateMessageResult,
@@ -28,6 +29,7 @@ from mcp_pool._shared.guard import contained, contained_in_task
 from mcp_pool._shared.log_throttle import LogThrottle
 from mcp_pool.config.callbacks import ClientCallbacks
 from mcp_pool.connection.calls_in_flight import CallsInFlight
+from mcp_pool.connection.list_changes import ListChanges
 
 _T = TypeVar("_T")
 
@@ -48,6 +50,8 @@ class CallbackDispatcher:
     """The user's functions."""
     _calls: CallsInFlight
     """The calls whose deadlines are paused while a model or a person answers."""
+    changes: ListChanges = attrs.field(factory=ListChanges, init=False)
+    """What the server says has changed."""
     _serving: int = attrs.field(default=0, init=False)
     """How many requests are being served."""
     _queue: deque[Callable[[], Awaitable[None]]] = attrs.field(factory=deque[Callable[[], Awaitable[None]]], init=False)
@@ -76,8 +80,7 @@ class CallbackDispatcher:
             arguments["list_roots_callback"] = partial(self._serve, functions.list_roots, ListRootsResult)
         if functions.logging is not None:
             arguments["logging_callback"] = partial(self._enqueue, functions.logging)
-        if functions.message is not None:
-            arguments["message_handler"] = partial(self._enqueue, functions.message)
+        arguments["message_handler"] = self._on_message
         return arguments
 
     @property
@@ -96,6 +99,11 @@ class CallbackDispatcher:
                     self._failed.count(self.server_id, f"raised {type(error).__name__}")
         finally:
             self._dropped.flush(self.server_id)
+
+    async def _on_message(self, message: IncomingMessage) -> None:
+        self.changes.note_message(message)
+        if self.callbacks.message is not None:
+            await self._enqueue(self.callbacks.message, message)
 
     async def _enqueue(self, function: Callable[[_T], Awaitable[None]], item: _T) -> None:
         if len(self._queue) == MAX_QUEUED:

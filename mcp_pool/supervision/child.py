@@ -24,10 +24,11 @@ from mcp_pool.connection.attempt import Attempt
 from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.deadline_timer import DeadlineTimer
-from mcp_pool.connection.listing import Inventory
+from mcp_pool.connection.listing import Listings
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
 from mcp_pool.supervision.health import HealthMonitor
+from mcp_pool.supervision.refresher import Refresher
 from mcp_pool.supervision.restart import decide, retries_at_once
 from mcp_pool.supervision.row import CLOSED_WITH_ALL, Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
@@ -173,16 +174,18 @@ class Child:
         return Connector(
             attempt,
             deadline,
+            check=row.offering.check,
             on_open=partial(self._on_open, slot),
             on_lost=partial(self._on_lost, ended),
             on_details=self._on_details,
+            while_open=lambda connection, listings: Refresher(row, connection, listings).run(),
             on_suspect=self.monitor.wake,
             guardian=self.guardian,
             timer=self.timer,
             renewal_limit=self._renewal_limit,
         )
 
-    def _on_open(self, slot: Slot, connection: Connection, inventory: Inventory) -> None:
+    def _on_open(self, slot: Slot, connection: Connection, listings: Listings) -> None:
         self.limiter.release(slot)
         row = self.row
         if isinstance(row.state, Closing):  # it was disconnected while calls on an earlier connection drained
@@ -192,14 +195,14 @@ class Child:
         known = self._is_legacy or connection.channel.discover_answered
         self._is_legacy = known and not connection.is_modern and row.target.spec.mode == "auto"
         self._connection = connection
-        row.become_ready(connection, inventory)
+        row.become_ready(connection, listings)
         self.monitor.watch(connection)
         if connection.generation == 1 and connection.needs_log_level:
             message = "Server {!r} uses protocol {}: to receive its log messages, set log_level in client_options"
             log("WARNING", row.server_id, message, row.server_id, connection.info.protocol_version)
         message = "Server {!r} is connected (connection {}, protocol {}, {} tools)"
         version = connection.info.protocol_version
-        log("INFO", row.server_id, message, row.server_id, connection.generation, version, len(inventory.tools))
+        log("INFO", row.server_id, message, row.server_id, connection.generation, version, len(row.offering.tools))
 
     def _on_lost(self, ended: anyio.Event, connection: Connection) -> None:
         self._connection = None

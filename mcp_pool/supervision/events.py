@@ -10,6 +10,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from mcp_pool._shared.changed import Changed
 from mcp_pool._shared.loops import check_current
+from mcp_pool.supervision.entries import Entry, ToolEntry
 from mcp_pool.supervision.state import ConnectionStatus, State
 
 BUFFER: Final = 1024
@@ -51,13 +52,23 @@ class StatusChanged:
 @final
 @attrs.frozen
 class CatalogChanged:
-    """A server's latest listing differs from the previous one.
+    """The catalog has changed: a listing of this server differs from the previous one, or the server fails or leaves.
+
+    Entries are those of `MCPPool.tools`, `prompts`, `resources` and `resource_templates`, and contain the definitions.
 
     Attributes:
         server_id: The server's id.
+        added: Entries that are new in the catalog.
+        removed: Entries that are no longer in it.
+        changed: Pairs of entries, the old and the new one, whose definition has changed.
+        held: Tools that now wait for `Server.approve`. They are not in the catalog.
     """
 
     server_id: str
+    added: tuple[Entry, ...] = ()
+    removed: tuple[Entry, ...] = ()
+    changed: tuple[tuple[Entry, Entry], ...] = ()
+    held: tuple[ToolEntry, ...] = ()
 
 
 @final

@@ -36,7 +36,7 @@ def decide(policy: RestartPolicy, *, restarts: int, uptime: float, chance: float
         restarts = 0
     if policy.max_restarts is not None and restarts >= policy.max_restarts:
         return None
-    return Retry(after=_ceiling(policy, restarts) * (1 - policy.jitter * chance), restarts=restarts + 1)
+    return Retry(after=policy.delay(restarts, chance), restarts=restarts + 1)
 
 
 def retries_at_once(policy: RestartPolicy, *, exit_status: int | None, in_flight: int, elapsed: float) -> bool:
@@ -52,10 +52,3 @@ def retries_at_once(policy: RestartPolicy, *, exit_status: int | None, in_flight
             per `stable_after` does not, or a server that exits again and again would never be backed off from.
     """
     return exit_status == 0 and not in_flight and elapsed >= policy.stable_after
-
-
-def _ceiling(policy: RestartPolicy, earlier: int) -> float:
-    try:
-        return min(policy.max_delay, policy.initial_delay * policy.multiplier**earlier)
-    except OverflowError:  # a float power overflows after some hundreds of restarts
-        return policy.max_delay if policy.initial_delay else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final, final
 
@@ -15,12 +16,15 @@ import anyio
 import attrs
 
 from mcp_pool._shared.changed import Changed
+from mcp_pool.config.settings import NameTool
 from mcp_pool.config.target import Target
 from mcp_pool.connection.connection import Connection
-from mcp_pool.connection.listing import Inventory
+from mcp_pool.connection.listing import Listings, Part
 from mcp_pool.errors import ConnectError, ConnectionLost
 from mcp_pool.supervision.counters import Counters, Counts
 from mcp_pool.supervision.events import CatalogChanged, ServerEvent, StatusChanged
+from mcp_pool.supervision.offer import NOTHING, Offer
+from mcp_pool.supervision.offering import Offering
 from mcp_pool.supervision.state import LEGAL_MOVES, BackingOff, Closing, Connecting, Failed, Ready, State
 
 CLOSED_WITH_ALL: Final = "was closed with all servers of the pool"
@@ -58,6 +62,11 @@ class Row:
     """Sends an event to all listeners."""
     counters: Counters
     """Count its calls and restarts."""
+    place: int
+    """Its place in the order of servers, which a server that returns takes again."""
+    _name_tool: NameTool | None
+    _owner_of: Callable[[Row, str], str | None]
+    """Returns the id of a server other than this one that offers a tool with a catalog name."""
     _remove: Callable[[Row], None]
     """Removes it from its registry."""
     view: View = attrs.field(init=False)
@@ -68,8 +77,8 @@ class Row:
     """The scope of the child; cancelling it ends the child."""
     ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set when the child has ended and the row is gone."""
-    inventory: Inventory | None = attrs.field(default=None, init=False)
-    """What it offers according to its latest listing; None before the first."""
+    offering: Offering = attrs.field(init=False)
+    """What it offers."""
     earlier_restarts: int = attrs.field(init=False)
     """Restarts of servers with this id before this row was added."""
     slots: anyio.Semaphore | None = attrs.field(init=False)
@@ -80,16 +89,13 @@ class Row:
     """Calls that are running, including those on an earlier connection that drains."""
     close_reason: str = attrs.field(default="was disconnected", init=False)
     """Why it is closing or has ended: the predicate of a sentence about the server."""
-    _listings: int = attrs.field(default=0, init=False)
-    """How many listings have been started."""
-    _listed: int = attrs.field(default=0, init=False)
-    """The number of the listing that `inventory` comes from."""
     _joined: int = attrs.field(default=0, init=False)
     """How many callers wait for an attempt."""
 
     def __attrs_post_init__(self) -> None:
         self.view = View(Connecting(attempt=1, generation=0, since=anyio.current_time()))
         self.earlier_restarts = self.counters.admit(self.server_id, self).restarts
+        self.offering = Offering(self.target, self._name_tool, self.is_stale, partial(self._owner_of, self))
         most = self.target.spec.max_in_flight
         self.slots = None if most is None else anyio.Semaphore(most)
 
@@ -138,12 +144,14 @@ class Row:
         """
         if type(state) not in LEGAL_MOVES[type(self.state)]:
             raise RuntimeError(f"Server {self.server_id!r} cannot change from {self.state} to {state}")
-        error = state.error if isinstance(state, BackingOff | Failed) else None
+        error, offered = state.error if isinstance(state, BackingOff | Failed) else None, self.offer
         shown = self.connection if isinstance(state, Closing) else connection
         self.view = View(state, shown, error or self.last_error)
         while self.queue and self.is_final:
             self.queue.pop().cancel()
         self.note(StatusChanged(self.server_id, state.status, state.generation, error, state))
+        if offered is not self.offer:
+            self.note_change(offered.change_to(self.offer, self.server_id))
         self.changed.notify()
 
     def note_details(self, error: ConnectionLost, *, retry_at_once: bool) -> None:
@@ -154,12 +162,12 @@ class Row:
         elif isinstance(self.state, BackingOff | Failed):
             self.move(attrs.evolve(self.state, error=error))
 
-    def become_ready(self, connection: Connection, inventory: Inventory) -> None:
+    def become_ready(self, connection: Connection, listings: Listings) -> None:
         """Record that the server is connected."""
         self.persistent = True
         if connection.generation > 1:
             self.count(Counts(restarts=1))
-        self.update_inventory(inventory, self.begin_listing())
+        self.update_offer(listings, self.offering.begin_listing())
         now = anyio.current_time()
         self.move(Ready(attempt=self.state.attempt, generation=connection.generation, since=now), connection)
 
@@ -167,24 +175,25 @@ class Row:
         """Add to the counters of its id."""
         self.counters.add(self.server_id, counts)
 
-    def begin_listing(self) -> int:
-        """Return the number of a listing that is about to start."""
-        self._listings += 1
-        return self._listings
+    @property
+    def offer(self) -> Offer:
+        """What it offers in the catalog: nothing once its automatic reconnects have stopped."""
+        return NOTHING if isinstance(self.state, Failed) else self.offering.offer
 
-    def update_inventory(self, inventory: Inventory, number: int) -> None:
-        """Record what the server offers, unless a listing that started later has been recorded already.
+    def is_stale(self, part: Part) -> bool:
+        """Return whether a part of its offer is not certain to be what it offers now."""
+        return not isinstance(self.state, Ready) or part in self.offering.failed
 
-        Args:
-            inventory: What it offers.
-            number: The number of the listing, from `begin_listing`.
-        """
-        if number < self._listed:
-            return
-        self._listed = number
-        if inventory != self.inventory:
-            self.inventory = inventory
-            self.note(CatalogChanged(self.server_id))
+    def update_offer(self, listings: Listings, number: int) -> None:
+        """Take over what was listed; see `Offering.update`. What a server offers that is closing does not matter."""
+        if not isinstance(self.state, Closing):
+            self.note_change(self.offering.update(listings, number))
+            self.changed.notify()
+
+    def note_change(self, change: CatalogChanged | None) -> None:
+        """Send the event about a change of its offer, if there is one."""
+        if change is not None:
+            self.note(change)
 
     def request_attempt(self) -> int:
         """Request a new connection, unless an attempt is running, and return the number of the attempt."""

@@ -73,7 +73,7 @@ class Supervisor:
     _groups: MemoryObjectReceiveStream[ChildGroup] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._current = self._empty_group()
+        self._current = _discarded(Registry(self.broadcast, self.counters, self.settings.name_tool))
         self._limiter = ConnectLimiter(self.settings.max_connecting, self.settings.launch_limits)
 
     @property
@@ -128,7 +128,7 @@ class Supervisor:
     def finish(self) -> None:
         """End all children and close the pool. They have ended when `run` returns."""
         self._token = None
-        last, self._current = self._current, self._empty_group()
+        last, self._current = self._current, _discarded(self.registry.successor())
         for group in (*self._closing, last):
             group.end()
         self._new_groups.close()
@@ -200,7 +200,7 @@ class Supervisor:
         old = self.row(server_id)
         target = Target.of(self.settings, server_id, spec)
         old.refuse()
-        row = self._admit(target, persistent=True, predecessor=old)
+        row = self._admit(target, persistent=True, predecessor=old, replaces=True)
         await self._end(old, drain)
         await wait_until_connected(row)
         return True
@@ -241,8 +241,8 @@ class Supervisor:
         rows = [self.row(server_id) for server_id in server_ids or tuple(self.registry.rows)]
         await wait_until_all_ready(rows, resolve(timeout, self.settings.wait_timeout))
 
-    def _admit(self, target: Target, *, persistent: bool, predecessor: Row | None) -> Row:
-        row = self.registry.admit(target, persistent=persistent, predecessor=predecessor)
+    def _admit(self, target: Target, *, persistent: bool, predecessor: Row | None, replaces: bool = False) -> Row:
+        row = self.registry.admit(target, persistent=persistent, predecessor=predecessor, replaces=replaces)
         self._current.start(Child(row, self._limiter, self._get_guardian, self._monitor, self._timer))
         return row
 
@@ -278,7 +278,7 @@ class Supervisor:
 
     def _begin_group(self) -> None:
         """Put a new child group in place."""
-        self._current = ChildGroup(Registry(self.broadcast, self.counters))
+        self._current = ChildGroup(self.registry.successor())
         self._new_groups.send_nowait(self._current)
 
     async def _run_group(self, group: ChildGroup) -> None:
@@ -286,11 +286,12 @@ class Supervisor:
         if group in self._closing:
             self._closing.remove(group)
 
-    def _empty_group(self) -> ChildGroup:
-        """Return the child group of a pool that is not open."""
-        group = ChildGroup(Registry(self.broadcast, self.counters))
-        group.discard()
-        return group
+
+def _discarded(registry: Registry) -> ChildGroup:
+    """Return the child group of a pool that is not open."""
+    group = ChildGroup(registry)
+    group.discard()
+    return group
 
 
 def _check_drain(drain: float, server_id: str | None = None) -> None:

@@ -13,6 +13,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest
 
 from helpers.common import connection_of, eventually
+from helpers.fake import listed as all_listed
 from mcp_pool import (
     DEFAULT,
     ConnectError,
@@ -25,7 +26,7 @@ from mcp_pool import (
 )
 from mcp_pool._shared.guard import ForeignCancellation
 from mcp_pool.connection.connect import Connector
-from mcp_pool.connection.listing import Inventory
+from mcp_pool.connection.listing import Listings
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause
 from mcp_pool.transports.http.client import Outbox
@@ -97,11 +98,11 @@ def links(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
 async def test_a_wire_that_goes_down_after_the_listing_is_a_failed_attempt(
     links: list[Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def list_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
+    async def list_and_lose(*_arguments: Any, **_options: Any) -> Listings:
         links[-1].mark_lost(DisconnectCause("fell over"))
-        return Inventory()
+        return all_listed()
 
-    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", list_and_lose)
+    monkeypatch.setattr("mcp_pool.connection.connect.list_all", list_and_lose)
     async with MCPPool() as pool:
         with pytest.raises(ConnectError, match="fell over"):
             await pool.connect("s", InProcessServer(calculator()))
@@ -110,13 +111,13 @@ async def test_a_wire_that_goes_down_after_the_listing_is_a_failed_attempt(
 async def test_a_wire_that_goes_down_because_of_the_timeout_is_reported_as_a_timeout(
     links: list[Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hang_and_lose(*_arguments: Any, **_options: Any) -> Inventory:
+    async def hang_and_lose(*_arguments: Any, **_options: Any) -> Listings:
         try:
             await anyio.sleep_forever()
         finally:
             links[-1].mark_lost(DisconnectCause("fell over"))
 
-    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", hang_and_lose)
+    monkeypatch.setattr("mcp_pool.connection.connect.list_all", hang_and_lose)
     async with MCPPool(connect_timeout=0.2) as pool:
         with pytest.raises(ConnectTimeout, match=r"connect_timeout=0\.2"):
             await pool.connect("s", InProcessServer(calculator()))
@@ -133,13 +134,13 @@ async def test_an_attempt_that_is_cancelled_at_the_moment_its_listing_ends_does_
         opened.append(arguments)
         raise RuntimeError("no connection may be opened any more")
 
-    async def list_and_wait(*_arguments: Any, **_options: Any) -> Inventory:
+    async def list_and_wait(*_arguments: Any, **_options: Any) -> Listings:
         with anyio.CancelScope(shield=True):  # as if the last response had just arrived
             listed.set()
             await may_return.wait()
-        return Inventory()
+        return all_listed()
 
-    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", list_and_wait)
+    monkeypatch.setattr("mcp_pool.connection.connect.list_all", list_and_wait)
     monkeypatch.setattr("mcp_pool.connection.connect.Connection", open_one)
     async with MCPPool() as pool:
         pool.add("s", InProcessServer(calculator()))

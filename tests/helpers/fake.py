@@ -18,12 +18,14 @@ from mcp_pool import ConnectError, StdioServer
 from mcp_pool.connection.calls_in_flight import CallsInFlight
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.dispatcher import CallbackDispatcher
-from mcp_pool.connection.listing import Inventory
+from mcp_pool.connection.listing import PARTS, Listing, Listings
 from mcp_pool.transports.channel import Channel, DisconnectCause
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    from mcp_types import Tool
 
     from mcp_pool.connection.attempt import Attempt
     from mcp_pool.connection.deadline_timer import DeadlineTimer
@@ -67,6 +69,12 @@ class Life:
     """How long it takes to close."""
 
 
+def listed(*tools: Tool) -> Listings:
+    """What is listed of a server that offers these tools and nothing else."""
+    empty = Listing()
+    return dict.fromkeys(PARTS, empty) | {"tools": Listing({tool.name: tool for tool in tools})}
+
+
 class FakeConnector:
     """What every replacement for `Connector` does with its callbacks."""
 
@@ -75,7 +83,9 @@ class FakeConnector:
         attempt: Attempt,
         deadline: float,
         *,
-        on_open: Callable[[Connection, Inventory], None],
+        check: Callable[[Listings], None],
+        on_open: Callable[[Connection, Listings], None],
+        while_open: Callable[[Connection, Listings], Awaitable[None]],
         on_lost: Callable[[Connection], None],
         on_details: Callable[[Connection], None],
         on_suspect: Callable[[], None],
@@ -94,15 +104,15 @@ class FakeConnector:
         """The id of the server."""
         return self.attempt.target.server_id
 
-    def open(self, inventory: Inventory, **client: Any) -> Connection:
-        """Open the connection; the arguments become attributes of its client."""
+    def open(self, *tools: Tool, **client: Any) -> Connection:
+        """Open the connection of a server with these tools; the named arguments become attributes of its client."""
         attempt, calls = self.attempt, CallsInFlight(self.timer)
         dispatcher = CallbackDispatcher(self.server_id, attempt.target.limits.callbacks, calls)
         fake: Any = fake_client(self.channel, **client)
         connection = Connection(attempt.target, attempt.generation, fake, self.channel, calls, dispatcher)
         self.channel.is_open = True
         self.connection = connection
-        self._on_open(connection, inventory)
+        self._on_open(connection, listed(*tools))
         return connection
 
     def _lost(self) -> None:
@@ -178,7 +188,7 @@ class _Playing(FakeConnector):
                 )
             await anyio.lowlevel.checkpoint_if_cancelled()  # like the real one: a cancelled attempt never opens
             with anyio.CancelScope(shield=True):
-                connection = self.open(Inventory())
+                connection = self.open()
                 if life.uptime > 0:
                     with anyio.move_on_after(life.uptime):
                         await connection.closed.wait()

@@ -29,7 +29,6 @@ from mcp_pool import (
     UnknownServer,
     UnknownTool,
 )
-from mcp_pool.connection.listing import Inventory
 from mcp_pool.supervision.events import PoolCleared, ServerAdded, ServerRemoved, StatusChanged
 from mcp_pool.supervision.state import Failed, Ready
 from mcp_pool.transports.channel import DisconnectCause
@@ -151,7 +150,7 @@ class _Running(FakeConnector):
                 if self.channel.disconnect_cause is None:
                     scope.shield = True
                     echo = Tool(name="echo", input_schema={"type": "object"})
-                    connection = self.open(Inventory({"echo": echo}), call_tool=self._call)
+                    connection = self.open(echo, call_tool=self._call)
                     await connection.closed.wait()
                     await connection.calls.wait_idle()
                     return

@@ -26,7 +26,7 @@ from mcp_pool import (
     StatusChanged,
 )
 from mcp_pool.connection.connect import Connector
-from mcp_pool.connection.listing import Inventory, take_inventory
+from mcp_pool.connection.listing import Listings, list_all
 from mcp_pool.transports.channel import Channel, DisconnectCause
 from servers import read_lines
 from servers.in_process import calculator
@@ -127,14 +127,14 @@ async def test_a_server_that_is_lost_before_it_is_open_is_never_shown_as_connect
         connectors.append(Connector(*args, **options))
         return connectors[-1]
 
-    async def list_and_exit(*args: Any) -> Inventory:
-        inventory = await take_inventory(*args)
+    async def list_and_exit(*args: Any) -> Listings:
+        inventory = await list_all(*args)
         connectors[0].channel.mark_lost(FIRST)
         listed.set()
         return inventory
 
     monkeypatch.setattr("mcp_pool.supervision.child.Connector", make)
-    monkeypatch.setattr("mcp_pool.connection.connect.take_inventory", list_and_exit)
+    monkeypatch.setattr("mcp_pool.connection.connect.list_all", list_and_exit)
     async with MCPPool() as pool, anyio.create_task_group() as group:
         group.start_soon(outcome.of, pool.connect, "one", InProcessServer(calculator()))
         await listed.wait()

@@ -1,0 +1,60 @@
+"""Which parts of what a server offers may have changed since they were listed."""
+
+from __future__ import annotations
+
+from typing import Any, Final, final
+
+import attrs
+from mcp import Client
+from mcp.client.subscriptions import PromptsListChanged, ResourcesListChanged, ToolsListChanged
+from mcp_types import PromptListChangedNotification, ResourceListChangedNotification, ToolListChangedNotification
+
+from mcp_pool._shared.changed import Changed
+from mcp_pool.connection.listing import Part
+
+_CHANGED_BY: Final[dict[type, tuple[Part, ...]]] = {
+    ToolsListChanged: ("tools",),
+    PromptsListChanged: ("prompts",),
+    ResourcesListChanged: ("resources", "resource_templates"),
+    ToolListChangedNotification: ("tools",),
+    PromptListChangedNotification: ("prompts",),
+    ResourceListChangedNotification: ("resources", "resource_templates"),
+}
+"""What to list again after an event of a modern server, or a notification of a legacy one."""
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class ListChanges:
+    """Collects what is to be listed again. Notifications in quick succession lead to one listing."""
+
+    parts: set[Part] = attrs.field(factory=set[Part], init=False)
+    """The parts."""
+    changed: Changed = attrs.field(factory=Changed, init=False)
+    """Wakes whoever lists them."""
+
+    def note(self, *parts: Part) -> None:
+        """Note parts that are to be listed again."""
+        if parts:
+            self.parts.update(parts)
+            self.changed.notify()
+
+    def note_message(self, message: object) -> None:
+        """Note what an event or a notification says has changed, if it says so."""
+        self.note(*_CHANGED_BY.get(type(message), ()))
+
+    def take(self) -> set[Part]:
+        """Return the parts, and forget them."""
+        taken, self.parts = self.parts, set()
+        return taken
+
+
+def declared_changes(client: Client) -> dict[str, Any]:
+    """Return the lists that a server says can change, as arguments of `mcp.Client.listen`."""
+    declared = client.server_capabilities
+    capabilities = {
+        "tools_list_changed": declared.tools,
+        "prompts_list_changed": declared.prompts,
+        "resources_list_changed": declared.resources,
+    }
+    return {name: True for name, capability in capabilities.items() if capability and capability.list_changed}
