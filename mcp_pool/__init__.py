@@ -31,7 +31,7 @@ from mcp_pool.config.servers import (
     SseServer,
     StdioServer,
 )
-from mcp_pool.config.settings import DEFAULT, Default, Seconds
+from mcp_pool.config.settings import DEFAULT, Default, NameTool, Seconds
 from mcp_pool.connection.connection import ServerInfo
 from mcp_pool.errors import (
     CallTimeout,
@@ -55,7 +55,7 @@ from mcp_pool.errors import (
 )
 from mcp_pool.pool import MCPPool
 from mcp_pool.server import Server
-from mcp_pool.supervision.entries import PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
+from mcp_pool.supervision.entries import CatalogEntry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
 from mcp_pool.supervision.events import (
     CatalogChanged,
     Event,
@@ -76,6 +76,7 @@ __all__ = [
     "CallTimeout",
     "CallbacksFor",
     "CatalogChanged",
+    "CatalogEntry",
     "CatalogView",
     "ClientCallbacks",
     "Closing",
@@ -100,6 +101,7 @@ __all__ = [
     "MCPPool",
     "MCPPoolError",
     "NameCollision",
+    "NameTool",
     "Phase",
     "PoolCleared",
     "PoolClosed",

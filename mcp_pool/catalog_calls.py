@@ -31,9 +31,8 @@ from mcp_pool.supervision.supervisor import Supervisor
 class CatalogCalls:
     """The part of `MCPPool` that is about what its servers offer. Not constructed directly."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._catalog = Catalog(supervisor)
+    _supervisor: Supervisor
+    _catalog: Catalog
 
     @property
     def servers(self) -> Mapping[str, Server]:

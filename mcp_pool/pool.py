@@ -8,6 +8,7 @@ from typing import Self, final
 
 from anyio import AsyncContextManagerMixin
 
+from mcp_pool.catalog.catalog import Catalog
 from mcp_pool.catalog_calls import CatalogCalls
 from mcp_pool.config.callbacks import CallbacksFor
 from mcp_pool.config.launch_limits import LAUNCH_LIMITS
@@ -89,7 +90,8 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
             name_tool=name_tool,
         )
         self._servers = check_all(servers)
-        super().__init__(Supervisor(settings))
+        self._supervisor = Supervisor(settings)
+        self._catalog = Catalog(self._supervisor)
         self._block = Block(self._supervisor)
 
     def __repr__(self) -> str:

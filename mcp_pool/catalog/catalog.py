@@ -10,7 +10,7 @@ import attrs
 from mcp_pool.catalog.view import CatalogView
 from mcp_pool.connection.listing import Part
 from mcp_pool.errors import UnknownPrompt, UnknownTool
-from mcp_pool.supervision.entries import Entry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
+from mcp_pool.supervision.entries import CatalogEntry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
 from mcp_pool.supervision.names import may_belong_to
 from mcp_pool.supervision.offer import Offer
 from mcp_pool.supervision.offering import held_error
@@ -19,7 +19,7 @@ from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.supervisor import Supervisor
 
 _KeyT = TypeVar("_KeyT", bound=Hashable)
-_EntryT = TypeVar("_EntryT", bound=Entry)
+_EntryT = TypeVar("_EntryT", bound=CatalogEntry)
 
 
 @final
@@ -37,7 +37,7 @@ class _Merged(Generic[_KeyT, _EntryT]):
     """The entries of one kind, merged when somebody looks, and kept until one of them changes."""
 
     _supervisor: Supervisor
-    _kind: type[Entry]
+    _kind: type[CatalogEntry]
     _part: Callable[[Offer], Mapping[_KeyT, _EntryT]]
     """Returns the entries of this kind of one server."""
     _cached: _Cached[_KeyT, _EntryT] | None = attrs.field(default=None, init=False)

@@ -67,7 +67,7 @@ class Settings:
     max_connecting: int
     launch_limits: Mapping[str, int | None] = attrs.field(converter=with_defaults)
     callbacks: CallbacksFor | None
-    name_tool: NameTool | None
+    name_tool: NameTool | None = None
 
     def __attrs_post_init__(self) -> None:
         times = ("connect_timeout", "open_timeout", "wait_timeout", "call_timeout", "max_call_time")

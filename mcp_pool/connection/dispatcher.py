@@ -13,6 +13,7 @@ from functools import partial
 from types import UnionType
 from typing import Any, Final, TypeVar, final
 
+import anyio
 import attrs
 from mcp.client.session import IncomingMessage
 from mcp_types import (
@@ -104,6 +105,7 @@ class CallbackDispatcher:
         self.changes.note_message(message)
         if self.callbacks.message is not None:
             await self._enqueue(self.callbacks.message, message)
+        await anyio.lowlevel.checkpoint()  # a flood of notifications must not keep other tasks from running
 
     async def _enqueue(self, function: Callable[[_T], Awaitable[None]], item: _T) -> None:
         if len(self._queue) == MAX_QUEUED:

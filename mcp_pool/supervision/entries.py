@@ -108,7 +108,8 @@ class ResourceTemplateEntry(_Entry):
     resource_template: ResourceTemplate
 
 
-Entry: TypeAlias = ToolEntry | PromptEntry | ResourceEntry | ResourceTemplateEntry
+CatalogEntry: TypeAlias = ToolEntry | PromptEntry | ResourceEntry | ResourceTemplateEntry
+"""An entry of any kind."""
 
 
 def fingerprint(tool: Tool) -> str:

@@ -10,7 +10,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from mcp_pool._shared.changed import Changed
 from mcp_pool._shared.loops import check_current
-from mcp_pool.supervision.entries import Entry, ToolEntry
+from mcp_pool.supervision.entries import CatalogEntry, ToolEntry
 from mcp_pool.supervision.state import ConnectionStatus, State
 
 BUFFER: Final = 1024
@@ -65,9 +65,9 @@ class CatalogChanged:
     """
 
     server_id: str
-    added: tuple[Entry, ...] = ()
-    removed: tuple[Entry, ...] = ()
-    changed: tuple[tuple[Entry, Entry], ...] = ()
+    added: tuple[CatalogEntry, ...] = ()
+    removed: tuple[CatalogEntry, ...] = ()
+    changed: tuple[tuple[CatalogEntry, CatalogEntry], ...] = ()
     held: tuple[ToolEntry, ...] = ()
 
 

@@ -7,11 +7,11 @@ from typing import Final, TypeVar, final
 
 import attrs
 
-from mcp_pool.supervision.entries import Entry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
+from mcp_pool.supervision.entries import CatalogEntry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
 from mcp_pool.supervision.events import CatalogChanged
 
 _KeyT = TypeVar("_KeyT", bound=Hashable)
-_EntryT = TypeVar("_EntryT", bound=Entry)
+_EntryT = TypeVar("_EntryT", bound=CatalogEntry)
 
 
 @final

@@ -16,13 +16,13 @@ from mcp_pool.config.target import Target
 from mcp_pool.config.validation import is_text
 from mcp_pool.connection.listing import Definition, Listing, Listings, Part, is_offered
 from mcp_pool.errors import ConfigError, NameCollision, ToolHeld, UnknownTool
-from mcp_pool.supervision.entries import Entry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
+from mcp_pool.supervision.entries import CatalogEntry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
 from mcp_pool.supervision.events import CatalogChanged
 from mcp_pool.supervision.names import catalog_name
 from mcp_pool.supervision.offer import Offer
 
 _KeyT = TypeVar("_KeyT", bound=Hashable)
-_EntryT = TypeVar("_EntryT", bound=Entry)
+_EntryT = TypeVar("_EntryT", bound=CatalogEntry)
 
 EXTRA_NAMES_LIMIT: Final = 1024
 """How many names that a server no longer offers keep their place in the order. Bounded, however many come and go."""

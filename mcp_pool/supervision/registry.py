@@ -16,7 +16,7 @@ from mcp_pool.config.settings import NameTool
 from mcp_pool.config.target import Target
 from mcp_pool.errors import ConnectError, ConnectionLost
 from mcp_pool.supervision.counters import Counters
-from mcp_pool.supervision.entries import Entry
+from mcp_pool.supervision.entries import CatalogEntry
 from mcp_pool.supervision.events import (
     Broadcast,
     CatalogChanged,
@@ -95,9 +95,9 @@ class Registry:
     _broadcast: Broadcast
     counters: Counters
     """The counters of the pool."""
-    _name_tool: NameTool | None
+    _name_tool: NameTool | None = None
     """How the user names tools in the catalog; None for names that cannot collide."""
-    versions: Mapping[type[Entry], int] = attrs.field(factory=dict[type[Entry], int])
+    versions: Mapping[type[CatalogEntry], int] = attrs.field(factory=dict[type[CatalogEntry], int])
     """A number for each kind of entry in the catalog, which grows when one of them changes."""
     servers: Servers = attrs.field(factory=Servers, init=False)
     """The servers at this moment."""

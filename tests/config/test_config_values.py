@@ -53,6 +53,8 @@ DIFFERENCES: dict[str, Any] = {
     "health": None,
     "max_in_flight": 1,
     "retry_safe": "annotated",
+    "on_changed": "hold",
+    "pinned": {"echo": "1:abc"},
     "callbacks": ClientCallbacks(message=print),
     "required": True,
     "mode": "legacy",
@@ -97,7 +99,10 @@ def test_every_field_is_listed_here() -> None:
 
 @pytest.mark.parametrize("field", DIFFERENCES)
 def test_specs_that_differ_in_any_field_are_unequal(field: str) -> None:
-    assert StdioServer(**{"command": "program", field: DIFFERENCES[field]}) != StdioServer("program")
+    common: dict[str, Any] = {"command": "program"}
+    if field == "pinned":
+        common["on_changed"] = "hold"  # without which it has no effect
+    assert StdioServer(**common | {field: DIFFERENCES[field]}) != StdioServer(**common)
 
 
 def test_in_process_servers_are_equal_only_if_they_are_the_same_object() -> None:

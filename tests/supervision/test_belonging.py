@@ -40,6 +40,7 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
     "server": lambda pool: pool.server("one"),
     "wait_ready": lambda pool: pool.wait_ready("one"),
     "call_tool": lambda pool: pool.call_tool("one__add"),
+    "get_prompt": lambda pool: pool.get_prompt("one__p"),
     "read_resource": lambda pool: pool.read_resource("one", "a://b"),
     "complete": lambda pool: pool.complete("one", REFERENCE, {"name": "a", "value": "b"}),
     "cancel": lambda pool: pool.cancel(),
@@ -53,6 +54,10 @@ READS: dict[str, Callable[[MCPPool], object]] = {
     "connected_count": lambda pool: pool.connected_count,
     "servers": lambda pool: dict(pool.servers),
     "tools": lambda pool: dict(pool.tools),
+    "prompts": lambda pool: dict(pool.prompts),
+    "resources": lambda pool: dict(pool.resources),
+    "resource_templates": lambda pool: dict(pool.resource_templates),
+    "tools_digest": lambda pool: pool.tools_digest(),
 }
 """Members that any thread may read."""
 SERVER_METHODS: dict[str, Callable[[Server], Awaitable[object] | object]] = {
@@ -63,10 +68,12 @@ SERVER_METHODS: dict[str, Callable[[Server], Awaitable[object] | object]] = {
     "list_tools": lambda server: server.list_tools(),
     "refresh": lambda server: server.refresh(),
     "restart": lambda server: server.restart(),
+    "approve": lambda server: server.approve("add", ""),
     "client": lambda server: server.client,
 }
 SERVER_READS: dict[str, Callable[[Server], object]] = {
-    name: attrgetter(name) for name in ("server_id", "status", "state", "config", "generation", "last_error", "info")
+    name: attrgetter(name)
+    for name in ("server_id", "status", "state", "config", "generation", "last_error", "info", "held_tools")
 }
 
 

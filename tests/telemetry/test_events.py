@@ -66,12 +66,14 @@ def send(pool: MCPPool, event: Event, times: int = 1) -> None:
 async def test_each_step_of_a_servers_life_is_an_event() -> None:
     async with MCPPool() as pool, pool.events() as events:
         await pool.connect("s", InProcessServer(calculator()))
+        tools = tuple(pool.tools.values())
         await pool.disconnect("s")
-        assert await next_events(events, 5) == [
+        assert await next_events(events, 6) == [
             ServerAdded("s"),
-            CatalogChanged("s"),
+            CatalogChanged("s", added=tools),
             StatusChanged("s", CONNECTED, 1),
             StatusChanged("s", DISCONNECTED, 1),
+            CatalogChanged("s", removed=tools),
             ServerRemoved("s"),
         ]
 
@@ -106,11 +108,12 @@ async def test_an_unchanged_listing_is_not_an_event() -> None:
     server = calculator()
     async with MCPPool({"s": InProcessServer(server)}) as pool, pool.events() as events:
         await pool.server("s").refresh()
+        fail = pool.tools["s__fail"]
         server.remove_tool("fail")
         await pool.server("s").refresh()
         await pool.disconnect("s")
         first = (await next_events(events, 2))[:2]
-    assert first == [CatalogChanged("s"), StatusChanged("s", DISCONNECTED, 1)]
+    assert first == [CatalogChanged("s", removed=(fail,)), StatusChanged("s", DISCONNECTED, 1)]
 
 
 async def test_close_all_is_one_event() -> None:
@@ -254,7 +257,8 @@ async def test_the_events_end_with_the_block() -> None:
         group.start_soon(listen)
         await listening.wait()
         await pool.connect("s", InProcessServer(calculator()))
-    assert received[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
+        tools = tuple(pool.tools.values())
+    assert received[:3] == [ServerAdded("s"), CatalogChanged("s", added=tools), StatusChanged("s", CONNECTED, 1)]
 
 
 async def test_events_from_before_the_end_are_delivered_after_it() -> None:
@@ -295,9 +299,9 @@ async def test_a_stream_opened_before_the_block_sees_its_opening() -> None:
     pool = MCPPool({"s": InProcessServer(calculator())})
     async with pool.events() as events:
         async with pool:
-            pass
+            tools = tuple(pool.tools.values())
         seen = await the_rest(events)
-    assert seen[:3] == [ServerAdded("s"), CatalogChanged("s"), StatusChanged("s", CONNECTED, 1)]
+    assert seen[:3] == [ServerAdded("s"), CatalogChanged("s", added=tools), StatusChanged("s", CONNECTED, 1)]
 
 
 async def test_a_status_change_has_the_state_behind_it() -> None:
