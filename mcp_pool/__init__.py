@@ -67,6 +67,7 @@ from mcp_pool.supervision.events import (
 )
 from mcp_pool.supervision.names import catalog_name
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, ConnectionStatus, Failed, Ready, State
+from mcp_pool.supervision.subscriptions import ResourceUpdate, Subscription
 from mcp_pool.telemetry.events import EventStream
 from mcp_pool.telemetry.snapshot import PoolSnapshot, ServerSnapshot
 
@@ -111,6 +112,7 @@ __all__ = [
     "Ready",
     "ResourceEntry",
     "ResourceTemplateEntry",
+    "ResourceUpdate",
     "RestartPolicy",
     "Seconds",
     "Server",
@@ -124,6 +126,7 @@ __all__ = [
     "State",
     "StatusChanged",
     "StdioServer",
+    "Subscription",
     "ToolEntry",
     "ToolHeld",
     "UnknownPrompt",

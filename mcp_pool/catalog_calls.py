@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +26,7 @@ from mcp_pool.config.validation import kind_problems
 from mcp_pool.errors import ConfigError
 from mcp_pool.server import Server
 from mcp_pool.supervision.entries import PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry, digest
+from mcp_pool.supervision.subscriptions import Subscription
 from mcp_pool.supervision.supervisor import Supervisor
 
 
@@ -116,6 +118,10 @@ class CatalogCalls:
     async def read_resource(self, server_id: str, uri: str, *, timeout: Seconds = DEFAULT) -> ReadResourceResult:
         """Read a resource from a server. Arguments and errors as in `Server.read_resource`."""
         return await self.server(server_id).read_resource(uri, timeout=timeout)
+
+    def subscribe(self, server_id: str, uri: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to a resource of a server. See `Server.subscribe`."""
+        return self.server(server_id).subscribe(uri)
 
     async def complete(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, final
@@ -25,7 +26,8 @@ from mcp_types import (
 
 from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
-from mcp_pool.calls.requests import completion, invalid, prompt_request, resource_read, tool_call
+from mcp_pool.calls.requests import check_uri, completion, invalid, prompt_request, resource_read, tool_call
+from mcp_pool.calls.subscribe import subscribed
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds
 from mcp_pool.config.validation import is_count, kind_of
@@ -36,6 +38,7 @@ from mcp_pool.supervision.entries import ToolEntry
 from mcp_pool.supervision.offering import held_error
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
+from mcp_pool.supervision.subscriptions import Subscription
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.supervision.waiting import wait_for_connection, wait_until_connected
 
@@ -160,6 +163,25 @@ class Server:
         """Read a resource by its URI. Arguments and errors as in `call_tool`."""
         row = self._row
         return await self._call(row, resource_read(row.target, uri, timeout))
+
+    def subscribe(self, uri: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to a resource: an async context manager that gives an async iterator of its updates.
+
+        Entering it waits until the server has confirmed the subscription; leaving it unsubscribes. The subscription
+        survives reconnects, after which an update says that some may have been missed.
+
+        Args:
+            uri: The resource.
+
+        Raises:
+            ServerUnavailable: There was no connection within `wait_timeout`. From the iterator: the server has left the
+                pool, or its automatic reconnects have stopped.
+            CallTimeout: The server did not confirm the subscription within `call_timeout`.
+            mcp.MCPError: The server refused it. From the iterator: it refused it after a reconnect.
+        """
+        row = self._row
+        check_uri(row.target, uri)
+        return subscribed(row, uri, self._supervisor.settings.wait_timeout)
 
     async def complete(
         self,

@@ -101,6 +101,11 @@ def completion(
     return Request(send=lambda client, _: client.complete(ref, fixed, known), what=what, timeout=timeout)
 
 
+def check_uri(target: Target, uri: object) -> None:
+    """Raise `ConfigError` unless a URI is a string."""
+    _check(target, kind_problems("uri", uri, str, "must be a string"))
+
+
 def invalid(server_id: str, problem: Problem) -> ConfigError:
     """Return the error for an argument that is invalid."""
     return ConfigError(

@@ -42,8 +42,10 @@ class ChangeStream:
     """What to listen to: the arguments of `mcp.Client.listen`."""
     on_event: Callable[[ServerEvent], None]
     """Called with each event; must not block."""
-    on_gap: Callable[[], None]
-    """Called when a stream opens after `settled` was set: events may have been missed before it."""
+    on_open: Callable[[bool], None]
+    """Called when a stream opens, with whether events may have been missed before: `settled` had been set."""
+    on_refused: Callable[[Exception], None] = attrs.field(default=lambda _: None)
+    """Called when the server refuses to open a stream."""
     settled: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set when the first stream is open, or was refused, or nobody waits for it any more."""
 
@@ -58,7 +60,8 @@ class ChangeStream:
                 await contained(self._listen, client)
             except Exception as error:  # noqa: BLE001  # a stream that fails is opened again
                 end = plain(error)
-                if _is_refusal(end, record):
+                if isinstance(end, MCPError) and _is_refusal(record):
+                    self.on_refused(end)
                     log("DEBUG", server_id, "Server {!r} does not tell of changes: it refused to", server_id)
                     break
                 log("DEBUG", server_id, "Server {!r}: its stream of changes ended: {}", server_id, type(end).__name__)
@@ -73,17 +76,14 @@ class ChangeStream:
 
     async def _listen(self, client: Client) -> None:
         async with client.listen(**self.filters) as stream:
-            if self.settled.is_set():
-                self.on_gap()
+            self.on_open(self.settled.is_set())
             self.settled.set()
             async for event in stream:
                 self.on_event(event)
 
 
-def _is_refusal(error: BaseException, record: CallRecord) -> bool:
+def _is_refusal(record: CallRecord) -> bool:
     """Return whether the server itself rejected the request. A stream that ended, or met an outage, is opened again."""
-    if not isinstance(error, MCPError):
-        return False
     if record.channel.tracked and not isinstance(record.answer, JSONRPCError):
         return False
     if record.failure is None:

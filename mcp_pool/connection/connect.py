@@ -133,38 +133,46 @@ class Connector:
     async def _hold(self, scope: anyio.CancelScope) -> None:
         target = self.attempt.target
         dispatcher = CallbackDispatcher(target.server_id, target.limits.callbacks, self._calls)
-        async with self._client(dispatcher) as client, anyio.create_task_group() as serving:
-            async with anyio.create_task_group() as watching:
-                await self._listen(client, dispatcher.changes, watching)
-                listings = await list_all(client, self.channel, target)
-                if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
-                    await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
-                # The listing may have ended just before the attempt was cancelled, and whoever would close the
-                # connection has gone by now. Nothing may be awaited between this and `on_open`.
-                await anyio.lowlevel.checkpoint_if_cancelled()
-                self.check(listings)
-                connection = self._open(client, dispatcher, scope)
-                self.on_open(connection, listings)
-                if dispatcher.takes_notifications:
-                    serving.start_soon(dispatcher.run, name=f"mcp_pool: callbacks of {target.server_id!r}")
-                watching.start_soon(
-                    self.while_open, connection, listings, name=f"mcp_pool: catalog of {target.server_id!r}"
-                )
-                await connection.closed.wait()
-                watching.cancel_scope.cancel()
+        async with self._client(dispatcher) as client, anyio.create_task_group() as group:
+            await self._listen(client, dispatcher.changes, group)
+            listings = await list_all(client, self.channel, target)
+            if self.channel.disconnect_cause is not None:  # a channel that is lost by now must not be opened
+                await anyio.sleep_forever()  # the attempt is cancelled as soon as the details of the loss are known
+            # The listing may have ended just before the attempt was cancelled, and whoever would close the connection
+            # has gone by now. Nothing may be awaited between this and `on_open`.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self.check(listings)
+            connection = self._open(client, dispatcher, scope)
+            self.on_open(connection, listings)
+            if dispatcher.takes_notifications:
+                group.start_soon(dispatcher.run, name=f"mcp_pool: callbacks of {target.server_id!r}")
+            group.start_soon(
+                self._keep_current, connection, listings, name=f"mcp_pool: catalog of {target.server_id!r}"
+            )
+            await connection.closed.wait()
             await _finish_calls(connection, scope)
-            serving.cancel_scope.cancel()
+            group.cancel_scope.cancel()
 
-    async def _listen(self, client: Client, changes: ListChanges, watching: TaskGroup) -> None:
+    async def _keep_current(self, connection: Connection, listings: Listings) -> None:
+        """Run `while_open` until the connection is closed, even if it is then drained."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.while_open, connection, listings)
+            await connection.closed.wait()
+            group.cancel_scope.cancel()
+
+    async def _listen(self, client: Client, changes: ListChanges, group: TaskGroup) -> None:
         """Listen to what a modern server says can change, before it is listed: changes in between would be missed."""
         filters = declared_changes(client)
         if not filters or client.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
             return
         target = self.attempt.target
-        stream = ChangeStream(
-            target, self.channel, filters, changes.note_message, lambda: changes.note(*parts_of(client))
-        )
-        watching.start_soon(stream.run, client, name=f"mcp_pool: changes of {target.server_id!r}")
+
+        def on_open(missed: bool) -> None:  # noqa: FBT001  # the signature that the stream asks for
+            if missed:
+                changes.note(*parts_of(client))
+
+        stream = ChangeStream(target, self.channel, filters, changes.note_message, on_open)
+        group.start_soon(stream.run, client, name=f"mcp_pool: changes of {target.server_id!r}")
         with anyio.move_on_after(LISTEN_TIMEOUT):
             await stream.settled.wait()
         stream.settled.set()

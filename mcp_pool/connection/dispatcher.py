@@ -30,7 +30,7 @@ from mcp_pool._shared.guard import contained, contained_in_task
 from mcp_pool._shared.log_throttle import LogThrottle
 from mcp_pool.config.callbacks import ClientCallbacks
 from mcp_pool.connection.calls_in_flight import CallsInFlight
-from mcp_pool.connection.list_changes import ListChanges
+from mcp_pool.connection.list_changes import ListChanges, ResourceUpdates
 
 _T = TypeVar("_T")
 
@@ -53,6 +53,8 @@ class CallbackDispatcher:
     """The calls whose deadlines are paused while a model or a person answers."""
     changes: ListChanges = attrs.field(factory=ListChanges, init=False)
     """What the server says has changed."""
+    updates: ResourceUpdates = attrs.field(factory=ResourceUpdates, init=False)
+    """Resources that it says have been updated."""
     _serving: int = attrs.field(default=0, init=False)
     """How many requests are being served."""
     _queue: deque[Callable[[], Awaitable[None]]] = attrs.field(factory=deque[Callable[[], Awaitable[None]]], init=False)
@@ -103,6 +105,7 @@ class CallbackDispatcher:
 
     async def _on_message(self, message: IncomingMessage) -> None:
         self.changes.note_message(message)
+        self.updates.note_message(message)
         if self.callbacks.message is not None:
             await self._enqueue(self.callbacks.message, message)
         await anyio.lowlevel.checkpoint()  # a flood of notifications must not keep other tasks from running

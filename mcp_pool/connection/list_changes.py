@@ -7,10 +7,18 @@ from typing import Any, Final, final
 import attrs
 from mcp import Client
 from mcp.client.subscriptions import PromptsListChanged, ResourcesListChanged, ToolsListChanged
-from mcp_types import PromptListChangedNotification, ResourceListChangedNotification, ToolListChangedNotification
+from mcp_types import (
+    PromptListChangedNotification,
+    ResourceListChangedNotification,
+    ResourceUpdatedNotification,
+    ToolListChangedNotification,
+)
 
 from mcp_pool._shared.changed import Changed
 from mcp_pool.connection.listing import Part
+
+MAX_UPDATED: Final = 1024
+"""How many updated URIs are collected before they are delivered, which takes one turn of the event loop."""
 
 _CHANGED_BY: Final[dict[type, tuple[Part, ...]]] = {
     ToolsListChanged: ("tools",),
@@ -46,6 +54,28 @@ class ListChanges:
     def take(self) -> set[Part]:
         """Return the parts, and forget them."""
         taken, self.parts = self.parts, set()
+        return taken
+
+
+@final
+@attrs.define(eq=False, repr=False)
+class ResourceUpdates:
+    """Collects the URIs of resources that a legacy server says have been updated."""
+
+    uris: dict[str, None] = attrs.field(factory=dict[str, None], init=False)
+    """The URIs, oldest first."""
+    changed: Changed = attrs.field(factory=Changed, init=False)
+    """Wakes whoever delivers them."""
+
+    def note_message(self, message: object) -> None:
+        """Note the URI in a notification of an update."""
+        if isinstance(message, ResourceUpdatedNotification) and len(self.uris) < MAX_UPDATED:
+            self.uris[message.params.uri] = None
+            self.changed.notify()
+
+    def take(self) -> list[str]:
+        """Return the URIs, and forget them."""
+        taken, self.uris = list(self.uris), {}
         return taken
 
 

@@ -8,11 +8,13 @@
 * `connect_limiter`: limits how many servers connect at once, in all and for each package runner
 * `health`: probes silent servers
 * `refresher`: keeps what one server offers current
+* `subscriber`: subscribes to resources of one server
 * `restart`: decides what follows a failure
 * `registry`: the rows of the current servers, and what is remembered of those that have left
 * `row`: one current server
 * `offering`: makes the offer of one server from its listings
 * `offer`: what one server offers, as entries of the catalog
+* `subscriptions`: what callers have subscribed to
 * `events`: what happened, and a bounded broadcast of it
 * `entries`: the entries of the catalog
 * `names`: catalog names, valid for every model API

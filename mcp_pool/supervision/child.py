@@ -28,7 +28,7 @@ from mcp_pool.connection.listing import Listings
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
 from mcp_pool.supervision.health import HealthMonitor
-from mcp_pool.supervision.refresher import Refresher
+from mcp_pool.supervision.refresher import keep_current
 from mcp_pool.supervision.restart import decide, retries_at_once
 from mcp_pool.supervision.row import CLOSED_WITH_ALL, Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
@@ -178,7 +178,7 @@ class Child:
             on_open=partial(self._on_open, slot),
             on_lost=partial(self._on_lost, ended),
             on_details=self._on_details,
-            while_open=lambda connection, listings: Refresher(row, connection, listings).run(),
+            while_open=partial(keep_current, row),
             on_suspect=self.monitor.wake,
             guardian=self.guardian,
             timer=self.timer,

@@ -29,7 +29,7 @@ class _Entry:
     """
 
     server_id: str
-    _is_stale: Callable[[], bool] = attrs.field(eq=False, repr=False, kw_only=True)
+    _is_stale: Callable[[], bool] = attrs.field(alias="is_stale", eq=False, repr=False, kw_only=True)
 
     @property
     def stale(self) -> bool:

@@ -98,9 +98,13 @@ class Offering:
             NameCollision: Another tool has one of the catalog names. Nothing has changed.
             ConfigError: The user's `name_tool` failed. Nothing has changed.
         """
-        current = {part: listing for part, listing in listings.items() if number >= self._numbers.get(part, 0)}
+        current: dict[Part, Listing | BaseException] = {
+            part: listing for part, listing in listings.items() if number >= self._numbers.get(part, 0)
+        }
         names = self._named(current)
-        found = {part: self._ordered(part, one) for part, one in current.items() if isinstance(one, Listing)}
+        found: dict[Part, dict[str, Definition]] = {
+            part: self._ordered(part, one) for part, one in current.items() if isinstance(one, Listing)
+        }
         self._numbers.update(dict.fromkeys(current, number))
         self.listed |= found.keys()
         self.failed = (self.failed | current.keys()) - found.keys()

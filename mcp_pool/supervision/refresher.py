@@ -17,6 +17,7 @@ from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Listing, Listings, Part, list_part
 from mcp_pool.errors import MCPPoolError
 from mcp_pool.supervision.row import Row
+from mcp_pool.supervision.subscriber import Subscriber
 
 MIN_INTERVAL: Final = 0.25
 """Seconds between two listings at least, whatever the server says: one that reports a change after each listing, or a
@@ -48,7 +49,8 @@ class Refresher:
             with anyio.CancelScope(deadline=min(self._due.values(), default=math.inf)):
                 await changes.changed.until(lambda: changes.parts)
             now = anyio.current_time()
-            await self._list(changes.take() | {part for part, at in self._due.items() if at <= now})
+            due: set[Part] = {part for part, at in self._due.items() if at <= now}
+            await self._list(changes.take() | due)
             await anyio.sleep(MIN_INTERVAL)
 
     async def _list(self, parts: set[Part]) -> None:
@@ -100,6 +102,19 @@ class Refresher:
         words = "The {} of server {!r} could not be listed; any earlier listing stays. Next attempt in {:.2f} s. {}"
         text = self.row.target.redactor.text(described(listing))
         log("WARNING", self.row.server_id, words, part.replace("_", " "), self.row.server_id, delay, text)
+
+
+async def keep_current(row: Row, connection: Connection, listings: Listings) -> None:
+    """Keep what a server offers current, and subscribe to its resources, until cancelled.
+
+    Args:
+        row: The server.
+        connection: Its open connection.
+        listings: What was listed when it opened.
+    """
+    async with anyio.create_task_group() as group:
+        group.start_soon(Refresher(row, connection, listings).run)
+        group.start_soon(Subscriber(row.subscriptions, connection).run)
 
 
 def _reports_changes(capabilities: ServerCapabilities, part: Part) -> bool:

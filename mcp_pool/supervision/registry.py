@@ -146,6 +146,7 @@ class Registry:
         )
         if replaces and predecessor is not None:
             row.offering.inherit(predecessor.offering)
+            row.subscriptions, predecessor.subscriptions = predecessor.subscriptions, row.subscriptions
         rows = {**self.rows, server_id: row}
         if left is not None:
             rows = dict(sorted(rows.items(), key=lambda item: item[1].place))

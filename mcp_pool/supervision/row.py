@@ -20,12 +20,13 @@ from mcp_pool.config.settings import NameTool
 from mcp_pool.config.target import Target
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Listings, Part
-from mcp_pool.errors import ConnectError, ConnectionLost
+from mcp_pool.errors import ConnectError, ConnectionLost, ServerUnavailable
 from mcp_pool.supervision.counters import Counters, Counts
 from mcp_pool.supervision.events import CatalogChanged, ServerEvent, StatusChanged
 from mcp_pool.supervision.offer import NOTHING, Offer
 from mcp_pool.supervision.offering import Offering
 from mcp_pool.supervision.state import LEGAL_MOVES, BackingOff, Closing, Connecting, Failed, Ready, State
+from mcp_pool.supervision.subscriptions import Subscriptions
 
 CLOSED_WITH_ALL: Final = "was closed with all servers of the pool"
 """Why a server is closing when the block ends or `close_all` was called."""
@@ -79,6 +80,8 @@ class Row:
     """Set when the child has ended and the row is gone."""
     offering: Offering = attrs.field(init=False)
     """What it offers."""
+    subscriptions: Subscriptions = attrs.field(factory=Subscriptions, init=False)
+    """What callers have subscribed to. Those of a row that is replaced go to its successor."""
     earlier_restarts: int = attrs.field(init=False)
     """Restarts of servers with this id before this row was added."""
     slots: anyio.Semaphore | None = attrs.field(init=False)
@@ -107,6 +110,7 @@ class Row:
     ) -> None:
         self.counters.release(self.server_id, self)
         self._remove(self)
+        self._end_subscriptions(f"Server {self.server_id!r} {self.close_reason}.")
         self.ended.set()
         self.changed.notify()
 
@@ -147,6 +151,8 @@ class Row:
         error, offered = state.error if isinstance(state, BackingOff | Failed) else None, self.offer
         shown = self.connection if isinstance(state, Closing) else connection
         self.view = View(state, shown, error or self.last_error)
+        if isinstance(state, Failed):
+            self._end_subscriptions(f"Server {self.server_id!r} has failed, and automatic reconnects have stopped.")
         while self.queue and self.is_final:
             self.queue.pop().cancel()
         self.note(StatusChanged(self.server_id, state.status, state.generation, error, state))
@@ -213,6 +219,10 @@ class Row:
         if not isinstance(state, Closing):
             self.close_reason = why
             self.move(Closing(attempt=state.attempt, generation=state.generation, since=anyio.current_time()))
+
+    def _end_subscriptions(self, reason: str) -> None:
+        error = ServerUnavailable(reason, advice="Subscribe again once it is connected.", server_id=self.server_id)
+        self.subscriptions.finish(error)
 
     def predecessors(self) -> Iterator[Row]:
         """Yield the earlier rows with the same id that have not ended, newest first."""
