@@ -30,13 +30,13 @@ async def subscribed(row: Row, uri: str, wait_timeout: float | None) -> AsyncGen
     """
     await wait_for_connection(row, math.inf if wait_timeout is None else anyio.current_time() + wait_timeout)
     timeout = row.target.limits.call_timeout
-    with row.subscriptions.opened(row.server_id, uri) as subscription:
+    with row.subscriptions.opened(row.server_id, uri) as feed:
         with anyio.move_on_after(timeout):
-            await subscription.changed.until(lambda: subscription.is_confirmed or subscription.end)
-        if subscription.end is not None:
-            raise subscription.end
-        if not subscription.is_confirmed:
+            await feed.changed.until(lambda: feed.is_confirmed or feed.end)
+        if feed.end is not None:
+            raise feed.end
+        if not feed.is_confirmed:
             reason = f"Server {row.server_id!r} did not confirm the subscription within call_timeout={timeout} s."
             advice = "Find out what it is waiting for, or raise call_timeout."
             raise CallTimeout(reason, advice=advice, server_id=row.server_id, phase="call", may_have_run=True)
-        yield subscription
+        yield Subscription(feed)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from mcp_pool._shared.guard import ForeignCancellation, words_of
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
+from mcp_pool.connection.discovery import Discovery
 from mcp_pool.errors import ConfigError, ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError, Phase
 from mcp_pool.transports.channel import Channel
 
@@ -44,6 +45,12 @@ class Attempt:
     """The number that its connection will have."""
     mode: str
     """How the protocol is chosen, as in `mcp.Client`."""
+    discovery: Discovery | None = None
+    """What the server said about itself on an earlier connection, so that it need not be asked again."""
+
+    def using(self, discovery: Discovery) -> Attempt:
+        """Return the same attempt without `server/discover`."""
+        return attrs.evolve(self, mode=discovery.protocol_version, discovery=discovery)
 
     def phase(self, channel: Channel) -> Phase:
         """Return the phase of this attempt on its channel.

@@ -14,7 +14,7 @@ import anyio
 import attrs
 from mcp import Client, MCPError
 from mcp.client.subscriptions import ServerEvent
-from mcp_types import JSONRPCError
+from mcp_types import JSONRPCError, SubscriptionFilter
 
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.guard import contained
@@ -42,8 +42,9 @@ class ChangeStream:
     """What to listen to: the arguments of `mcp.Client.listen`."""
     on_event: Callable[[ServerEvent], None]
     """Called with each event; must not block."""
-    on_open: Callable[[bool], None]
-    """Called when a stream opens, with whether events may have been missed before: `settled` had been set."""
+    on_open: Callable[[SubscriptionFilter, bool], None]
+    """Called when a stream opens, with what the server agreed to tell, and whether events may have been missed: whether
+    `settled` had been set before."""
     on_refused: Callable[[Exception], None] = attrs.field(default=lambda _: None)
     """Called when the server refuses to open a stream."""
     settled: anyio.Event = attrs.field(factory=anyio.Event, init=False)
@@ -76,7 +77,7 @@ class ChangeStream:
 
     async def _listen(self, client: Client) -> None:
         async with client.listen(**self.filters) as stream:
-            self.on_open(self.settled.is_set())
+            self.on_open(stream.honored, self.settled.is_set())
             self.settled.set()
             async for event in stream:
                 self.on_event(event)

@@ -12,6 +12,7 @@ from mcp import Client
 from mcp.client import Transport
 from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
+from mcp_types import SubscriptionFilter
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_pool._shared.exceptions import plain
@@ -167,7 +168,7 @@ class Connector:
             return
         target = self.attempt.target
 
-        def on_open(missed: bool) -> None:  # noqa: FBT001  # the signature that the stream asks for
+        def on_open(_honored: SubscriptionFilter, missed: bool) -> None:  # noqa: FBT001  # what the stream calls
             if missed:
                 changes.note(*parts_of(client))
 
@@ -247,7 +248,10 @@ class Connector:
                 from mcp_pool.transports.http.sse import sse_transport  # noqa: PLC0415  # see above
 
                 transport, mode = sse_transport(target.server_id, spec, self.channel, self.renewal_limit), "legacy"
-        return Client(transport, mode=mode, **dispatcher.client_arguments(), **spec.client_options)
+        options = dict(spec.client_options)
+        if self.attempt.discovery is not None:
+            options["prior_discover"] = self.attempt.discovery.result
+        return Client(transport, mode=mode, **dispatcher.client_arguments(), **options)
 
 
 async def _finish_calls(connection: Connection, scope: anyio.CancelScope) -> None:

@@ -22,6 +22,7 @@ from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.target import Target
 from mcp_pool.connection.call_errors import CallErrors
 from mcp_pool.connection.calls_in_flight import CallDeadline, CallsInFlight
+from mcp_pool.connection.discovery import Discovery
 from mcp_pool.connection.dispatcher import CallbackDispatcher
 from mcp_pool.errors import ConnectionLost
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, current_call
@@ -88,6 +89,8 @@ class Connection:
     """Runs the user's callbacks."""
     info: ServerInfo = attrs.field(init=False)
     """What the server said about itself in the handshake."""
+    discovery: Discovery | None = attrs.field(init=False)
+    """What a server of the modern protocol said about itself; None if it was not asked, or is in this program."""
     closed: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set when the connection takes no more calls, whether it was lost or closed on purpose."""
     call_errors: CallErrors = attrs.field(init=False)
@@ -95,6 +98,7 @@ class Connection:
 
     def __attrs_post_init__(self) -> None:
         self.info = ServerInfo.of(self.client)
+        self.discovery = Discovery.of(self.client) if self.channel.tracked else None
         self.call_errors = CallErrors(self.target, self.generation, self.channel)
 
     def __repr__(self) -> str:

@@ -24,6 +24,7 @@ from mcp_pool.connection.attempt import Attempt
 from mcp_pool.connection.connect import Connector
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.deadline_timer import DeadlineTimer
+from mcp_pool.connection.discovery import Discovery
 from mcp_pool.connection.listing import Listings
 from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
@@ -61,6 +62,8 @@ class Child:
     """When a retry last did not wait, because the server had exited while idle."""
     _is_legacy: bool = attrs.field(default=False, init=False)
     """Whether the server turned out to support only a legacy protocol, so that attempts skip `server/discover`."""
+    _discovery: Discovery | None = attrs.field(default=None, init=False)
+    """What a modern server said about itself, so that attempts skip `server/discover`."""
     _renewal_limit: SessionRenewalLimit = attrs.field(init=False)
     """When its session was last renewed on suspicion; kept here because it must outlast a connection."""
 
@@ -133,7 +136,7 @@ class Child:
                 raise self._queue_timeout(slot)  # noqa: TRY301  # one place handles all failures of an attempt
             await self._hold(deadline, slot, ended)
         except ConnectError as error:
-            self._is_legacy = False  # the server may be another version by now
+            self._is_legacy, self._discovery = False, None  # the server may be another version by now
             self._settle(error, uptime=0.0)
             self._log_failure()
         except Exception as error:  # noqa: BLE001  # otherwise an unexpected error would end the whole block
@@ -171,6 +174,8 @@ class Child:
             generation=row.state.generation + 1,
             mode="legacy" if self._is_legacy else target.spec.mode,
         )
+        if self._discovery is not None and not self._discovery.is_expired:
+            attempt = attempt.using(self._discovery)
         return Connector(
             attempt,
             deadline,
@@ -194,6 +199,7 @@ class Child:
         # Without an answer to `server/discover`, a legacy protocol is only what the SDK assumed after a time-out.
         known = self._is_legacy or connection.channel.discover_answered
         self._is_legacy = known and not connection.is_modern and row.target.spec.mode == "auto"
+        self._discovery = connection.discovery if row.target.spec.mode == "auto" else None
         self._connection = connection
         row.become_ready(connection, listings)
         self.monitor.watch(connection)

@@ -14,6 +14,7 @@ from mcp_types import (
     EmptyResult,
     SubscribeRequest,
     SubscribeRequestParams,
+    SubscriptionFilter,
     UnsubscribeRequest,
     UnsubscribeRequestParams,
 )
@@ -21,6 +22,7 @@ from mcp_types import (
 from mcp_pool.config.settings import DEFAULT
 from mcp_pool.connection.change_stream import ChangeStream
 from mcp_pool.connection.connection import Connection
+from mcp_pool.errors import InvalidResponse
 from mcp_pool.supervision.subscriptions import Subscriptions
 
 UNSUBSCRIBE_TIMEOUT: Final = 1.0
@@ -38,15 +40,16 @@ class Subscriber:
     """The connection."""
     _running: dict[str, anyio.CancelScope] = attrs.field(factory=dict[str, anyio.CancelScope], init=False)
     """The task for each URI."""
+    _confirmed: set[str] = attrs.field(factory=set[str], init=False)
+    """What the server has confirmed on this connection."""
 
     async def run(self) -> None:
         """Subscribe and unsubscribe, until cancelled."""
-        subscriptions = self.subscriptions
         async with anyio.create_task_group() as group:
             group.start_soon(self._deliver)
             while True:
                 self._start_and_stop(group)
-                await subscriptions.changed.until(lambda: subscriptions.uris != self._running.keys())
+                await self.subscriptions.changed.wait()  # no change is missed: there is no await in between
 
     def _start_and_stop(self, group: TaskGroup) -> None:
         """Start a task for each new URI, and cancel those that nobody subscribes to any more."""
@@ -55,7 +58,12 @@ class Subscriber:
             self._running[uri] = anyio.CancelScope()
             group.start_soon(self._subscribe, uri, self._running[uri])
         for uri in self._running.keys() - wanted:
+            self._confirmed.discard(uri)
             self._running.pop(uri).cancel()
+        for uri in wanted & self._confirmed:
+            for feed in self.subscriptions.of(uri):
+                if not feed.is_confirmed:  # another subscription to the same resource came first
+                    feed.confirm()
 
     async def _deliver(self) -> None:
         """Deliver the notifications of a legacy server."""
@@ -79,7 +87,7 @@ class Subscriber:
             connection.channel,
             {"resource_subscriptions": [uri]},
             on_event=partial(self._on_event, uri),
-            on_open=lambda _: self._confirm(uri),
+            on_open=lambda honored, _: self._on_open(uri, honored),
             on_refused=partial(self._refuse, uri),
         )
         await stream.run(connection.client)
@@ -120,15 +128,25 @@ class Subscriber:
                 started_at=anyio.current_time(),
             )
 
+    def _on_open(self, uri: str, honored: SubscriptionFilter) -> None:
+        if uri in (honored.resource_subscriptions or ()):
+            self._confirm(uri)
+            return
+        server_id = self.connection.target.server_id
+        reason = f"Server {server_id!r} accepts the subscription, but does not send updates of resource {uri!r}."
+        advice = "Subscribe to another resource, or read this one again from time to time."
+        self._refuse(uri, InvalidResponse(reason, advice=advice, server_id=server_id, phase="call"))
+
     def _on_event(self, uri: str, event: ServerEvent) -> None:
         if isinstance(event, ResourceUpdated):
-            for subscription in self.subscriptions.of(uri):
-                subscription.put(event.uri)
+            for feed in self.subscriptions.of(uri):
+                feed.put(event.uri)
 
     def _confirm(self, uri: str) -> None:
-        for subscription in self.subscriptions.of(uri):
-            subscription.confirm()
+        self._confirmed.add(uri)
+        for feed in self.subscriptions.of(uri):
+            feed.confirm()
 
     def _refuse(self, uri: str, error: Exception) -> None:
-        for subscription in self.subscriptions.of(uri):
-            subscription.finish(error)
+        for feed in self.subscriptions.of(uri):
+            feed.finish(error)

@@ -36,6 +36,7 @@ class Answering:
     """A session whose server answers every probe."""
 
     channel: Channel
+    discover_result: None = None
 
     async def send_discover(self, _version: str) -> None:
         """Record activity."""

@@ -43,6 +43,7 @@ METHODS: dict[str, Callable[[MCPPool], Awaitable[object] | object]] = {
     "get_prompt": lambda pool: pool.get_prompt("one__p"),
     "read_resource": lambda pool: pool.read_resource("one", "a://b"),
     "complete": lambda pool: pool.complete("one", REFERENCE, {"name": "a", "value": "b"}),
+    "subscribe": lambda pool: pool.subscribe("one", "a://b"),
     "cancel": lambda pool: pool.cancel(),
     "events": listen,
 }
@@ -68,6 +69,7 @@ SERVER_METHODS: dict[str, Callable[[Server], Awaitable[object] | object]] = {
     "list_tools": lambda server: server.list_tools(),
     "refresh": lambda server: server.refresh(),
     "restart": lambda server: server.restart(),
+    "subscribe": lambda server: server.subscribe("a://b"),
     "approve": lambda server: server.approve("add", ""),
     "client": lambda server: server.client,
 }

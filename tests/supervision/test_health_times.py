@@ -45,6 +45,7 @@ class Session:
     """What the SDK raises instead of returning a response; this is not activity."""
     asked: list[float] = attrs.Factory(list)
     """When it was probed."""
+    discover_result: None = None
 
     async def send_discover(self, _version: str) -> None:
         """Answer the probe, or do not."""

@@ -235,7 +235,7 @@ async def test_a_modern_server_stays_modern(tmp_path: Path) -> None:
         MCPPool({"s": HttpServer(server.url, restart=SOON), "pinned": HttpServer(server.url, mode=MODERN)}) as pool,
     ):
         await pool.server("s").restart()
-        await server.misbehave(fault("status", 503, on="server/discover", times=2))
+        await server.misbehave(fault("status", 503, on="tools/list", times=2))
         with pytest.raises(ConnectError):
             await pool.server("s").restart()
         await connected(pool, 3)
