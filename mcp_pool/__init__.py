@@ -22,6 +22,8 @@ from loguru import logger
 
 from mcp_pool.catalog.view import CatalogView
 from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
+from mcp_pool.config.invalid import InvalidServer
+from mcp_pool.config.loaded import Inputs, LoadedConfig, Source, load_config
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.servers import (
     HeadersFunction,
@@ -31,7 +33,8 @@ from mcp_pool.config.servers import (
     SseServer,
     StdioServer,
 )
-from mcp_pool.config.settings import DEFAULT, Default, NameTool, Seconds
+from mcp_pool.config.settings import DEFAULT, Default, NameTool, PoolSettings, Seconds
+from mcp_pool.config.target import ServerLike
 from mcp_pool.connection.connection import ServerInfo
 from mcp_pool.errors import (
     CallTimeout,
@@ -58,6 +61,7 @@ from mcp_pool.server import Server
 from mcp_pool.supervision.entries import CatalogEntry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
 from mcp_pool.supervision.events import (
     CatalogChanged,
+    ConfigRejected,
     Event,
     EventsDropped,
     PoolCleared,
@@ -66,6 +70,7 @@ from mcp_pool.supervision.events import (
     StatusChanged,
 )
 from mcp_pool.supervision.names import catalog_name
+from mcp_pool.supervision.reconcile import Changes
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, ConnectionStatus, Failed, Ready, State
 from mcp_pool.supervision.subscriptions import ResourceUpdate, Subscription
 from mcp_pool.telemetry.events import EventStream
@@ -79,9 +84,11 @@ __all__ = [
     "CatalogChanged",
     "CatalogEntry",
     "CatalogView",
+    "Changes",
     "ClientCallbacks",
     "Closing",
     "ConfigError",
+    "ConfigRejected",
     "ConnectError",
     "ConnectTimeout",
     "Connecting",
@@ -98,7 +105,10 @@ __all__ = [
     "HttpServer",
     "HttpStatusError",
     "InProcessServer",
+    "Inputs",
     "InvalidResponse",
+    "InvalidServer",
+    "LoadedConfig",
     "MCPPool",
     "MCPPoolError",
     "NameCollision",
@@ -106,6 +116,7 @@ __all__ = [
     "Phase",
     "PoolCleared",
     "PoolClosed",
+    "PoolSettings",
     "PoolSnapshot",
     "Problem",
     "PromptEntry",
@@ -119,9 +130,11 @@ __all__ = [
     "ServerAdded",
     "ServerConfig",
     "ServerInfo",
+    "ServerLike",
     "ServerRemoved",
     "ServerSnapshot",
     "ServerUnavailable",
+    "Source",
     "SseServer",
     "State",
     "StatusChanged",
@@ -133,6 +146,7 @@ __all__ = [
     "UnknownServer",
     "UnknownTool",
     "catalog_name",
+    "load_config",
 ]
 
 logger.disable("mcp_pool")

@@ -111,6 +111,8 @@ class ConfigError(MCPPoolError, ValueError):
         reason: What is invalid, and why.
         server_id: The server that was being configured; None for the pool's own settings.
         problems: Everything that is invalid, as pairs: the name of a field, and the rest of a sentence about it.
+        details: What is wrong in a configuration file, place by place, in several lines; empty for anything else. It
+            follows the message.
     """
 
     def __init__(
@@ -119,11 +121,16 @@ class ConfigError(MCPPoolError, ValueError):
         *,
         server_id: str | None = None,
         problems: Sequence[Problem] = (),
+        details: str = "",
         advice: str = "",
         cause: BaseException | None = None,
     ) -> None:
         super().__init__(reason, server_id=server_id, advice=advice, cause=cause)
         self.problems: tuple[Problem, ...] = tuple(problems)
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.details}".rstrip()
 
     @property
     def field(self) -> str | None:

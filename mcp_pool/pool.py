@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from typing import Self, final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Self, Unpack, final
 
 from anyio import AsyncContextManagerMixin
 
@@ -12,11 +13,13 @@ from mcp_pool.catalog.catalog import Catalog
 from mcp_pool.catalog_calls import CatalogCalls
 from mcp_pool.config.callbacks import CallbacksFor
 from mcp_pool.config.launch_limits import LAUNCH_LIMITS
+from mcp_pool.config.loaded import Inputs, Source, load_config
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
-from mcp_pool.config.servers import ServerConfig
-from mcp_pool.config.settings import DEFAULT, NameTool, Seconds, Settings
-from mcp_pool.config.target import check_all
+from mcp_pool.config.settings import DEFAULT, NameTool, PoolSettings, Seconds, Settings
+from mcp_pool.config.target import ServerLike, all_checked
 from mcp_pool.supervision.block import Block
+from mcp_pool.supervision.config_watch import watch_config
+from mcp_pool.supervision.reconcile import Changes, apply
 from mcp_pool.supervision.state import ConnectionStatus
 from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.telemetry.events import EventStream
@@ -60,7 +63,7 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
 
     def __init__(
         self,
-        servers: Mapping[str, ServerConfig] | None = None,
+        servers: Mapping[str, ServerLike] | None = None,
         *,
         connect_timeout: float | None = 30.0,
         open_timeout: float | None = 10.0,
@@ -89,10 +92,36 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
             callbacks=callbacks,
             name_tool=name_tool,
         )
-        self._servers = check_all(servers)
+        self._servers = all_checked(servers)
         self._supervisor = Supervisor(settings)
         self._catalog = Catalog(self._supervisor)
         self._block = Block(self._supervisor)
+
+    @classmethod
+    def from_config(
+        cls,
+        source: Source,
+        *,
+        inputs: Inputs | None = None,
+        strict: bool = False,
+        **settings: Unpack[PoolSettings],
+    ) -> Self:
+        """Return a pool of the servers in a configuration file of an MCP host, such as Claude Desktop or VS Code.
+
+        An invalid entry becomes a server that fails, with its error in view; the others connect.
+
+        Args:
+            source: The path of the file, or its content as a mapping; see `load_config`.
+            inputs: The answers to `${input:ID}`: a mapping, or a function of the id.
+            strict: Whether an invalid entry is an error.
+            settings: Settings of the pool, which override those in the file.
+
+        Raises:
+            ConfigError: The file cannot be read, is not JSON, or has no servers; or, if strict, an entry is invalid.
+        """
+        loaded = load_config(source, inputs=inputs, strict=strict)
+        merged: PoolSettings = {**loaded.settings, **settings}
+        return cls(loaded, **merged)
 
     def __repr__(self) -> str:
         state, servers = "open" if self._supervisor.is_open else "closed", self._supervisor.registry.servers
@@ -103,7 +132,7 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
         async with self._block.hold(self._servers):
             yield self
 
-    async def connect(self, server_id: str, config: ServerConfig) -> bool:
+    async def connect(self, server_id: str, config: ServerLike) -> bool:
         """Connect a server and wait until it is connected; from then on it is supervised under its restart policy.
 
         Concurrent calls for the same id share one attempt, which is cancelled only when the last of them is. A server
@@ -125,7 +154,7 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
         """
         return await self._supervisor.connect(server_id, config)
 
-    def add(self, server_id: str, config: ServerConfig) -> None:
+    def add(self, server_id: str, config: ServerLike) -> None:
         """Add a server and return at once; it keeps trying to connect, under its restart policy.
 
         Arguments as in `connect`. Does nothing if a current server has this id and an equal config.
@@ -148,7 +177,7 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
         """
         return await self._supervisor.disconnect(server_id, drain)
 
-    async def replace(self, server_id: str, config: ServerConfig, *, drain: float = 5.0) -> bool:
+    async def replace(self, server_id: str, config: ServerLike, *, drain: float = 5.0) -> bool:
         """Disconnect a server, whatever its state, connect it with another config, and wait until it is connected.
 
         Calls that arrive meanwhile wait for the new connection. The server keeps its place in the catalog.
@@ -168,6 +197,42 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
                 policy.
         """
         return await self._supervisor.replace(server_id, config, drain)
+
+    async def apply(self, servers: Mapping[str, ServerLike], *, drain: float = 5.0) -> Changes:
+        """Make the pool hold exactly these servers, and wait until the first attempts of new ones have ended.
+
+        Everything is validated before anything is changed. Servers whose spec is unchanged are not disturbed. Servers
+        that are added or replaced stay in the pool even if they do not connect. Concurrent calls run one after another.
+
+        Args:
+            servers: Specs by id, or what `load_config` returns.
+            drain: How many seconds calls in flight have to finish on servers that are replaced or removed.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ConfigError: A spec is invalid; the error names all of them. Nothing was changed.
+        """
+        return await apply(self._supervisor, servers, drain)
+
+    def watch_config(
+        self, path: str | os.PathLike[str], *, inputs: Inputs | None = None, drain: float = 5.0
+    ) -> AbstractAsyncContextManager[None]:
+        """Apply a configuration file now, and again whenever it changes until the context manager is left.
+
+        A changed file that is invalid is not applied: there are a `ConfigRejected` event and a warning in the log. What
+        the file sets for the whole pool has no effect here. Needs the extra `watch`.
+
+        Args:
+            path: The file.
+            inputs: The answers to `${input:ID}`: a mapping, or a function of the id.
+            drain: As in `apply`.
+
+        Raises:
+            ConfigError: The file is invalid when the context manager is entered. Nothing was changed.
+        """
+        return watch_config(self._supervisor, path, inputs, drain)
 
     async def close_all(self, *, drain: float = 0.0) -> None:
         """Disconnect all servers at once and wait until they are gone. Never raises because of a server.

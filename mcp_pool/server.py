@@ -28,6 +28,7 @@ from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
 from mcp_pool.calls.requests import check_uri, completion, invalid, prompt_request, resource_read, tool_call
 from mcp_pool.calls.subscribe import subscribed
+from mcp_pool.config.invalid import InvalidServer
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds
 from mcp_pool.config.validation import is_count, kind_of
@@ -76,9 +77,9 @@ class Server:
 
     @property
     def config(self) -> ServerConfig | None:
-        """The server's spec; None if it has left the pool."""
+        """The server's spec; None if it has left the pool, or its entry in a configuration file is invalid."""
         row = self._row_or_none
-        return None if row is None else row.target.spec
+        return None if row is None or isinstance(row.target.spec, InvalidServer) else row.target.spec
 
     @property
     def generation(self) -> int:

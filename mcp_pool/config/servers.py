@@ -14,6 +14,7 @@ from mcp.server.mcpserver import MCPServer
 
 from mcp_pool._shared.docs import with_inherited_attributes
 from mcp_pool._shared.redaction import origin, secrets_of_basic_auth, secrets_of_header, secrets_of_url
+from mcp_pool.config.expanded import secrets_in
 from mcp_pool.config.spec import ServerSpec, as_strings, as_tuple
 from mcp_pool.config.validation import (
     environment_problems,
@@ -80,7 +81,8 @@ class StdioServer(ServerSpec):
 
     def secrets(self) -> Iterable[str]:
         """See `ServerSpec.secrets`."""
-        return (self.env or {}).values()
+        yield from (self.env or {}).values()
+        yield from secrets_in((self.command, *self.args, self.cwd))
 
 
 @attrs.frozen(repr=False)
@@ -131,6 +133,7 @@ class UrlServer(ServerSpec):
             for name, value in self.headers.items():
                 yield from secrets_of_header(name, value)
         yield from secrets_of_url(self.url)
+        yield from secrets_in([self.url])
         if isinstance(self.auth, httpx2.BasicAuth):
             yield from secrets_of_basic_auth(self.auth)
 

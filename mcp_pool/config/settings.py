@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Literal, TypeAlias, TypeVar, final
+from typing import Final, Literal, TypeAlias, TypedDict, TypeVar, final
 
 import attrs
 
@@ -49,6 +49,23 @@ class Limits:
     restart: RestartPolicy
     health: HealthCheck | None
     callbacks: ClientCallbacks
+
+
+class PoolSettings(TypedDict, total=False):
+    """The settings of a pool, as keyword arguments; see `MCPPool`."""
+
+    connect_timeout: float | None
+    open_timeout: float | None
+    wait_timeout: float | None
+    call_timeout: float | None
+    max_call_time: float | None
+    close_timeout: float
+    restart: RestartPolicy
+    health: HealthCheck | None
+    max_connecting: int
+    launch_limits: Mapping[str, int | None] | None
+    callbacks: CallbacksFor | None
+    name_tool: NameTool | None
 
 
 @final

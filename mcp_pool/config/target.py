@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Mapping
+from typing import Any, TypeAlias, final
 
 import attrs
 
 from mcp_pool._shared.guard import words_of
 from mcp_pool._shared.redaction import Redactor
 from mcp_pool.config.callbacks import ClientCallbacks
-from mcp_pool.config.servers import ServerConfig
+from mcp_pool.config.invalid import InvalidServer
+from mcp_pool.config.servers import HttpServer, InProcessServer, ServerConfig, SseServer, StdioServer
 from mcp_pool.config.settings import Limits, Settings, resolve
-from mcp_pool.config.spec import ServerSpec
-from mcp_pool.config.validation import instance_problems, is_mapping, kind_of, kind_problems, reject
+from mcp_pool.config.validation import instance_problems, is_mapping, kind_of, reject
 from mcp_pool.errors import ConfigError
+
+ServerLike: TypeAlias = ServerConfig | InvalidServer | Mapping[str, Any]
+"""Where a server is described: a spec, an entry of a configuration file, or a mapping in the form of one."""
 
 
 @final
@@ -23,7 +27,7 @@ class Target:
 
     server_id: str
     """Its id in the pool."""
-    spec: ServerConfig
+    spec: ServerConfig | InvalidServer
     """What to connect to."""
     limits: Limits
     """Its limits, with the pool's defaults filled in."""
@@ -31,7 +35,7 @@ class Target:
     """Removes its secrets from texts and errors."""
 
     @classmethod
-    def of(cls, settings: Settings, server_id: str, spec: ServerConfig) -> Target:
+    def of(cls, settings: Settings, server_id: str, spec: ServerConfig | InvalidServer) -> Target:
         """Fill in the pool's settings for whatever the spec leaves out.
 
         Raises:
@@ -71,26 +75,32 @@ def _pool_callbacks(settings: Settings, server_id: str, redactor: Redactor) -> C
     return callbacks
 
 
-def check(server_id: object, spec: object) -> None:
-    """Raise `ConfigError` if the id is invalid, or the spec is not a spec or has become invalid."""
+def checked(server_id: object, spec: object) -> ServerConfig | InvalidServer:
+    """Return the spec of a server, which may be given as a plain mapping, as in a configuration file.
+
+    Raises:
+        ConfigError: The id is invalid, or the spec is not a spec or has become invalid.
+    """
     if not isinstance(server_id, str) or not server_id or not server_id.isprintable():
         problem = ("server_id", f"must be a non-empty printable string, not {server_id!r}")
         raise ConfigError(f"{' '.join(problem)}.", problems=[problem])
-    if isinstance(spec, ServerSpec):
-        problems = spec.current_problems()
-    else:
-        rule = "must be a StdioServer, HttpServer, SseServer or InProcessServer"
-        problems = kind_problems("config", spec, ServerSpec, rule)
-    reject(f"server {server_id!r}", problems, server_id=server_id)
+    if is_mapping(spec):
+        from mcp_pool.config.files.load import spec_from_mapping  # noqa: PLC0415  # few programs need it
+
+        return spec_from_mapping(server_id, spec)
+    if isinstance(spec, StdioServer | HttpServer | SseServer | InProcessServer | InvalidServer):
+        reject(f"server {server_id!r}", spec.current_problems(), server_id=server_id)
+        return spec
+    rule = "must be a StdioServer, HttpServer, SseServer or InProcessServer, or a mapping as in a configuration file"
+    problem = ("config", f"{rule}, not {kind_of(spec)}")
+    raise ConfigError(f"server {server_id!r}: {' '.join(problem)}.", server_id=server_id, problems=[problem])
 
 
-def check_all(servers: object) -> dict[str, ServerConfig]:
+def all_checked(servers: object) -> dict[str, ServerConfig | InvalidServer]:
     """Return a copy of the servers given to a pool, or raise `ConfigError`."""
     if servers is None:
         return {}
     if not is_mapping(servers):
         problem = ("servers", f"must be a mapping, not {kind_of(servers)}")
         raise ConfigError(f"MCPPool: {' '.join(problem)}.", problems=[problem])
-    for server_id, spec in servers.items():
-        check(server_id, spec)
-    return dict(servers)
+    return {server_id: checked(server_id, spec) for server_id, spec in servers.items()}

@@ -18,6 +18,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.guard import ForeignCancellation, contained, described
 from mcp_pool._shared.log import log
+from mcp_pool.config.invalid import InvalidServer
 from mcp_pool.config.servers import HttpServer, InProcessServer, StdioServer
 from mcp_pool.connection.attempt import Attempt, explain
 from mcp_pool.connection.calls_in_flight import CallsInFlight
@@ -244,6 +245,8 @@ class Connector:
                 transport = streamable_transport(
                     target.server_id, spec, self.channel, self.renewal_limit, target.limits.close_timeout
                 )
+            case InvalidServer():
+                raise spec.connect_error(target.server_id, self.attempt.number)
             case _:  # an SseServer is all that remains
                 from mcp_pool.transports.http.sse import sse_transport  # noqa: PLC0415  # see above
 

@@ -11,7 +11,7 @@ import attrs
 
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.log import log
-from mcp_pool.config.servers import ServerConfig
+from mcp_pool.config.target import ServerLike
 from mcp_pool.errors import PoolClosed
 from mcp_pool.supervision.supervisor import Supervisor
 
@@ -33,7 +33,7 @@ class Block:
         self._body.cancel()
 
     @asynccontextmanager
-    async def hold(self, servers: Mapping[str, ServerConfig]) -> AsyncGenerator[None]:
+    async def hold(self, servers: Mapping[str, ServerLike]) -> AsyncGenerator[None]:
         """Open the pool, run the body, and end all connections.
 
         Args:

@@ -10,6 +10,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from mcp_pool._shared.changed import Changed
 from mcp_pool._shared.loops import check_current
+from mcp_pool.errors import ConfigError
 from mcp_pool.supervision.entries import CatalogEntry, ToolEntry
 from mcp_pool.supervision.state import ConnectionStatus, State
 
@@ -93,6 +94,20 @@ class PoolCleared:
 
 @final
 @attrs.frozen
+class ConfigRejected:
+    """A configuration file that is being watched has changed, but was not applied: the pool keeps its servers.
+
+    Attributes:
+        path: The file.
+        error: What is wrong with it.
+    """
+
+    path: str
+    error: ConfigError
+
+
+@final
+@attrs.frozen
 class EventsDropped:
     """The reader was too slow, and events were dropped at this point.
 
@@ -105,7 +120,7 @@ class EventsDropped:
 
 ServerEvent: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved
 """An event about one server."""
-Event: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved | PoolCleared | EventsDropped
+Event: TypeAlias = ServerEvent | PoolCleared | ConfigRejected | EventsDropped
 
 
 @final

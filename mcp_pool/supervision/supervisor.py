@@ -26,9 +26,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from mcp_pool._shared.log import log
 from mcp_pool._shared.loops import check_current, is_current
-from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import Seconds, Settings, resolve, timeout_problems
-from mcp_pool.config.target import Target, check
+from mcp_pool.config.target import ServerLike, Target, checked
 from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.errors import ConfigError, PoolClosed, UnknownServer
 from mcp_pool.supervision.child import Child
@@ -57,6 +56,8 @@ class Supervisor:
     """The calls and restarts of its servers, including those that have left."""
     broadcast: Broadcast = attrs.field(factory=Broadcast, init=False)
     """Sends events to their readers."""
+    applying: anyio.Lock = attrs.field(factory=anyio.Lock, init=False)
+    """Held while a set of servers is applied: one after another."""
     _current: ChildGroup = attrs.field(init=False)
     """The child group that new servers are added to."""
     _closing: list[ChildGroup] = attrs.field(factory=list[ChildGroup], init=False)
@@ -137,7 +138,7 @@ class Supervisor:
     async def close_all(self, drain: float) -> None:
         """See `MCPPool.close_all`."""
         self.check_open()
-        _check_drain(drain)
+        check_drain(drain, "close_all")
         old = self._current
         self._begin_group()
         old.registry.retire()
@@ -157,10 +158,10 @@ class Supervisor:
         for group in ending:
             await group.ended.wait()
 
-    def add(self, server_id: str, spec: ServerConfig, *, persistent: bool = True) -> Row:
+    def add(self, server_id: str, config: ServerLike, *, persistent: bool = True) -> Row:
         """See `MCPPool.add`. A server that is not persistent ends when its first attempt fails."""
         self.check_open()
-        check(server_id, spec)
+        spec = checked(server_id, config)
         row = self.registry.rows.get(server_id)
         if row is not None and not isinstance(row.state, Closing):
             if row.target.spec != spec:
@@ -178,10 +179,10 @@ class Supervisor:
         target = Target.of(self.settings, server_id, spec)
         return self._admit(target, persistent=persistent, predecessor=self._predecessor(server_id))
 
-    async def connect(self, server_id: str, spec: ServerConfig) -> bool:
+    async def connect(self, server_id: str, config: ServerLike) -> bool:
         """See `MCPPool.connect`."""
         self.check_open()
-        check(server_id, spec)
+        spec = checked(server_id, config)
         row = self.registry.rows.get(server_id)
         if row is not None and isinstance(row.state, BackingOff | Failed) and row.target.spec != spec:
             return await self.replace(server_id, spec, 0.0)
@@ -192,11 +193,11 @@ class Supervisor:
         await wait_until_connected(row)
         return True
 
-    async def replace(self, server_id: str, spec: ServerConfig, drain: float) -> bool:
+    async def replace(self, server_id: str, config: ServerLike, drain: float) -> bool:
         """See `MCPPool.replace`."""
         self.check_open()
-        _check_drain(drain, server_id)
-        check(server_id, spec)
+        check_drain(drain, f"server {server_id!r}", server_id)
+        spec = checked(server_id, config)
         old = self.row(server_id)
         target = Target.of(self.settings, server_id, spec)
         old.refuse()
@@ -208,7 +209,7 @@ class Supervisor:
     async def disconnect(self, server_id: str, drain: float) -> bool:
         """See `MCPPool.disconnect`."""
         self.check_open()
-        _check_drain(drain, server_id)
+        check_drain(drain, f"server {server_id!r}", server_id)
         row = self.registry.rows.get(server_id)
         if row is None:
             log("WARNING", server_id, "There is no server {!r} to disconnect", server_id)
@@ -228,10 +229,9 @@ class Supervisor:
             raise UnknownServer(reason, advice="Add it first, with connect() or add().", server_id=server_id)
         return row
 
-    async def open(self, servers: Mapping[str, ServerConfig]) -> None:
+    async def open(self, servers: Mapping[str, ServerLike]) -> None:
         """Connect servers in parallel and wait for their first outcomes; see `open_timeout` of `MCPPool`."""
-        rows = [self.add(server_id, spec) for server_id, spec in servers.items()]
-        await wait_until_open(rows, self.settings.open_timeout)
+        await wait_until_open([self.add(*server) for server in servers.items()], self.settings.open_timeout)
 
     async def wait_ready(self, server_ids: tuple[str, ...], timeout: Seconds) -> None:
         """See `MCPPool.wait_ready`."""
@@ -294,7 +294,7 @@ def _discarded(registry: Registry) -> ChildGroup:
     return group
 
 
-def _check_drain(drain: float, server_id: str | None = None) -> None:
+def check_drain(drain: float, whose: str, server_id: str | None = None) -> None:
+    """Raise `ConfigError` unless `drain` is a number of seconds."""
     for problem in timeout_problems({"drain": drain}, unbounded=False, inherited=False):
-        whose = "close_all" if server_id is None else f"server {server_id!r}"
         raise ConfigError(f"{whose}: {' '.join(problem)}.", server_id=server_id, problems=[problem])

@@ -7,7 +7,8 @@ from typing import Final
 
 import httpx2
 
-from mcp_pool.config.servers import ServerConfig, UrlServer
+from mcp_pool.config.servers import UrlServer
+from mcp_pool.config.spec import ServerSpec
 from mcp_pool.errors import HttpStatusError
 from mcp_pool.transports.channel import DisconnectCause, Failure
 
@@ -41,7 +42,7 @@ def advice_for(failure: Failure) -> str:
     return "Check that there is an MCP server at this URL."
 
 
-def credentials_advice(spec: ServerConfig) -> str:
+def credentials_advice(spec: ServerSpec) -> str:
     """Return what to do when a server rejects the credentials. Those that are fixed in the spec need a new one."""
     then = "then call restart(), or connect() if the server is not in the pool."
     if isinstance(spec, UrlServer) and callable(spec.headers):

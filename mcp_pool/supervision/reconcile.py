@@ -1,0 +1,98 @@
+"""Makes the pool hold exactly the given servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import final
+
+import anyio
+import attrs
+
+from mcp_pool.config.invalid import InvalidServer
+from mcp_pool.config.loaded import joined
+from mcp_pool.config.servers import ServerConfig
+from mcp_pool.config.target import ServerLike, checked
+from mcp_pool.config.validation import is_mapping, kind_of
+from mcp_pool.errors import ConfigError, ConnectError, UnknownServer
+from mcp_pool.supervision.state import Closing
+from mcp_pool.supervision.supervisor import Supervisor, check_drain
+from mcp_pool.supervision.waiting import wait_until_open
+
+
+@final
+@attrs.frozen
+class Changes:
+    """What `MCPPool.apply` has done, as ids of servers in the order of the given mapping.
+
+    Attributes:
+        added: Servers that were not in the pool.
+        replaced: Servers whose spec differs from the one they had.
+        removed: Servers that are not among the given ones.
+        unchanged: Servers that were left alone.
+    """
+
+    added: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+
+
+async def apply(supervisor: Supervisor, servers: Mapping[str, ServerLike], drain: float) -> Changes:
+    """Make the pool hold exactly these servers. See `MCPPool.apply`."""
+    supervisor.check_open()
+    check_drain(drain, "apply")
+    specs = _specs(servers)
+    async with supervisor.applying:
+        supervisor.check_open()
+        current = {
+            server_id: row.target.spec
+            for server_id, row in supervisor.registry.rows.items()
+            if not isinstance(row.state, Closing)
+        }
+        changes = Changes(
+            added=tuple(server_id for server_id in specs if server_id not in current),
+            replaced=tuple(key for key, spec in specs.items() if key in current and current[key] != spec),
+            removed=tuple(server_id for server_id in current if server_id not in specs),
+            unchanged=tuple(key for key, spec in specs.items() if key in current and current[key] == spec),
+        )
+        async with anyio.create_task_group() as group:
+            for server_id in changes.removed:
+                group.start_soon(supervisor.disconnect, server_id, drain)
+        rows = [supervisor.add(server_id, specs[server_id]) for server_id in changes.added]
+        for server_id in changes.replaced:
+            await _replace(supervisor, server_id, specs[server_id], drain)
+        with suppress(ConnectError):  # a required server is only required for opening the pool
+            await wait_until_open(rows, supervisor.settings.open_timeout)
+        return changes
+
+
+async def _replace(supervisor: Supervisor, server_id: str, spec: ServerConfig, drain: float) -> None:
+    """Replace one server. It stays in the pool under its restart policy if it does not connect."""
+    with suppress(ConnectError):
+        try:
+            await supervisor.replace(server_id, spec, drain)
+        except UnknownServer:  # somebody else has disconnected it meanwhile
+            supervisor.add(server_id, spec)
+
+
+def _specs(servers: object) -> dict[str, ServerConfig]:
+    """Return valid specs, or raise one `ConfigError` for all that are invalid."""
+    if not is_mapping(servers):
+        problem = ("servers", f"must be a mapping, not {kind_of(servers)}")
+        raise ConfigError(f"apply: {' '.join(problem)}. Nothing was changed.", problems=[problem])
+    specs: dict[str, ServerConfig] = {}
+    errors: dict[str, ConfigError] = {}
+    for server_id, config in servers.items():
+        try:
+            spec = checked(server_id, config)
+        except ConfigError as error:
+            errors[str(server_id)] = error
+            continue
+        if isinstance(spec, InvalidServer):
+            errors[server_id] = spec.error
+        else:
+            specs[server_id] = spec
+    if errors:
+        raise joined(errors, "apply: nothing was changed")
+    return specs
