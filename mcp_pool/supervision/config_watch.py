@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import anyio
 import attrs
@@ -19,6 +19,10 @@ from mcp_pool.errors import ConfigError, PoolClosed
 from mcp_pool.supervision.events import ConfigRejected
 from mcp_pool.supervision.reconcile import apply
 from mcp_pool.supervision.supervisor import Supervisor
+
+LONGEST_WAIT: Final = 1000
+"""Milliseconds after which the file is compared even without a notification: it may have changed before the watch
+began, and some network file systems send none."""
 
 
 @final
@@ -41,21 +45,29 @@ class _Watch:
         from watchfiles import awatch  # noqa: PLC0415  # an extra
 
         # The directory, not the file: editors write another file and rename it. No filter: the file may be a link.
-        async for _ in awatch(self.path.parent, watch_filter=None, recursive=False):
-            if self._read() == self._content:
-                continue
-            failure: ConfigError | None = None
-            try:
-                await self.apply()
-            except ConfigError as error:
-                failure = error
-            except PoolClosed:
-                return
-            if failure is None:
-                log("INFO", None, "The servers of {} were applied", self.path)
-            else:
-                self.supervisor.broadcast.send(ConfigRejected(str(self.path), failure))
-                log("WARNING", None, "{} has changed, but was not applied. {}", self.path, failure)
+        changes = awatch(
+            self.path.parent, watch_filter=None, recursive=False, rust_timeout=LONGEST_WAIT, yield_on_timeout=True
+        )
+        async with aclosing(changes):
+            async for _ in changes:
+                if self._read() != self._content and not await self._follow():
+                    break
+
+    async def _follow(self) -> bool:
+        """Apply the changed file, or tell what is wrong with it. Returns False if the pool is closed."""
+        failure: ConfigError | None = None
+        try:
+            await self.apply()
+        except ConfigError as error:
+            failure = error
+        except PoolClosed:
+            return False
+        if failure is None:
+            log("INFO", None, "The servers of {} were applied", self.path)
+        else:
+            self.supervisor.broadcast.send(ConfigRejected(str(self.path), failure))
+            log("WARNING", None, "{} has changed, but was not applied. {}", self.path, failure)
+        return True
 
     def _read(self) -> bytes | None:
         try:

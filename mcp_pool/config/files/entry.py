@@ -171,10 +171,13 @@ class _Builder:
         if self.model.env_file is None:
             return {}
         path = self.expansion.folder / self._text("envFile", text=self.model.env_file, is_path=True)
-        from dotenv import dotenv_values  # noqa: PLC0415  # few files need it
-
         try:
+            from dotenv import dotenv_values  # noqa: PLC0415  # an extra
+
             text = path.read_text(encoding="utf-8-sig")
+        except ImportError:
+            self._mistake("envFile", what="needs a package. Install the extra: mcp-pool-supervisor[config]")
+            return {}
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             self._mistake("envFile", what=f"could not be read: {why or type(error).__name__}")
