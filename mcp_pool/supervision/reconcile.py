@@ -15,9 +15,9 @@ from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.target import ServerLike, checked
 from mcp_pool.config.validation import is_mapping, kind_of
 from mcp_pool.errors import ConfigError, ConnectError, UnknownServer
-from mcp_pool.supervision.state import Closing
+from mcp_pool.supervision.row import Row
+from mcp_pool.supervision.state import Closing, Connecting
 from mcp_pool.supervision.supervisor import Supervisor, check_drain
-from mcp_pool.supervision.waiting import wait_until_open
 
 
 @final
@@ -62,9 +62,14 @@ async def apply(supervisor: Supervisor, servers: Mapping[str, ServerLike], drain
         rows = [supervisor.add(server_id, specs[server_id]) for server_id in changes.added]
         for server_id in changes.replaced:
             await _replace(supervisor, server_id, specs[server_id], drain)
-        with suppress(ConnectError):  # a required server is only required for opening the pool
-            await wait_until_open(rows, supervisor.settings.open_timeout)
+        with anyio.move_on_after(supervisor.settings.open_timeout):
+            for row in rows:
+                await _wait_until_attempted(row)
         return changes
+
+
+async def _wait_until_attempted(row: Row) -> None:
+    await row.changed.until(lambda: row.ended.is_set() or not isinstance(row.state, Connecting))
 
 
 async def _replace(supervisor: Supervisor, server_id: str, spec: ServerConfig, drain: float) -> None:

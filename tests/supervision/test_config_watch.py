@@ -11,6 +11,7 @@ import pytest
 
 from helpers.common import eventually, scripted
 from mcp_pool import ConfigError, ConfigRejected, MCPPool
+from mcp_pool.supervision.config_watch import _Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +93,7 @@ async def test_the_error_of_the_body_leaves_as_it_is(tmp_path: Path) -> None:
                 sys.exit(3)
 
 
-async def test_the_watch_ends_quietly_with_its_pool(tmp_path: Path) -> None:
+async def test_the_watch_ends_quietly_with_its_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "servers.json"
     write(path, {})
     pool = MCPPool()
@@ -107,8 +108,16 @@ async def test_the_watch_ends_quietly_with_its_pool(tmp_path: Path) -> None:
         async with pool:
             group.start_soon(watch)
             await opened.wait()
+        follow, followed = _Watch._follow, anyio.Event()
+
+        async def follow_once(watch: _Watch) -> bool:
+            goes_on = await follow(watch)
+            followed.set()
+            return goes_on
+
+        monkeypatch.setattr(_Watch, "_follow", follow_once)
         write(path, {"a": entry()})
-        await anyio.sleep(1.5)  # longer than the watch waits without a notification
+        await followed.wait()
         may_end.set()
 
 
