@@ -22,7 +22,7 @@ from mcp_pool.transports.answered_ids import problem
 from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_outage
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_inconclusive, is_outage
 from mcp_pool.transports.http.headers import explained
 from mcp_pool.transports.http.responses import (
     EVENT_STREAM,
@@ -123,6 +123,8 @@ class Exchange:
     """The call that the request belongs to, if any."""
     max_message_size: int
     """The longest message in bytes that the server may send."""
+    has_auth: bool = False
+    """Whether an `httpx2.Auth` authorizes the request, which may have asked a person for it."""
     wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
     """Runs what waits for the server, and is cancelled when the call ends."""
     on_answer: Callable[[int, Answer], None] = attrs.field(default=lambda _status, _answer: None, init=False)
@@ -148,12 +150,21 @@ class Exchange:
     def fail(self, failure: Failure) -> httpx2.Response:
         """Record why there is no answer, and return an error response for the SDK."""
         self.channel.note_failure(self.record, failure)
-        outage = failure.status is None or failure.status in AUTH_STATUSES or is_outage(failure.status)
-        if self.record is None and outage and not self.channel.is_settled:
-            # Otherwise the SDK would take this for the response of a legacy server, and try the legacy handshake.
-            self.channel.mark_lost(handshake_failed(failure))
+        if self.record is None and not self.channel.is_settled:
+            self._fail_handshake(failure)
         error = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
         return self._response(503, error.model_dump_json())
+
+    def _fail_handshake(self, failure: Failure) -> None:
+        """End the attempt, unless the SDK is to go on: after `server/discover`, with the legacy handshake."""
+        channel, is_unauthorized = self.channel, failure.status in AUTH_STATUSES
+        # An auth flow could ask a person twice. And the SDK repeats `server/discover` only if the server is modern.
+        is_final = is_unauthorized and (self.has_auth or channel.inconclusive is not None)
+        if self.message.method == "server/discover" and is_inconclusive(failure) and not is_final:
+            channel.inconclusive = failure
+        elif failure.status is None or is_unauthorized or is_outage(failure.status):
+            # Otherwise the SDK would take this for the response of a legacy server.
+            channel.mark_lost(handshake_failed(failure))
 
     def mark_not_run(self) -> None:
         """Record that the server certainly did not run the request."""

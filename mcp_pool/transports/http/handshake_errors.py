@@ -51,6 +51,17 @@ def credentials_advice(spec: ServerConfig) -> str:
     return "Correct headers or auth: pass a new spec to replace(), or to connect() if the server is not in the pool."
 
 
+def is_inconclusive(failure: Failure) -> bool:
+    """Return whether a failure of `server/discover` is no outage, and says nothing about what the server supports.
+
+    Some older servers, and gateways in front of them, respond to an unknown method with 401 or 403, with a web page,
+    with nothing, or with a message that is not an answer.
+    """
+    if failure.status is not None:
+        return failure.status in AUTH_STATUSES
+    return failure.malformed or failure.cause is None  # with a cause, the response did not arrive
+
+
 def is_outage(status: int | None) -> bool:
     """Return whether a status indicates a problem of the server or of the network, not of the request."""
     return status is not None and (status in OUTAGE_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
