@@ -32,6 +32,7 @@ from mcp_pool.transports.http.responses import (
     content_type,
     read_whole,
     rebuilt,
+    retry_after,
 )
 from mcp_pool.transports.http.session import SESSION_LOST, session_lost
 from mcp_pool.transports.messages import BOM, NotAMessage, is_same_id, parse, parse_error_without_id, parse_message
@@ -55,12 +56,14 @@ def was_unreachable(url: httpx2.URL, error: Exception) -> bool:
         return False
 
 
-def error_status(response: httpx2.Response) -> Failure:
+def error_status(response: httpx2.Response, did: str = "answered") -> Failure:
     """Return the failure for an error status, or for a redirect that is not followed."""
-    what = f"answered with HTTP status {response.status_code}"
+    what, wait = f"{did} with HTTP status {response.status_code}", retry_after(response)
+    if wait is not None:
+        what += f" (Retry-After: {round(wait, 1):g} s)"
     if response.next_request is not None:
         what = f"redirects to {origin(response.next_request.url)}, which is not followed"
-    return Failure(what, status=response.status_code)
+    return Failure(what, status=response.status_code, retry_after=wait)
 
 
 async def forward_request(request: httpx2.Request, forward: Forward) -> httpx2.Response:
@@ -230,10 +233,11 @@ class Exchange:
         status = response.status_code
         if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        is_unauthorized = self.record is None and not self.channel.is_settled and status in AUTH_STATUSES
+        failure = error_status(response)
+        is_final = status in AUTH_STATUSES or failure.retry_after is not None
         message = body.answer or body.error
-        if message is None or is_unauthorized:
-            return self.fail(error_status(response))
+        if message is None or (is_final and self.record is None and not self.channel.is_settled):
+            return self.fail(failure)
         if body.answer is not None:
             self.on_answer(status, body.answer)
         content = message.model_copy(update={"id": self.message.id}).model_dump_json(by_alias=True, exclude_unset=True)

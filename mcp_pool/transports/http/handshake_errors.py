@@ -24,7 +24,7 @@ def handshake_failed(failure: Failure) -> DisconnectCause:
     """Return the disconnect cause for a handshake that failed."""
     cause = failure.cause
     if failure.status is not None:
-        cause = HttpStatusError(f"The server {failure.what}.", status=failure.status)
+        cause = HttpStatusError(f"The server {failure.what}.", status=failure.status, retry_after=failure.retry_after)
     return DisconnectCause(failure.what, cause=cause, advice=advice_for(failure))
 
 
