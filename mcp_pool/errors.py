@@ -223,14 +223,22 @@ class HttpStatusError(_CallError):
     Args:
         reason: See `MCPPoolError`, also for the keywords that are not listed here.
         status: The HTTP status, such as 503; 0 if it is not known.
+        retry_after: How many seconds the server asked to wait, with a 429 or 503; None if it did not.
         may_have_run: Whether the call may have run; False if the response was not to a call.
     """
 
     def __init__(
-        self, reason: str, *, status: int = 0, may_have_run: bool = False, **context: Unpack[ErrorContext]
+        self,
+        reason: str,
+        *,
+        status: int = 0,
+        retry_after: float | None = None,
+        may_have_run: bool = False,
+        **context: Unpack[ErrorContext],
     ) -> None:
         super().__init__(reason, may_have_run=may_have_run, **context)
         self.status = status
+        self.retry_after = retry_after
 
 
 @final

@@ -57,7 +57,7 @@ EXAMPLES: list[tuple[MCPPoolError, dict[str, Any]]] = [
         (ConnectionLost, {**WHERE, **END, "may_have_run": True}),
         (
             HttpStatusError,
-            {"server_id": "files", "generation": 2, "phase": "call", "status": 503, "may_have_run": True},
+            {"server_id": "files", "phase": "call", "status": 503, "retry_after": 2.5, "may_have_run": True},
         ),
         (PoolClosed, {}),
         (ServerUnavailable, {"server_id": "files", "generation": 2, "missing": ("files", "search")}),

@@ -116,7 +116,10 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         # The spec was valid when it was added; its borrowed client has been closed since.
         advice = "Call connect() with a new spec."
         return _Explanation(f"cannot be connected: {' '.join(wrong)}", advice, failure, retryable=False)
-    lost = channel.disconnect_cause
+    lost, probe = channel.disconnect_cause, channel.inconclusive
+    if lost is None and probe is not None and probe.status is not None and attempt.phase(channel) == "initialize":
+        then = f"{type(failure).__name__}{words_of(failure)}"
+        lost = handshake_failed(attrs.evolve(probe, what=f"{probe.what} during server/discover, then failed ({then})"))
     if lost is None and channel.failure is not None:
         lost = handshake_failed(channel.failure)
     if lost is not None:

@@ -22,7 +22,7 @@ from mcp_pool.transports.answered_ids import problem
 from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_outage
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_inconclusive, is_outage
 from mcp_pool.transports.http.headers import explained
 from mcp_pool.transports.http.responses import (
     EVENT_STREAM,
@@ -32,6 +32,7 @@ from mcp_pool.transports.http.responses import (
     content_type,
     read_whole,
     rebuilt,
+    retry_after,
 )
 from mcp_pool.transports.http.session import SESSION_LOST, session_lost
 from mcp_pool.transports.messages import BOM, NotAMessage, is_same_id, parse, parse_error_without_id, parse_message
@@ -55,12 +56,14 @@ def was_unreachable(url: httpx2.URL, error: Exception) -> bool:
         return False
 
 
-def error_status(response: httpx2.Response) -> Failure:
+def error_status(response: httpx2.Response, did: str = "answered") -> Failure:
     """Return the failure for an error status, or for a redirect that is not followed."""
-    what = f"answered with HTTP status {response.status_code}"
+    what, wait = f"{did} with HTTP status {response.status_code}", retry_after(response)
+    if wait is not None:
+        what += f" (Retry-After: {round(wait, 1):g} s)"
     if response.next_request is not None:
         what = f"redirects to {origin(response.next_request.url)}, which is not followed"
-    return Failure(what, status=response.status_code)
+    return Failure(what, status=response.status_code, retry_after=wait)
 
 
 async def forward_request(request: httpx2.Request, forward: Forward) -> httpx2.Response:
@@ -123,6 +126,8 @@ class Exchange:
     """The call that the request belongs to, if any."""
     max_message_size: int
     """The longest message in bytes that the server may send."""
+    has_auth: bool = False
+    """Whether an `httpx2.Auth` authorizes the request, which may have asked a person for it."""
     wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
     """Runs what waits for the server, and is cancelled when the call ends."""
     on_answer: Callable[[int, Answer], None] = attrs.field(default=lambda _status, _answer: None, init=False)
@@ -148,12 +153,21 @@ class Exchange:
     def fail(self, failure: Failure) -> httpx2.Response:
         """Record why there is no answer, and return an error response for the SDK."""
         self.channel.note_failure(self.record, failure)
-        outage = failure.status is None or failure.status in AUTH_STATUSES or is_outage(failure.status)
-        if self.record is None and outage and not self.channel.is_settled:
-            # Otherwise the SDK would take this for the response of a legacy server, and try the legacy handshake.
-            self.channel.mark_lost(handshake_failed(failure))
+        if self.record is None and not self.channel.is_settled:
+            self._fail_handshake(failure)
         error = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
         return self._response(503, error.model_dump_json())
+
+    def _fail_handshake(self, failure: Failure) -> None:
+        """End the attempt, unless the SDK is to go on: after `server/discover`, with the legacy handshake."""
+        channel, is_unauthorized = self.channel, failure.status in AUTH_STATUSES
+        # An auth flow could ask a person twice. And the SDK repeats `server/discover` only if the server is modern.
+        is_final = is_unauthorized and (self.has_auth or channel.inconclusive is not None)
+        if self.message.method == "server/discover" and is_inconclusive(failure) and not is_final:
+            channel.inconclusive = failure
+        elif failure.status is None or is_unauthorized or is_outage(failure.status):
+            # Otherwise the SDK would take this for the response of a legacy server.
+            channel.mark_lost(handshake_failed(failure))
 
     def mark_not_run(self) -> None:
         """Record that the server certainly did not run the request."""
@@ -219,10 +233,11 @@ class Exchange:
         status = response.status_code
         if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        is_unauthorized = self.record is None and not self.channel.is_settled and status in AUTH_STATUSES
+        failure = error_status(response)
+        is_final = status in AUTH_STATUSES or failure.retry_after is not None
         message = body.answer or body.error
-        if message is None or is_unauthorized:
-            return self.fail(error_status(response))
+        if message is None or (is_final and self.record is None and not self.channel.is_settled):
+            return self.fail(failure)
         if body.answer is not None:
             self.on_answer(status, body.answer)
         content = message.model_copy(update={"id": self.message.id}).model_dump_json(by_alias=True, exclude_unset=True)

@@ -24,7 +24,7 @@ def handshake_failed(failure: Failure) -> DisconnectCause:
     """Return the disconnect cause for a handshake that failed."""
     cause = failure.cause
     if failure.status is not None:
-        cause = HttpStatusError(f"The server {failure.what}.", status=failure.status)
+        cause = HttpStatusError(f"The server {failure.what}.", status=failure.status, retry_after=failure.retry_after)
     return DisconnectCause(failure.what, cause=cause, advice=advice_for(failure))
 
 
@@ -49,6 +49,17 @@ def credentials_advice(spec: ServerConfig) -> str:
     if isinstance(spec, UrlServer) and (spec.http_client is not None or not isinstance(spec.auth, _FIXED_AUTH)):
         return f"Let auth or http_client send valid credentials, {then}"
     return "Correct headers or auth: pass a new spec to replace(), or to connect() if the server is not in the pool."
+
+
+def is_inconclusive(failure: Failure) -> bool:
+    """Return whether a failure of `server/discover` is no outage, and says nothing about what the server supports.
+
+    Some older servers, and gateways in front of them, respond to an unknown method with 401 or 403, with a web page,
+    with nothing, or with a message that is not an answer.
+    """
+    if failure.status is not None:
+        return failure.status in AUTH_STATUSES
+    return failure.malformed or failure.cause is None  # with a cause, the response did not arrive
 
 
 def is_outage(status: int | None) -> bool:

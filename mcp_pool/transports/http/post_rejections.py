@@ -55,7 +55,7 @@ class PostRejections:
             record: The call that it belongs to, if any.
         """
         status = post.response.status_code
-        loss = handshake_failed(Failure(f"rejected a message with HTTP status {status}", status=status))
+        loss = handshake_failed(error_status(post.response, "rejected a message"))
         if not isinstance(message, JSONRPCRequest):
             if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
                 self.channel.mark_lost(loss)

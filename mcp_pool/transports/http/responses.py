@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from time import time
 from typing import Final, TypeVar, final
 
 import anyio
@@ -14,6 +18,8 @@ _T = TypeVar("_T")
 
 EVENT_STREAM: Final = "text/event-stream"
 """The content type of an event stream."""
+RETRY_STATUSES: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+"""The statuses with which `Retry-After` is meant for the same request."""
 _ENCODING_HEADERS: Final = ("content-encoding", "content-length", "transfer-encoding")
 """Headers that do not apply to a decoded body."""
 _UNREAD: Final = "mcp_pool_unread"
@@ -236,6 +242,20 @@ async def read_whole(response: httpx2.Response, limit: int) -> bytes:
 def content_type(response: httpx2.Response) -> str:
     """Return the content type of a response in lower case, without parameters; empty if it has none."""
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def retry_after(response: httpx2.Response) -> float | None:
+    """Return how many seconds a server asks to wait (RFC 9110, section 10.2.3); None if it does not ask."""
+    value = response.headers.get("retry-after", "").strip()
+    if response.status_code not in RETRY_STATUSES or not value:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+        return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time())
+    except Exception:  # noqa: BLE001  # the parser raises more than ValueError, and the text is the server's
+        return None
 
 
 def rebuilt(response: httpx2.Response, body: bytes | httpx2.AsyncByteStream) -> httpx2.Response:

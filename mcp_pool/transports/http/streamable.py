@@ -54,7 +54,8 @@ async def streamable_transport(
     notifications = Notifications(server_id, channel)
     url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))  # the SDK logs it
     probe = SessionProbe(channel, renewal_limit, notifications.start, notifications.note)
-    wire = _StreamableWire(channel, spec.max_message_size, notifications, probe)
+    has_auth = spec.auth is not None or (spec.http_client is not None and spec.http_client.auth is not None)
+    wire = _StreamableWire(channel, spec.max_message_size, notifications, probe, has_auth)
     async with (
         ServerHttpClient(
             spec.url, wire, headers=spec.headers, auth=spec.auth, borrowed_client=spec.http_client
@@ -82,6 +83,7 @@ class _StreamableWire:
     max_message_size: int
     notifications: Notifications
     probe: SessionProbe
+    has_auth: bool
     _session: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
     """The headers of the session, once the server has started one."""
     _stream_failures: int = attrs.field(default=0, init=False)
@@ -119,7 +121,7 @@ class _StreamableWire:
     async def _send_request(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
     ) -> httpx2.Response:
-        exchange = Exchange(request, message, self.channel, record, self.max_message_size)
+        exchange = Exchange(request, message, self.channel, record, self.max_message_size, self.has_auth)
         try:
             return await exchange.wait.run(partial(self._exchange, exchange, forward))
         except Exception as error:  # noqa: BLE001  # it fails this request only

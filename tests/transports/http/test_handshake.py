@@ -65,14 +65,14 @@ async def test_a_silent_server_times_out(protocol: tuple[str, ...], phase: str) 
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("phase", ["first", "list"])
+@pytest.mark.parametrize("phase", ["initialize", "list"])
 async def test_a_server_that_rejects_the_credentials_fails_until_they_are_corrected(
     protocol: tuple[str, ...], phase: str
 ) -> None:
-    phase = FIRST[protocol] if phase == "first" else phase
+    request = "handshake" if phase == "initialize" else "tools/list"
     async with raw_server(*protocol) as server, MCPPool(restart=SOON) as pool:
         for status, do in product((401, 403), ("status", "error")):
-            await server.misbehave(fault(do, status, on=REQUESTS[phase]))
+            await server.misbehave(fault(do, status, on=request))
             pool.add("s", behind_url(server))
             await eventually(lambda: isinstance(pool.server("s").state, Failed))
             error: Any = pool.server("s").last_error
@@ -94,11 +94,13 @@ FAILURES = {
     "429": (fault("status", 429), "HTTP status 429", 429),
     "reset": (fault("reset"), "did not complete the request (ReadError)", None),
     "close": (fault("close"), "did not complete the request (RemoteProtocolError)", None),
-    "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
     "half a body": (fault("half_body"), "did not complete the request (RemoteProtocolError)", None),
+    "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
     "a page": (fault("content_type", "text/html"), "bytes of text/html", None),
 }
-"""Failures in the handshake that say nothing about the protocol of the server."""
+"""Failures in the handshake, and what is reported."""
+OUTAGES = list(FAILURES)[:6]
+"""Those that say nothing about the protocol of the server even in response to `server/discover`."""
 COMMON = list(FAILURES)[:5]
 """Those that can also happen to a request that the server would reject anyway."""
 
@@ -106,7 +108,7 @@ COMMON = list(FAILURES)[:5]
 @pytest.mark.parametrize(
     ("protocol", "phase", "failures"),
     [
-        pytest.param(("--modern",), "discover", FAILURES, id="modern, discover"),
+        pytest.param(("--modern",), "discover", OUTAGES, id="modern, discover"),
         pytest.param(("--modern",), "list", FAILURES, id="modern, list"),
         pytest.param((), "discover", COMMON, id="legacy, discover"),
         pytest.param((), "initialize", FAILURES, id="legacy, initialize"),
