@@ -15,5 +15,6 @@
 * `headers`: headers from a function, for each request
 * `authorization`: authorization of one request
 * `responses`: response bodies, read whole or watched as they stream
+* `stream_pace`: how soon an event stream is opened again
 * `tls`: one TLS context per trust configuration
 """

@@ -34,6 +34,7 @@ from mcp_pool.transports.http.responses import (
     rebuilt,
 )
 from mcp_pool.transports.http.session import SESSION_LOST, session_lost
+from mcp_pool.transports.http.stream_pace import StreamPace
 from mcp_pool.transports.messages import BOM, NotAMessage, is_same_id, parse, parse_error_without_id, parse_message
 
 
@@ -123,6 +124,8 @@ class Exchange:
     """The call that the request belongs to, if any."""
     max_message_size: int
     """The longest message in bytes that the server may send."""
+    pace: StreamPace = attrs.field(factory=StreamPace)
+    """Decides how soon an event stream without an answer is resumed."""
     wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
     """Runs what waits for the server, and is cancelled when the call ends."""
     on_answer: Callable[[int, Answer], None] = attrs.field(default=lambda _status, _answer: None, init=False)
@@ -138,6 +141,11 @@ class Exchange:
             # Nobody reads the answer to a call that has ended; waiting for it would keep the connection busy.
             self.wait.is_cancelled = self.record.done
             self.record.on_done = self.wait.cancel
+
+    async def resume(self, forward: Forward) -> httpx2.Response:
+        """Wait for as long as the pace says, send the request, and return the response."""
+        await self.pace.wait()
+        return await self.send(forward)
 
     async def send(self, forward: Forward) -> httpx2.Response:
         """Send the request, and return the response."""
@@ -231,8 +239,8 @@ class Exchange:
 
     def event_stream_response(self, response: httpx2.Response) -> httpx2.Response:
         """Return a copy of a response with a watched event stream."""
-        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.wait)
-        return rebuilt(response, stream)
+        limit, end, message = self.max_message_size, self._note_end, self._note_message
+        return rebuilt(response, WatchedStream(response, limit, end, message, self.wait, pace=self.pace))
 
     def _response(self, status: int, content: str) -> httpx2.Response:
         return httpx2.Response(status, headers={"content-type": JSON}, content=content, request=self.request)

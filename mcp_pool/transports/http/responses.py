@@ -10,12 +10,16 @@ import anyio
 import attrs
 import httpx2
 
+from mcp_pool.transports.http.stream_pace import StreamPace
+
 _T = TypeVar("_T")
 
 EVENT_STREAM: Final = "text/event-stream"
 """The content type of an event stream."""
 _ENCODING_HEADERS: Final = ("content-encoding", "content-length", "transfer-encoding")
 """Headers that do not apply to a decoded body."""
+_RETRY_AT_ONCE: Final = b"retry: 0\n"
+"""Tells the SDK not to wait before it opens a stream again."""
 _UNREAD: Final = "mcp_pool_unread"
 """Marks, as an extension, a response whose body was closed unread."""
 
@@ -67,10 +71,12 @@ class EventReader:
 
     Args:
         limit: The longest event in bytes.
+        on_line: Called with each complete line, without its end, before the message that it completes is yielded.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_line: Callable[[bytes], None] = lambda _line: None) -> None:
         self._limit = limit
+        self._on_line = on_line
         self._line: list[bytes] = []
         """The pieces of the current, incomplete line."""
         self._held = 0
@@ -85,15 +91,16 @@ class EventReader:
         Raises:
             TooLong: An event is longer than the limit.
         """
-        if self._ended_in_return:
-            chunk = b"\r" + chunk  # it may be the first half of a CRLF
+        if not chunk:
+            return
+        text = chunk.removeprefix(b"\n") if self._ended_in_return else chunk  # the second half of a CRLF
         self._ended_in_return = chunk.endswith(b"\r")
-        text = chunk[:-1] if self._ended_in_return else chunk
         *lines, rest = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             self._grow(line)
             whole = b"".join(self._line)
             self._line.clear()
+            self._on_line(whole)
             if whole:
                 self._take(whole)
             elif (message := self._finish()) is not None:
@@ -129,12 +136,17 @@ class EventReader:
 class WatchedStream(httpx2.AsyncByteStream):
     """A decoded event stream that reports its messages and its end, and fails on an event longer than the limit.
 
+    The SDK sleeps for as long as a `retry:` field says, even after the call has ended, and fails on a huge number. So
+    it is told not to wait at all, and the pace, which has a minimum and a maximum, takes the field as a wish.
+
     Args:
         response: The response to read from.
         limit: The longest event in bytes.
         on_end: Called once, with the error that broke the stream, or None when the server ended it.
         on_message: Called with the data of each message, before it is passed on.
         wait: Runs each read, so that reading can be cancelled.
+        pace: Decides how soon the stream is opened again.
+        hide_break: Whether a broken stream looks like one that the server has ended.
     """
 
     def __init__(
@@ -144,28 +156,49 @@ class WatchedStream(httpx2.AsyncByteStream):
         on_end: Callable[[Exception | None], None],
         on_message: Callable[[bytes], None],
         wait: CancellableWait | None = None,
+        *,
+        pace: StreamPace | None = None,
+        hide_break: bool = False,
     ) -> None:
         self._response = response
-        self._events = EventReader(limit)
+        self._events = EventReader(limit, self._keep)
+        self._kept: list[bytes] = []
+        """The complete lines that have not been passed on yet, and their ends."""
         self._on_end = on_end
         self._on_message = on_message
         self._wait = wait or CancellableWait()
+        self._pace = pace or StreamPace()
+        self._hide_break = hide_break
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         try:
+            yield _RETRY_AT_ONCE
             async with aclosing(self._response.aiter_bytes()) as chunks:
                 while (chunk := await self._wait.run(lambda: anext(chunks, None))) is not None:
                     for message in self._events.feed(chunk):
+                        self._pace.note_progress()
                         self._on_message(message)
-                    yield chunk
+                    lines, self._kept = self._kept, []
+                    yield b"".join(lines)
         except Exception as error:
+            self._pace.note_end()
             self._on_end(error)
-            raise
-        self._on_end(None)
+            if not self._hide_break:
+                raise
+        else:
+            self._pace.note_end()
+            self._on_end(None)
 
     async def aclose(self) -> None:
         """Close the response."""
         await self._response.aclose()
+
+    def _keep(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"retry":
+            self._pace.note_wish(value)
+        else:
+            self._kept += (line, b"\n")
 
 
 async def read_whole(response: httpx2.Response, limit: int) -> bytes:
@@ -202,6 +235,8 @@ def rebuilt(response: httpx2.Response, body: bytes | httpx2.AsyncByteStream) -> 
         response.status_code, headers=headers, content=content, stream=stream, request=response.request
     )
     again.next_request = response.next_request
+    if stream is not None:
+        again.encoding = "utf-8"  # as all event streams; with another charset, the SDK would see other lines
     return again
 
 

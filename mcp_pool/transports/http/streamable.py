@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
 from typing import Final, final
@@ -19,13 +20,14 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from mcp_pool.config.servers import HttpServer
-from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
+from mcp_pool.transports.channel import CallRecord, Channel, Failure
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import Exchange, forward_request, unreachable, was_unreachable
+from mcp_pool.transports.http.exchange import Exchange, forward_request
 from mcp_pool.transports.http.notifications import Notifications
 from mcp_pool.transports.http.responses import EVENT_STREAM, WatchedStream, content_type, rebuilt
 from mcp_pool.transports.http.session import Finding
 from mcp_pool.transports.http.session_probe import SessionProbe
+from mcp_pool.transports.http.stream_pace import StreamPace
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import TrackedReadStream, TrackedWriteStream
 
@@ -33,8 +35,9 @@ SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"
 SESSION_END_TIMEOUT: Final = 5.0
 """Seconds for a server to answer the DELETE that ends its session."""
-MAX_STREAM_FAILURES: Final = 2
-"""Consecutive failures of the server's own event stream after which the connection is lost. The SDK gives up then."""
+
+_current_pace: Final[ContextVar[StreamPace]] = ContextVar("mcp_pool_current_pace")
+"""The pace of the request that is being sent. The SDK sends and resumes a request in one task."""
 
 
 @asynccontextmanager
@@ -83,7 +86,10 @@ class _StreamableWire:
     probe: SessionProbe
     _session: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
     """The headers of the session, once the server has started one."""
-    _stream_failures: int = attrs.field(default=0, init=False)
+    _pace: StreamPace = attrs.field(factory=StreamPace, init=False, repr=False)
+    """Decides how soon the stream for the server's own messages is opened again."""
+    _is_refused: bool = attrs.field(default=False, init=False)
+    """Whether the server has refused that stream."""
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Send a request. A POST with a message never raises: if it fails, an error response is returned."""
@@ -117,6 +123,7 @@ class _StreamableWire:
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
     ) -> httpx2.Response:
         exchange = Exchange(request, message, self.channel, record, self.max_message_size)
+        _current_pace.set(exchange.pace)
         try:
             return await exchange.wait.run(partial(self._exchange, exchange, forward))
         except Exception as error:  # noqa: BLE001  # it fails this request only
@@ -145,16 +152,22 @@ class _StreamableWire:
     async def _resume(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
     ) -> httpx2.Response:
-        """Resume an event stream that ended before the answer. If this fails, the SDK may try again."""
-        exchange = Exchange(request, message, self.channel, record, self.max_message_size)
+        """Resume an event stream that ended before the answer. If this fails, the SDK may try again, without waiting.
+
+        The wait is here, and not in the SDK, because it must end with the call.
+        """
+        pace = _current_pace.get(None) or StreamPace()
+        exchange = Exchange(request, message, self.channel, record, self.max_message_size, pace)
         failure = Failure("ended its event stream without an answer and did not resume it")
         try:
-            response = await exchange.wait.run(partial(exchange.send, forward))
+            response = await exchange.wait.run(partial(exchange.resume, forward))
         except Exception as error:
+            pace.note_end()
             exchange.fail(attrs.evolve(failure, cause=error))
             raise
         if response.is_success and content_type(response) == EVENT_STREAM:
             return exchange.event_stream_response(response)
+        pace.note_end()
         exchange.fail(failure)
         return response
 
@@ -165,28 +178,40 @@ class _StreamableWire:
             self._session[VERSION_HEADER] = version
 
     async def _open_server_stream(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Open the event stream for the server's own messages. If this fails, the SDK tries again."""
-        try:
-            response = await forward_request(request, forward)
-        except Exception as error:
-            if was_unreachable(request.url, error):
-                self.channel.mark_lost(unreachable(request.url, error))
-            self._note_stream_end(error)
-            raise
+        """Open the event stream for the server's own messages, when the pace allows it.
+
+        The stream is optional, and says nothing about calls: whatever happens to it, the connection goes on. The SDK
+        would give up after two breaks, so it does not see them.
+        """
+        if self._is_refused:
+            return httpx2.Response(HTTPStatus.METHOD_NOT_ALLOWED, request=request)  # the SDK asks again: it is not sent
+        while (response := await self._try_to_open(request, forward)) is None:
+            pass  # bounded by the pace, and by the connection
         if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
         if response.is_success and content_type(response) == EVENT_STREAM:
-            stream = WatchedStream(
-                response, self.max_message_size, self._note_stream_end, lambda _message: self.channel.note_activity()
-            )
-            return rebuilt(response, stream)
+            limit, end, message = self.max_message_size, self._note_break, self._note_message
+            return rebuilt(response, WatchedStream(response, limit, end, message, pace=self._pace, hide_break=True))
         # Not a loss, whatever the status: a gateway may block every GET while POSTs work.
+        self._is_refused = response.next_request is None
         self.notifications.note(f"has no stream for its own messages: it answered with status {response.status_code}")
         return response
 
-    def _note_stream_end(self, error: Exception | None) -> None:
-        self._stream_failures = 0 if error is None else self._stream_failures + 1
-        if self._stream_failures >= MAX_STREAM_FAILURES and error is not None:
-            self.channel.mark_lost(
-                DisconnectCause("repeatedly interrupted the stream for its own messages", cause=error, draining=True)
-            )
+    async def _try_to_open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response | None:
+        """Return the response to the GET; None if there was none."""
+        await self._pace.wait()
+        try:
+            return await forward_request(request, forward)
+        except Exception as error:  # noqa: BLE001  # the probe decides
+            self._pace.note_end()
+            self._note_break(error)
+            return None
+
+    def _note_message(self, _message: bytes) -> None:
+        self.channel.note_activity()
+
+    def _note_break(self, error: Exception | None) -> None:
+        """Have the server probed, by a POST, after the stream broke off or could not be opened."""
+        if error is not None:
+            self.notifications.note(f"broke off the stream for its own messages ({type(error).__name__})")
+            self.channel.suspect()

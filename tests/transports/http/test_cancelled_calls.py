@@ -39,6 +39,34 @@ async def test_cancelled_calls_leave_no_request_behind(
         assert pool.server("s").generation == 1
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("retry", ["0", "1000000000", "9" * 400])
+async def test_calls_that_end_while_their_streams_wait_to_be_resumed_leave_no_task_and_harm_no_other(
+    protocol: tuple[str, ...], retry: str, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    async with (
+        raw_server(*protocol, "--retry", retry, ledger=ledger) as server,
+        MCPPool({"s": HttpServer(server.url)}) as pool,
+    ):
+        rules = [fault("half_stream", "end ids", on="tools/call:silent"), fault("half_stream", on="resume")]
+        await server.misbehave(*rules)
+        assert words(await pool.call_tool("s__echo", {"text": "before"})) == "before"
+        await eventually(lambda: not resuming())
+        for _ in range(3):
+            with pytest.raises(CallTimeout):
+                await pool.call_tool("s__silent", timeout=0.4)
+        await eventually(lambda: not resuming())
+        assert len([line for line in arrived(ledger, "GET") if line["resume"]]) <= 6
+        assert words(await pool.call_tool("s__echo", {"text": "after"})) == "after"
+        assert pool.server("s").generation == 1
+
+
+def resuming() -> list[anyio.TaskInfo]:
+    """The SDK's tasks that send a request, or wait to resume its answer."""
+    return [task for task in anyio.get_running_tasks() if "_run_request_post" in (task.name or "")]
+
+
 @pytest.mark.parametrize(("do", "value"), [("silent", None), ("reset", None), ("status", 500)])
 async def test_a_server_that_does_not_accept_a_cancel_notification_delays_no_call(
     do: str, value: Any, tmp_path: Path
