@@ -2,19 +2,22 @@
 
 * `streamable`: streamable HTTP, on both protocols
 * `sse`: the older HTTP with SSE
+* `server_stream`: the stream for the server's own messages
 * `notifications`: messages that nobody waits for
 * `endpoint`: the URL for POSTs that a server over SSE names
 * `post_rejections`: what a rejected POST means over SSE
 * `session_probe`: the ping that decides whether a suspect session is lost
 * `redirects`: redirects within the origin
 * `exchange`: one request and its response
+* `stream_pace`: how soon an event stream is opened again
 * `session`: what answers and rejections say about a session
 * `inbox`: messages from the server, including answers found in responses to POSTs
 * `answers`: JSON-RPC messages in response bodies, whatever the status
+* `event_streams`: event streams, parsed and watched as they pass
 * `handshake_errors`: what a failed handshake means
 * `client`: one HTTP client per server
 * `headers`: headers from a function, for each request
 * `authorization`: authorization of one request
-* `responses`: response bodies, read whole or watched as they stream
+* `responses`: response bodies, read whole, and what headers say
 * `tls`: one TLS context per trust configuration
 """

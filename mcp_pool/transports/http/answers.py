@@ -13,7 +13,8 @@ from mcp_types import JSONRPCError, RequestId
 from pydantic import BaseModel
 
 from mcp_pool.transports.channel import Answer
-from mcp_pool.transports.http.responses import EVENT_STREAM, EventReader, TooLong, content_type, is_unread, read_whole
+from mcp_pool.transports.http.event_streams import EventReader
+from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, is_unread, read_whole
 from mcp_pool.transports.messages import BOM, is_same_id, parse_error_without_id, parse_message
 
 JSON: Final = "application/json"

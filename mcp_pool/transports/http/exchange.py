@@ -22,19 +22,20 @@ from mcp_pool.transports.answered_ids import problem
 from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
+from mcp_pool.transports.http.event_streams import WatchedStream
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_inconclusive, is_outage
 from mcp_pool.transports.http.headers import explained
 from mcp_pool.transports.http.responses import (
     EVENT_STREAM,
     CancellableWait,
     TooLong,
-    WatchedStream,
     content_type,
     read_whole,
     rebuilt,
     retry_after,
 )
 from mcp_pool.transports.http.session import SESSION_LOST, session_lost
+from mcp_pool.transports.http.stream_pace import StreamPace
 from mcp_pool.transports.messages import BOM, NotAMessage, is_same_id, parse, parse_error_without_id, parse_message
 
 
@@ -128,6 +129,8 @@ class Exchange:
     """The longest message in bytes that the server may send."""
     has_auth: bool = False
     """Whether an `httpx2.Auth` authorizes the request, which may have asked a person for it."""
+    pace: StreamPace = attrs.field(factory=StreamPace)
+    """Decides how soon an event stream without an answer is resumed."""
     wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
     """Runs what waits for the server, and is cancelled when the call ends."""
     on_answer: Callable[[int, Answer], None] = attrs.field(default=lambda _status, _answer: None, init=False)
@@ -143,6 +146,11 @@ class Exchange:
             # Nobody reads the answer to a call that has ended; waiting for it would keep the connection busy.
             self.wait.is_cancelled = self.record.done
             self.record.on_done = self.wait.cancel
+
+    async def resume(self, forward: Forward) -> httpx2.Response:
+        """Wait for as long as the pace says, send the request, and return the response."""
+        await self.pace.wait()
+        return await self.send(forward)
 
     async def send(self, forward: Forward) -> httpx2.Response:
         """Send the request, and return the response."""
@@ -224,12 +232,7 @@ class Exchange:
         return await read_answer(response, self.max_message_size, self.message.id)
 
     def error_response(self, response: httpx2.Response, body: ParsedBody) -> httpx2.Response:
-        """Turn a response with an error status into the response for the SDK: the server's own message if it has one.
-
-        Args:
-            response: The response.
-            body: Its body.
-        """
+        """Turn a response with an error status into one for the SDK: the server's own message if `body` has one."""
         status = response.status_code
         if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
@@ -246,13 +249,14 @@ class Exchange:
 
     def event_stream_response(self, response: httpx2.Response) -> httpx2.Response:
         """Return a copy of a response with a watched event stream."""
-        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.wait)
-        return rebuilt(response, stream)
+        limit, end, message = self.max_message_size, self._note_end, self._note_message
+        return rebuilt(response, WatchedStream(response, limit, end, message, self.pace.revise, wait=self.wait))
 
     def _response(self, status: int, content: str) -> httpx2.Response:
         return httpx2.Response(status, headers={"content-type": JSON}, content=content, request=self.request)
 
     def _note_message(self, data: bytes) -> None:
+        self.pace.note_progress()
         if self._is_answered:
             return
         self.channel.note_activity()
@@ -270,6 +274,7 @@ class Exchange:
         return f" ({problem(found)}): {self.channel.quote(data)}" if isinstance(found, NotAMessage) else ""
 
     def _note_end(self, error: Exception | None) -> None:
+        self.pace.note_end()
         if error is None:
             self.fail(Failure("ended its event stream without an answer"))
             return

@@ -27,13 +27,14 @@ from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Fa
 from mcp_pool.transports.http.answers import ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
 from mcp_pool.transports.http.endpoint import Endpoint
+from mcp_pool.transports.http.event_streams import watch
 from mcp_pool.transports.http.exchange import SendTrace, error_status, unreachable, was_unreachable, with_plain_causes
 from mcp_pool.transports.http.handshake_errors import handshake_failed
 from mcp_pool.transports.http.headers import HeadersFailed, explained
 from mcp_pool.transports.http.inbox import Inbox
 from mcp_pool.transports.http.post_rejections import PostRejections, RejectedPost
 from mcp_pool.transports.http.redirects import send_within_origin
-from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, read_whole, watch
+from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, read_whole
 from mcp_pool.transports.http.session_probe import SessionProbe
 from mcp_pool.transports.messages import parse
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
