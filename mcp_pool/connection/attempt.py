@@ -105,6 +105,7 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
 
 
 def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
+    from mcp_pool.transports.http.environment import UnusableSetting  # noqa: PLC0415  # loaded on failure only
     from mcp_pool.transports.http.handshake_errors import (  # noqa: PLC0415  # loaded on failure only
         AUTH_STATUSES,
         credentials_advice,
@@ -112,9 +113,11 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
     )
 
     spec, request = attempt.target.spec, REQUESTS[attempt.phase(channel)]
-    if (wrong := next(spec.current_problems(), None)) is not None:
-        # The spec was valid when it was added; its borrowed client has been closed since.
-        advice = "Call connect() with a new spec."
+    # The spec was valid when it was added; its borrowed client may have been closed since.
+    wrong, advice = next(spec.current_problems(), None), "Call connect() with a new spec."
+    if isinstance(failure, UnusableSetting):
+        wrong, advice, failure = (str(failure),), failure.advice, failure.__cause__
+    if wrong is not None:
         return _Explanation(f"cannot be connected: {' '.join(wrong)}", advice, failure, retryable=False)
     lost = channel.disconnect_cause
     if lost is None and channel.failure is not None:

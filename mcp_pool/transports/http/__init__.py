@@ -11,9 +11,12 @@
 * `inbox`: messages from the server, including answers found in responses to POSTs
 * `answers`: JSON-RPC messages in response bodies, whatever the status
 * `handshake_errors`: what a failed handshake means
+* `status_errors`: what an error status or a redirect says
 * `client`: one HTTP client per server
+* `connecting`: why a server cannot be connected to
 * `headers`: headers from a function, for each request
 * `authorization`: authorization of one request
 * `responses`: response bodies, read whole or watched as they stream
 * `tls`: one TLS context per trust configuration
+* `environment`: settings of the environment that cannot be used
 """

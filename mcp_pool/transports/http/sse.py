@@ -24,15 +24,10 @@ from mcp_pool._shared.log import log
 from mcp_pool._shared.log_throttle import LogThrottle
 from mcp_pool.config.servers import SseServer
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
-from mcp_pool.transports.http.answers import ParsedBody, read_answer
+from mcp_pool.transports.http.answers import OTHER_BODY_TIMEOUT, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import (
-    SendTrace,
-    error_status,
-    unreachable,
-    was_unreachable,
-    with_plain_causes,
-)
+from mcp_pool.transports.http.connecting import unreachable, was_unreachable
+from mcp_pool.transports.http.exchange import SendTrace, with_plain_causes
 from mcp_pool.transports.http.handshake_errors import handshake_failed
 from mcp_pool.transports.http.headers import HeadersFailed, explained
 from mcp_pool.transports.http.inbox import Inbox
@@ -40,7 +35,8 @@ from mcp_pool.transports.http.post_rejections import PostRejections, RejectedPos
 from mcp_pool.transports.http.redirects import send_within_origin
 from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, read_whole, watch
 from mcp_pool.transports.http.session_probe import SessionProbe
-from mcp_pool.transports.messages import parse
+from mcp_pool.transports.http.status_errors import error_status
+from mcp_pool.transports.messages import RAISE_LIMIT, parse
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
 from mcp_pool.transports.unreadable import Unreadable, is_readable
@@ -187,11 +183,13 @@ class _SseWire:
         log("DEBUG", self.server_id, "Server {!r} {}", self.server_id, what)
 
     async def _open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
+        trace = SendTrace()
+        trace.attach(request)
         try:
             response = await send_within_origin(request, forward)
         except Exception as error:
             if was_unreachable(request.url, error):
-                self.channel.mark_lost(unreachable(request.url, error))
+                self.channel.mark_lost(unreachable(request.url, error, trace.peer))
             else:
                 is_unsent = isinstance(error, HeadersFailed)
                 what = "could not be sent the request" if is_unsent else "did not complete the request"
@@ -200,7 +198,10 @@ class _SseWire:
             raise
         kind = content_type(response)
         if not response.is_success:
-            self.channel.mark_lost(handshake_failed(error_status(response)))
+            body = ParsedBody()
+            with anyio.move_on_after(OTHER_BODY_TIMEOUT):
+                body = await read_answer(response, MAX_RESPONSE_SIZE, "")
+            self.channel.mark_lost(handshake_failed(error_status(response, self.channel, body.excerpt)))
         elif kind != EVENT_STREAM:
             what = f"answered with {kind or 'no content type'} instead of an event stream"
             self.channel.mark_lost(DisconnectCause(what))
@@ -214,10 +215,11 @@ class _SseWire:
 
     def _note_end(self, error: Exception | None) -> None:
         if isinstance(error, TooLong):
-            limit = f"max_message_size={self.event_limit} bytes"
+            limit, advice = f"max_message_size={self.event_limit} bytes", RAISE_LIMIT
             if self.event_limit == MAX_EVENT_SIZE:
                 limit = f"the {MAX_EVENT_SIZE} bytes that the SDK accepts"
-            self.channel.mark_lost(DisconnectCause(f"sent an event longer than {limit}"))
+                advice = "Let the server send less, or use HttpServer if it has streamable HTTP."
+            self.channel.mark_lost(DisconnectCause(f"sent an event longer than {limit}", advice=advice))
         else:
             cause = None if error is None else with_plain_causes(error)
             self.channel.mark_lost(DisconnectCause("ended its event stream", cause=cause))
@@ -265,7 +267,7 @@ class _SseWire:
         loss = DisconnectCause(f"could not be sent a message ({why})", cause=cause)
         if was_unreachable(request.url, error):
             # Not draining: the call whose request was not sent cannot be answered.
-            self._fail(attrs.evolve(unreachable(request.url, error), draining=False), record, post)
+            self._fail(attrs.evolve(unreachable(request.url, error, post.trace.peer), draining=False), record, post)
         elif post.trace.is_sent or not self.channel.is_settled:
             self._fail(loss, record, post)
         elif isinstance(message, JSONRPCRequest):

@@ -21,7 +21,8 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest
 from mcp_pool.config.servers import HttpServer
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import Exchange, forward_request, unreachable, was_unreachable
+from mcp_pool.transports.http.connecting import unreachable, was_unreachable
+from mcp_pool.transports.http.exchange import Exchange, forward_request
 from mcp_pool.transports.http.notifications import Notifications
 from mcp_pool.transports.http.responses import EVENT_STREAM, WatchedStream, content_type, rebuilt
 from mcp_pool.transports.http.session import Finding
