@@ -114,11 +114,11 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
 
     spec, request = attempt.target.spec, REQUESTS[attempt.phase(channel)]
     # The spec was valid when it was added; its borrowed client may have been closed since.
-    wrong, advice = next(spec.current_problems(), None), "Call connect() with a new spec."
+    wrong, advice = " ".join(next(spec.current_problems(), ())), "Call connect() with a new spec."
     if isinstance(failure, UnusableSetting):
-        wrong, advice, failure = (str(failure),), failure.advice, failure.__cause__
-    if wrong is not None:
-        return _Explanation(f"cannot be connected: {' '.join(wrong)}", advice, failure, retryable=False)
+        wrong, advice, failure = str(failure), failure.advice, failure.__cause__
+    if wrong:
+        return _Explanation(f"cannot be connected: {wrong}", advice, failure, retryable=False)
     lost = channel.disconnect_cause
     if lost is None and channel.failure is not None:
         lost = handshake_failed(channel.failure)
