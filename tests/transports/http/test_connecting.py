@@ -122,7 +122,7 @@ async def test_a_certificate_that_is_not_trusted_behind_a_proxy_is_named_with_th
 async def test_a_call_whose_tunnel_a_proxy_refuses_has_not_run_and_is_sent_on_the_next_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, ledger = tls(tmp_path), tmp_path / "ledger"
+    files, ledger, heard = tls(tmp_path), tmp_path / "ledger", list[str]()
     monkeypatch.setattr(http_client, "MAX_IDLE_CONNECTIONS", 0)  # each request needs a tunnel of its own
     monkeypatch.setenv("SSL_CERT_FILE", str(files.ca))
     async with raw_server("--modern", tls=files, ledger=ledger) as server, forward_proxy() as proxy:
@@ -130,7 +130,6 @@ async def test_a_call_whose_tunnel_a_proxy_refuses_has_not_run_and_is_sent_on_th
         async with MCPPool({"s": HttpServer(server.url, restart=SOON)}) as pool, anyio.create_task_group() as group:
             await pool.wait_ready()
             proxy.status = 502
-            heard: list[str] = []
 
             async def call() -> None:
                 heard.append(words(await pool.call_tool("s__echo", {"text": "there"})))
