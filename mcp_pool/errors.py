@@ -225,6 +225,10 @@ class HttpStatusError(_CallError):
         status: The HTTP status, such as 503; 0 if it is not known.
         retry_after: How many seconds the server asked to wait, with a 429 or 503; None if it did not.
         may_have_run: Whether the call may have run; False if the response was not to a call.
+        excerpt: The beginning of the response's body, or the title of a web page: on one line, with secrets masked, and
+            at most 240 characters; None if there is none, or it could not be read.
+        authenticate: The scheme and the error in the server's `WWW-Authenticate` header, such as
+            "Bearer error=invalid_token"; None without that header.
     """
 
     def __init__(
@@ -234,11 +238,15 @@ class HttpStatusError(_CallError):
         status: int = 0,
         retry_after: float | None = None,
         may_have_run: bool = False,
+        excerpt: str | None = None,
+        authenticate: str | None = None,
         **context: Unpack[ErrorContext],
     ) -> None:
         super().__init__(reason, may_have_run=may_have_run, **context)
         self.status = status
         self.retry_after = retry_after
+        self.excerpt = excerpt
+        self.authenticate = authenticate
 
 
 @final

@@ -20,6 +20,8 @@ MAX_PAGES: Final = 1000
 """Maximum number of pages of a listing."""
 MAX_LISTING_SIZE: Final = 32 * 1024 * 1024
 """Maximum size of a listing, in characters of JSON over all pages: it is kept in memory."""
+FEWER_TOOLS: Final = "Let the server offer fewer tools: this limit is fixed."
+"""Advice for a listing that is too long."""
 
 MAX_NAMED: Final = 10
 """Maximum number of tools that are named in the log when they are left out of a listing."""
@@ -68,15 +70,15 @@ async def take_inventory(client: Client, target: Target) -> Inventory:
             raise
         size += len(page.model_dump_json())
         if size > MAX_LISTING_SIZE:
-            raise _too_long(server_id, f"lists more than {MAX_LISTING_SIZE} characters of tools")
+            raise _endless(server_id, f"lists more than {MAX_LISTING_SIZE} characters of tools", FEWER_TOOLS)
         tools.update((tool.name, tool) for tool in page.tools if is_offered(tool.name, spec))
         cursor = page.next_cursor
         if cursor is None:
             return Inventory(tools)
         if cursor in seen:
-            raise _too_long(server_id, "answers tools/list with the same cursor twice")
+            raise _endless(server_id, "answers tools/list with the same cursor twice")
         seen.add(cursor)
-    raise _too_long(server_id, f"lists more than {MAX_PAGES} pages of tools")
+    raise _endless(server_id, f"lists more than {MAX_PAGES} pages of tools", FEWER_TOOLS)
 
 
 def warn_of_dropped_tools(target: Target, dropped: list[tuple[str, str]]) -> None:
@@ -93,9 +95,9 @@ def warn_of_dropped_tools(target: Target, dropped: list[tuple[str, str]]) -> Non
     log("WARNING", target.server_id, words, target.server_id, told, more)
 
 
-def _too_long(server_id: str, what: str) -> InvalidResponse:
+def _endless(server_id: str, what: str, advice: str = "Fix the server.") -> InvalidResponse:
     reason = f"Server {server_id!r} {what}."
-    return InvalidResponse(reason, advice="Fix the server.", server_id=server_id, phase="list")
+    return InvalidResponse(reason, advice=advice, server_id=server_id, phase="list")
 
 
 def _lacks_capabilities(client: Client) -> bool:

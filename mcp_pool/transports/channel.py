@@ -82,8 +82,6 @@ class Failure:
     """What happened, as a phrase that follows the server's name."""
     status: int | None = None
     """The status of an HTTP response without a JSON-RPC message, if that is the reason."""
-    retry_after: float | None = None
-    """How many seconds the server asked to wait together with the status, if it did."""
     malformed: bool = False
     """Whether the server's response violates the protocol."""
     advice: str = ""

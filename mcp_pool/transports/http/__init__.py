@@ -2,6 +2,7 @@
 
 * `streamable`: streamable HTTP, on both protocols
 * `sse`: the older HTTP with SSE
+* `sse_stream`: the event stream over SSE
 * `server_stream`: the stream for the server's own messages
 * `notifications`: messages that nobody waits for
 * `endpoint`: the URL for POSTs that a server over SSE names
@@ -15,9 +16,12 @@
 * `answers`: JSON-RPC messages in response bodies, whatever the status
 * `event_streams`: event streams, parsed and watched as they pass
 * `handshake_errors`: what a failed handshake means
+* `status_errors`: what an error status or a redirect says
 * `client`: one HTTP client per server
+* `connecting`: why a server cannot be connected to
 * `headers`: headers from a function, for each request
 * `authorization`: authorization of one request
 * `responses`: response bodies, read whole, and what headers say
 * `tls`: one TLS context per trust configuration
+* `environment`: settings of the environment that cannot be used
 """

@@ -6,9 +6,9 @@ recorded on the call or, if the request belongs to no call, on the channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import final
+from typing import Any, final
 
 import anyio
 import attrs
@@ -17,11 +17,11 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest
 
 from mcp_pool._shared.exceptions import cause_of, chain, plain
 from mcp_pool._shared.guard import contained, printable
-from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.answered_ids import problem
-from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause, Failure
+from mcp_pool.transports.channel import Answer, CallRecord, Channel, Failure
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
+from mcp_pool.transports.http.connecting import Peer, unreachable, was_unreachable
 from mcp_pool.transports.http.event_streams import WatchedStream
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_inconclusive, is_outage
 from mcp_pool.transports.http.headers import explained
@@ -35,36 +35,17 @@ from mcp_pool.transports.http.responses import (
     retry_after,
 )
 from mcp_pool.transports.http.session import SESSION_LOST, session_lost
+from mcp_pool.transports.http.status_errors import error_status
 from mcp_pool.transports.http.stream_pace import StreamPace
-from mcp_pool.transports.messages import BOM, NotAMessage, is_same_id, parse, parse_error_without_id, parse_message
-
-
-def unreachable(url: httpx2.URL, error: Exception) -> DisconnectCause:
-    """Return the disconnect cause for a server that cannot be connected to. Calls in flight may still be answered."""
-    advice = "Check that it is running and listening there, and that its host name and certificate are correct."
-    return DisconnectCause(
-        f"could not be reached at {origin(url)}", cause=error, advice=advice, draining=True, unreachable=True
-    )
-
-
-def was_unreachable(url: httpx2.URL, error: Exception) -> bool:
-    """Return whether an error means that this server could not be connected to, as opposed to another one."""
-    if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return False
-    try:
-        return origin(error.request.url) == origin(url)
-    except RuntimeError:  # it has no request: an event hook may raise anything
-        return False
-
-
-def error_status(response: httpx2.Response, did: str = "answered") -> Failure:
-    """Return the failure for an error status, or for a redirect that is not followed."""
-    what, wait = f"{did} with HTTP status {response.status_code}", retry_after(response)
-    if wait is not None:
-        what += f" (Retry-After: {round(wait, 1):g} s)"
-    if response.next_request is not None:
-        what = f"redirects to {origin(response.next_request.url)}, which is not followed"
-    return Failure(what, status=response.status_code, retry_after=wait)
+from mcp_pool.transports.messages import (
+    BOM,
+    RAISE_LIMIT,
+    NotAMessage,
+    is_same_id,
+    parse,
+    parse_error_without_id,
+    parse_message,
+)
 
 
 async def forward_request(request: httpx2.Request, forward: Forward) -> httpx2.Response:
@@ -103,13 +84,19 @@ class SendTrace:
 
     is_sent: bool = attrs.field(default=False, init=False)
     """Whether sending has started."""
+    peer: Peer | None = attrs.field(default=None, init=False)
+    """What it was connected to, if it needed a new connection: the server, or a proxy."""
 
     def attach(self, request: httpx2.Request) -> None:
         """Trace a request."""
         request.extensions = {**request.extensions, "trace": self._note}
 
-    async def _note(self, event: str, _info: object) -> None:
-        self.is_sent = self.is_sent or event.endswith("send_request_headers.started")
+    async def _note(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("connect_tcp.started"):
+            self.peer = info["host"], info["port"]
+        elif event.endswith("send_request_headers.started"):
+            # A proxy that is asked for a tunnel does not receive the request itself.
+            self.is_sent = self.is_sent or "request" not in info or info["request"].method != b"CONNECT"
 
 
 @final
@@ -195,7 +182,7 @@ class Exchange:
         if not self._trace.is_sent:
             self.mark_not_run()
         if was_unreachable(self.request.url, error):
-            self.channel.mark_lost(unreachable(self.request.url, error))
+            self.channel.mark_lost(unreachable(self.request.url, error, self._trace.peer))
             return self.fail(Failure("could not be reached", cause=error))
         if self._trace.is_sent:
             self._suspect(error)
@@ -208,7 +195,8 @@ class Exchange:
         if response.is_success and status != HTTPStatus.ACCEPTED and kind == EVENT_STREAM:
             return self.event_stream_response(response)
         if response.next_request is not None:
-            self.fail(error_status(response))  # cleared if the SDK follows the redirect, which is a new exchange
+            # Cleared if the SDK follows the redirect, which is a new exchange.
+            self.fail(error_status(response, self.channel))
             await self.read_answer(response)
             return rebuilt(response, b"")
         body = (await read_whole(response, self.max_message_size)).removeprefix(BOM)
@@ -236,11 +224,10 @@ class Exchange:
         status = response.status_code
         if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        failure = error_status(response)
-        is_final = status in AUTH_STATUSES or failure.retry_after is not None
+        is_final = status in AUTH_STATUSES or retry_after(response) is not None
         message = body.answer or body.error
         if message is None or (is_final and self.record is None and not self.channel.is_settled):
-            return self.fail(failure)
+            return self.fail(error_status(response, self.channel, body.excerpt))
         if body.answer is not None:
             self.on_answer(status, body.answer)
         content = message.model_copy(update={"id": self.message.id}).model_dump_json(by_alias=True, exclude_unset=True)
@@ -288,7 +275,7 @@ class Exchange:
     def _failure(self, error: Exception, received: str) -> Failure:
         if isinstance(error, TooLong):
             what = f"sent {received} longer than max_message_size={self.max_message_size} bytes"
-            return Failure(what, malformed=True)
+            return Failure(what, malformed=True, advice=RAISE_LIMIT)
         if isinstance(error, httpx2.DecodingError):
             return Failure(f"sent {received} that cannot be decoded", malformed=True, cause=error)
         what = "did not complete the request" if self._trace.is_sent else "could not be sent the request"

@@ -10,6 +10,7 @@ import httpx2
 from mcp_pool.config.servers import ServerConfig, UrlServer
 from mcp_pool.errors import HttpStatusError
 from mcp_pool.transports.channel import DisconnectCause, Failure
+from mcp_pool.transports.http.connecting import CHECK_PROXY
 
 AUTH_STATUSES: Final = frozenset({401, 403})
 """The server rejects the credentials, and will until somebody corrects them."""
@@ -23,8 +24,8 @@ _FIXED_AUTH: Final = (type(None), httpx2.BasicAuth, httpx2.DigestAuth)
 def handshake_failed(failure: Failure) -> DisconnectCause:
     """Return the disconnect cause for a handshake that failed."""
     cause = failure.cause
-    if failure.status is not None:
-        cause = HttpStatusError(f"The server {failure.what}.", status=failure.status, retry_after=failure.retry_after)
+    if failure.status is not None and not isinstance(cause, HttpStatusError):  # a redirect
+        cause = HttpStatusError(f"The server {failure.what}.", status=failure.status)
     return DisconnectCause(failure.what, cause=cause, advice=advice_for(failure))
 
 
@@ -32,6 +33,8 @@ def advice_for(failure: Failure) -> str:
     """Return the advice for a request that was rejected or did not complete."""
     if failure.advice:
         return failure.advice
+    if failure.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return CHECK_PROXY
     if failure.status in AUTH_STATUSES:
         return "Provide valid credentials."
     if is_outage(failure.status):

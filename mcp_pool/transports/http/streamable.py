@@ -21,13 +21,14 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest
 from mcp_pool.config.servers import HttpServer
 from mcp_pool.transports.channel import CallRecord, Channel, Failure
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import Exchange, error_status
+from mcp_pool.transports.http.exchange import Exchange
 from mcp_pool.transports.http.notifications import Notifications
 from mcp_pool.transports.http.redirects import redirected_request, send_within_origin
 from mcp_pool.transports.http.responses import EVENT_STREAM, content_type
 from mcp_pool.transports.http.server_stream import ServerStream
 from mcp_pool.transports.http.session import Finding
 from mcp_pool.transports.http.session_probe import SessionProbe
+from mcp_pool.transports.http.status_errors import error_status
 from mcp_pool.transports.http.stream_pace import StreamPace
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import TrackedReadStream, TrackedWriteStream
@@ -118,7 +119,9 @@ class _StreamableWire:
             response = await client.send(request, stream=True, follow_redirects=False)
             await response.aclose()
             if response.next_request is not None:
-                self.notifications.note(f"was not told that its session has ended: it {error_status(response).what}")
+                self.notifications.note(
+                    f"was not told that its session has ended: it {error_status(response, self.channel).what}"
+                )
         except Exception as error:  # noqa: BLE001  # the session expires by itself
             self.notifications.note(f"could not be told that its session has ended ({type(error).__name__})")
 

@@ -107,7 +107,7 @@ async def test_credentials_that_initialize_rejects_stop_the_retries(
     rule = fault("status", 401, on="handshake")
     async with raw_server(ledger=ledger, faults=[rule]) as server, MCPPool() as pool:
         error = await last_error(pool, behind_url(server, mode=mode), Failed)
-    assert "answered with HTTP status 401 during initialize" in error.reason
+    assert "answered with HTTP status 401 (Bearer, 'Sorry') during initialize" in error.reason
     assert not error.retryable
     assert asked(ledger) == requests
 
@@ -119,7 +119,7 @@ async def test_a_failed_initialize_does_not_hide_that_discover_was_unauthorized(
     assert isinstance(error.cause, HttpStatusError)
     assert (error.cause.status, error.retryable) == (403, False)
     assert (
-        "answered with HTTP status 403 during server/discover, then failed (MCPError: no handshake today)"
+        "answered with HTTP status 403 ('Sorry') during server/discover, then failed (MCPError: no handshake today)"
         in error.reason
     )
     assert "Correct headers or auth" in error.advice
@@ -137,7 +137,7 @@ async def test_an_outage_after_a_discover_that_was_unauthorized_is_backed_off_fr
     rules = [fault("status", 403, on=DISCOVER), fault("status", 503, on="initialize")]
     async with raw_server(faults=rules) as server, MCPPool() as pool:
         error = await last_error(pool, behind_url(server, restart=NOT_NOW), BackingOff)
-    assert "answered with HTTP status 503 during initialize" in error.reason
+    assert "answered with HTTP status 503 ('Sorry') during initialize" in error.reason
 
 
 async def test_a_server_that_says_it_is_modern_gets_only_one_initialize(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_a_server_that_says_it_is_modern_gets_only_one_initialize(tmp_path
     rules = [fault("status", 401, on=DISCOVER), fault("says", [200, "application/json", refusal], on="initialize")]
     async with raw_server("--modern", ledger=ledger, faults=rules) as server, MCPPool() as pool:
         error = await last_error(pool, behind_url(server), Failed)
-    assert "answered with HTTP status 401 during server/discover" in error.reason
+    assert "answered with HTTP status 401 (Bearer, 'Sorry') during server/discover" in error.reason
     assert asked(ledger) == (2, 1)
 
 
@@ -165,5 +165,5 @@ async def test_with_an_auth_that_could_ask_a_person_twice_the_first_rejection_is
     ):
         fields: dict[str, Any] = {"http_client": client} if lent else {"auth": auth}
         error = await last_error(pool, HttpServer(server.url, **fields), Failed)
-    assert "answered with HTTP status 401 during server/discover" in error.reason
+    assert "answered with HTTP status 401 (Bearer, 'Sorry') during server/discover" in error.reason
     assert asked(ledger) == (1, 0)

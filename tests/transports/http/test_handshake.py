@@ -48,7 +48,7 @@ async def test_a_server_that_refuses_connections_is_named_by_its_origin() -> Non
     with refused_port() as port:
         async with MCPPool() as pool:
             error = await failure(pool, HttpServer(f"http://user:password@127.0.0.1:{port}/{PLACE}/mcp"))
-    assert f"could not be reached at http://127.0.0.1:{port} during server/discover" in str(error)
+    assert f"could not be reached at http://127.0.0.1:{port} (connection refused) during server/discover" in str(error)
     assert isinstance(error.__cause__, httpx2.ConnectError)
     assert error.retryable
 
@@ -79,7 +79,8 @@ async def test_a_server_that_rejects_the_credentials_fails_until_they_are_correc
             assert isinstance(error.__cause__, HttpStatusError)
             assert (error.__cause__.status, error.phase, error.attempt) == (status, phase, 1)
             assert not error.retryable
-            assert f"answered with HTTP status {status} during {REQUESTS[phase]}" in str(error)
+            assert f"answered with HTTP status {status} (" in str(error)
+            assert f") during {REQUESTS[phase]}" in str(error)
             assert "Correct headers or auth: pass a new spec to replace(), or to connect()" in str(error)
             assert hides_its_secrets(error)
             await server.misbehave()
@@ -143,7 +144,7 @@ async def test_a_server_with_an_outage_is_tried_again_later() -> None:
     async with raw_server(faults=[fault("status", 503)]) as server, MCPPool() as pool:
         pool.add("s", behind_url(server, restart=NOT_NOW))
         await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
-        assert "answered with HTTP status 503 during server/discover. Check the server's log." in str(
+        assert "answered with HTTP status 503 ('Sorry') during server/discover. Check the server's log." in str(
             pool.server("s").last_error
         )
 
@@ -152,7 +153,7 @@ async def test_a_server_with_an_outage_is_tried_again_later() -> None:
 async def test_a_url_without_a_server_is_an_error_that_says_so(status: int) -> None:
     async with raw_server(faults=[fault("status", status)]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
-        assert f"answered with HTTP status {status} during initialize" in str(error)
+        assert f"answered with HTTP status {status} ('Sorry') during initialize" in str(error)
         assert "Check that there is an MCP server at this URL." in str(error)
         assert isinstance(error.__cause__, HttpStatusError)
         assert (error.phase, error.__cause__.status, error.retryable) == ("initialize", status, True)
@@ -198,7 +199,7 @@ async def test_a_session_rejected_in_the_handshake_fails_it_without_a_ping(tmp_p
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger, faults=[fault("status", 400, on="tools/list")]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
-        assert "answered with HTTP status 400 during tools/list" in str(error)
+        assert "answered with HTTP status 400 ('Sorry') during tools/list" in str(error)
     assert arrived(ledger, "ping") == []
 
 

@@ -125,7 +125,7 @@ async def test_the_error_of_an_attempt_says_how_long_the_server_asked_to_wait(ki
     async with raw_server(faults=[fault("status", [503, "120"], on=on)]) as server, MCPPool() as pool:
         with pytest.raises(ConnectError) as caught:
             await pool.connect("s", kind(server.url if kind is HttpServer else server.sse_url))
-    assert "with HTTP status 503 (Retry-After: 120 s) during" in caught.value.reason
+    assert "with HTTP status 503 (Retry-After: 120 s, " in caught.value.reason
     assert isinstance(caught.value.cause, HttpStatusError)
     assert caught.value.cause.retry_after == 120
 
