@@ -22,6 +22,7 @@
 * `headers`: headers from a function, for each request
 * `authorization`: authorization of one request
 * `responses`: response bodies, read whole, and what headers say
+* `tls_handshakes`: sockets whose TLS handshake is cancelled
 * `tls`: one TLS context per trust configuration
 * `environment`: settings of the environment that cannot be used
 """

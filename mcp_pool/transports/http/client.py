@@ -26,6 +26,7 @@ from mcp_pool.transports.http.environment import PROXY_ERRORS, unusable_proxy
 from mcp_pool.transports.http.headers import PROTOCOL_HEADERS, add_headers
 from mcp_pool.transports.http.responses import rebuilt, unread
 from mcp_pool.transports.http.tls import default_context, plaintext_context
+from mcp_pool.transports.http.tls_handshakes import close_cancelled_handshakes
 from mcp_pool.transports.tracked_streams import Outgoing
 
 IDLE_EXPIRY: Final = 3.0
@@ -231,6 +232,7 @@ class ServerHttpClient(httpx2.AsyncClient):
         if self._given_auth is not None:
             options["auth"] = authorization = Authorization(self._given_auth)
         trace = request.extensions.get("trace", _ignore)
+        close_cancelled_handshakes(request)
         try:
             response = await client.send(request, **options)
         except httpx2.LocalProtocolError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,14 @@ from helpers.calls import words
 from helpers.common import eventually
 from helpers.http import fault, ran, raw_server, refused_port, tls
 from helpers.http_calls import BOUND, shown
-from mcp_pool import ConnectError, Failed, HttpServer, MCPPool, RestartPolicy, SseServer
+from mcp_pool import ConnectError, ConnectTimeout, Failed, HttpServer, MCPPool, RestartPolicy, SseServer
 from mcp_pool.transports.http import client as http_client
 from mcp_pool.transports.http import tls as contexts
 from mcp_pool.transports.http.environment import UnusableSetting
 from servers.forward_proxy import forward_proxy
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
 KINDS = [pytest.param(HttpServer, "mcp", id="http"), pytest.param(SseServer, "sse", id="sse")]
@@ -219,3 +221,44 @@ async def test_a_lost_session_names_a_restart_and_replicas_as_its_possible_reaso
         error: Any = caught.value
         assert "may have been restarted" in error.advice
         assert "replicas without sticky sessions" in error.advice
+
+
+@pytest.mark.parametrize(("kind", "place"), KINDS)
+@pytest.mark.parametrize("through_auth", [False, True], ids=["direct", "auth flow"])
+async def test_a_tls_handshake_that_is_given_up_leaves_no_socket_open(
+    kind: type[Any], place: str, *, through_auth: bool
+) -> None:
+    """A reference cycle would leave it to the garbage collector, so the collector is off."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/{place}"
+        spec = kind(url, connect_timeout=0.3)
+        if through_auth:
+            spec = kind("http://127.0.0.1:9", connect_timeout=0.3, auth=AsksElsewhere(url))
+        gc.disable()
+        try:
+            async with MCPPool() as pool:
+                with pytest.raises(ConnectTimeout):
+                    await pool.connect("s", spec)
+                connection, _ = silent.accept()
+                with connection:
+                    connection.settimeout(BOUND)
+                    await anyio.to_thread.run_sync(until_closed, connection)
+        finally:
+            gc.enable()
+
+
+class AsksElsewhere(httpx2.Auth):
+    """An authorization flow that sends a request to another server first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        yield httpx2.Request("POST", self.url)
+        yield request
+
+
+def until_closed(connection: socket.socket) -> None:
+    """Read until the other side has closed the connection."""
+    while connection.recv(65536):
+        pass
