@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Final, Literal, Self, TypeAlias, TypedDict, Unpack, final
+from typing import Literal, Self, TypeAlias, TypedDict, Unpack, final
+
+from mcp_pool._shared.readable import readable
 
 Phase: TypeAlias = Literal["spawn", "discover", "initialize", "list", "call"]
 """What the pool was doing: starting the process, `server/discover`, `initialize`, listing, or a call."""
 
 Problem: TypeAlias = tuple[str, str]
 """What is wrong: a field's name, and the end of a sentence that begins with it."""
-
-REASON_LIMIT: Final = 2048
-"""The most bytes in a reason, in UTF-8: it may be passed to a model, and parts of it may come from a server."""
 
 
 class ErrorContext(TypedDict, total=False):
@@ -61,7 +60,7 @@ class MCPPoolError(Exception):
         cause: BaseException | None = None,
     ) -> None:
         super().__init__(reason)
-        self.reason: str = _readable(reason)
+        self.reason: str = readable(reason)
         self.advice = advice
         self.server_id = server_id
         self.generation = generation
@@ -84,23 +83,10 @@ class MCPPoolError(Exception):
         return self.__cause__
 
     def again(self) -> Self:
-        """Return a copy with the same cause, to be raised in another task.
-
-        A single object raised in many tasks would accumulate the tracebacks of all of them.
-        """
+        """Return a copy with the same cause: one object raised in many tasks would collect all their tracebacks."""
         duplicate = copy.copy(self)
         duplicate.__cause__ = self.__cause__
         return duplicate
-
-
-def _readable(reason: str) -> str:
-    """Return a reason without control characters, which may come from a server, cut to the limit."""
-    if not reason.isprintable():
-        reason = " ".join("".join(char if char.isprintable() else " " for char in reason).split())
-    encoded = reason.encode()
-    if len(encoded) <= REASON_LIMIT:
-        return reason
-    return encoded[: REASON_LIMIT - len("…".encode())].decode(errors="ignore") + "…"
 
 
 @final
@@ -108,24 +94,20 @@ class ConfigError(MCPPoolError, ValueError):
     """An argument is invalid. Nothing was started, and nothing that was running was disturbed.
 
     Args:
-        reason: What is invalid, and why.
-        server_id: The server that was being configured; None for the pool's own settings.
+        reason: What is invalid, and why. The other keywords are as in `MCPPoolError`.
         problems: Everything that is invalid, as pairs: the name of a field, and the rest of a sentence about it.
-        details: What is wrong in a configuration file, place by place, in several lines; empty for anything else. It
-            follows the message.
+        details: What is wrong in a configuration file, in several lines that follow the message; otherwise empty.
     """
 
     def __init__(
         self,
         reason: str,
         *,
-        server_id: str | None = None,
         problems: Sequence[Problem] = (),
         details: str = "",
-        advice: str = "",
-        cause: BaseException | None = None,
+        **context: Unpack[ErrorContext],
     ) -> None:
-        super().__init__(reason, server_id=server_id, advice=advice, cause=cause)
+        super().__init__(reason, **context)
         self.problems: tuple[Problem, ...] = tuple(problems)
         self.details = details
 
@@ -175,15 +157,13 @@ class NameCollision(ConnectError, ValueError):
 
     Args:
         reason: See `MCPPoolError` and `ConnectError`, also for the keywords that are not listed here.
-        catalog_name: The name.
+        name: The name in the catalog.
         owner_id: The server whose tool has the name already.
     """
 
-    def __init__(
-        self, reason: str, *, catalog_name: str = "", owner_id: str = "", **context: Unpack[ErrorContext]
-    ) -> None:
+    def __init__(self, reason: str, *, name: str = "", owner_id: str = "", **context: Unpack[ErrorContext]) -> None:
         super().__init__(reason, retryable=False, **context)
-        self.catalog_name = catalog_name
+        self.name = name
         self.owner_id = owner_id
 
 
@@ -227,7 +207,7 @@ class CallTimeout(_CallError, TimeoutError):
 
     Args:
         reason: See `MCPPoolError`, also for the keywords that are not listed here.
-        may_have_run: True if the request had been sent to the server.
+        may_have_run: Whether the request had been sent to the server.
     """
 
 
@@ -248,14 +228,29 @@ class HttpStatusError(_CallError):
     Args:
         reason: See `MCPPoolError`, also for the keywords that are not listed here.
         status: The HTTP status, such as 503; 0 if it is not known.
+        retry_after: How many seconds the server asked to wait, with a 429 or 503; None if it did not.
         may_have_run: Whether the call may have run; False if the response was not to a call.
+        excerpt: The beginning of the response's body, or the title of a web page: at most 240 characters on one line,
+            with secrets masked; None if there is none, or it could not be read.
+        authenticate: Scheme and error of the `WWW-Authenticate` header: "Bearer error=invalid_token"; None without it.
     """
 
     def __init__(
-        self, reason: str, *, status: int = 0, may_have_run: bool = False, **context: Unpack[ErrorContext]
+        self,
+        reason: str,
+        *,
+        status: int = 0,
+        retry_after: float | None = None,
+        may_have_run: bool = False,
+        excerpt: str | None = None,
+        authenticate: str | None = None,
+        **context: Unpack[ErrorContext],
     ) -> None:
         super().__init__(reason, may_have_run=may_have_run, **context)
         self.status = status
+        self.retry_after = retry_after
+        self.excerpt = excerpt
+        self.authenticate = authenticate
 
 
 @final

@@ -63,9 +63,9 @@ EXAMPLES: list[tuple[MCPPoolError, dict[str, Any]]] = [
         (ConnectionLost, {**WHERE, **END, "may_have_run": True}),
         (
             HttpStatusError,
-            {"server_id": "files", "generation": 2, "phase": "call", "status": 503, "may_have_run": True},
+            {"server_id": "files", "phase": "call", "status": 503, "retry_after": 2.5, "may_have_run": True},
         ),
-        (NameCollision, {**WHERE, "catalog_name": "files__read", "owner_id": "other"}),
+        (NameCollision, {**WHERE, "name": "files__read", "owner_id": "other"}),
         (PoolClosed, {}),
         (ServerUnavailable, {"server_id": "files", "generation": 2, "missing": ("files", "search")}),
         (ToolHeld, {"server_id": "files", "fingerprint": "1:abc"}),

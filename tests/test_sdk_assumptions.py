@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from helpers.http import raw_server
 from mcp_pool.connection.call_errors import BROKEN_RESULT
 from mcp_pool.transports.http.authorization import SDK_PROVIDERS
-from mcp_pool.transports.http.sse import MAX_EVENT_SIZE
+from mcp_pool.transports.http.sse_stream import MAX_EVENT_SIZE
 from servers.in_process import calculator
 
 if TYPE_CHECKING:

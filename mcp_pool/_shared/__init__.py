@@ -7,5 +7,6 @@
 * `loops`: the event loop that an object belongs to
 * `changed`: the condition that waiters wait on
 * `docs`: docstrings of classes with bases
+* `readable`: the reason of an error, as a person or a model may read it
 * `guard`: the boundary around user code
 """

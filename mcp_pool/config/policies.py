@@ -20,7 +20,8 @@ class RestartPolicy:
         ceiling = min(max_delay, initial_delay * multiplier ** (n - 1))
         wait    = ceiling * (1 - jitter * chance)        0 <= chance < 1, all times in seconds
 
-    So a wait never exceeds `max_delay`, and servers that failed together do not reconnect together.
+    So a wait never exceeds `max_delay`, and servers that failed together do not reconnect together. If a server asks
+    for a longer wait, with `Retry-After` in a 429 or 503, that replaces it, up to `max_delay`.
 
     Attributes:
         initial_delay: Seconds before the first restart, before jitter. Default 0.5.

@@ -112,6 +112,7 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
 
 
 def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -> _Explanation:
+    from mcp_pool.transports.http.environment import UnusableSetting  # noqa: PLC0415  # loaded on failure only
     from mcp_pool.transports.http.handshake_errors import (  # noqa: PLC0415  # loaded on failure only
         AUTH_STATUSES,
         credentials_advice,
@@ -119,11 +120,16 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
     )
 
     spec, request = attempt.target.spec, REQUESTS[attempt.phase(channel)]
-    if (wrong := next(spec.current_problems(), None)) is not None:
-        # The spec was valid when it was added; its borrowed client has been closed since.
-        advice = "Call connect() with a new spec."
-        return _Explanation(f"cannot be connected: {' '.join(wrong)}", advice, failure, retryable=False)
-    lost = channel.disconnect_cause
+    # The spec was valid when it was added; its borrowed client may have been closed since.
+    wrong, advice = " ".join(next(spec.current_problems(), ())), "Call connect() with a new spec."
+    if isinstance(failure, UnusableSetting):
+        wrong, advice, failure = str(failure), failure.advice, failure.__cause__
+    if wrong:
+        return _Explanation(f"cannot be connected: {wrong}", advice, failure, retryable=False)
+    lost, probe = channel.disconnect_cause, channel.inconclusive
+    if lost is None and probe is not None and probe.status is not None and attempt.phase(channel) == "initialize":
+        then = f"{type(failure).__name__}{words_of(failure)}"
+        lost = handshake_failed(attrs.evolve(probe, what=f"{probe.what} during server/discover, then failed ({then})"))
     if lost is None and channel.failure is not None:
         lost = handshake_failed(channel.failure)
     if lost is not None:

@@ -128,7 +128,11 @@ class CallErrors:
             unauthorized = failure.status in AUTH_STATUSES
             advice = credentials_advice(self.target.spec) if unauthorized else advice_for(failure)
             context = self._context(advice=advice)
-            return HttpStatusError(reason, **context, status=failure.status, may_have_run=may_have_run)
+            error = HttpStatusError(reason, **context, status=failure.status, may_have_run=may_have_run)
+            if isinstance(response := failure.cause, HttpStatusError):
+                error.retry_after, error.excerpt = response.retry_after, response.excerpt
+                error.authenticate = response.authenticate
+            return error
         if failure.malformed:
             context = self._context(failure.cause, failure.advice or "Fix the server.")
             return InvalidResponse(reason, **context, may_have_run=may_have_run)

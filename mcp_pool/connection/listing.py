@@ -34,6 +34,8 @@ MAX_PAGES: Final = 1000
 """Maximum number of pages of a listing."""
 MAX_LISTING_SIZE: Final = 32 * 1024 * 1024
 """Maximum size of a listing, in characters of JSON over all pages: it is kept in memory."""
+OFFER_LESS: Final = "Let the server offer less: this limit is fixed."
+"""Advice for a listing that is too long."""
 MAX_NAMED: Final = 10
 """Maximum number of tools that are named in the log when they are left out of a listing."""
 SLOW_PART_TIMEOUT: Final = 2.0
@@ -169,7 +171,7 @@ async def list_part(client: Client, target: Target, part: Part) -> Listing:
             raise
         size += len(page.model_dump_json())
         if size > MAX_LISTING_SIZE:
-            raise _too_long(target.server_id, f"lists more than {MAX_LISTING_SIZE} characters of {what}")
+            raise _endless(target.server_id, f"lists more than {MAX_LISTING_SIZE} characters of {what}", OFFER_LESS)
         definitions.update((key, item) for key, item in _items(page) if part != "tools" or is_offered(key, target.spec))
         if page.ttl_ms:
             lifetimes.append(page.ttl_ms / 1000)
@@ -177,9 +179,9 @@ async def list_part(client: Client, target: Target, part: Part) -> Listing:
         if cursor is None:
             return Listing(definitions, min(lifetimes, default=0.0))
         if cursor in seen:
-            raise _too_long(target.server_id, f"answers {METHODS[part]} with the same cursor twice")
+            raise _endless(target.server_id, f"answers {METHODS[part]} with the same cursor twice")
         seen.add(cursor)
-    raise _too_long(target.server_id, f"lists more than {MAX_PAGES} pages of {what}")
+    raise _endless(target.server_id, f"lists more than {MAX_PAGES} pages of {what}", OFFER_LESS)
 
 
 def warn_of_dropped_tools(target: Target, dropped: list[tuple[str, str]]) -> None:
@@ -209,9 +211,9 @@ def _items(page: _Page) -> Iterator[tuple[str, Definition]]:
             yield from ((template.uri_template, template) for template in page.resource_templates)
 
 
-def _too_long(server_id: str, what: str) -> InvalidResponse:
+def _endless(server_id: str, what: str, advice: str = "Fix the server.") -> InvalidResponse:
     reason = f"Server {server_id!r} {what}."
-    return InvalidResponse(reason, advice="Fix the server.", server_id=server_id, phase="list")
+    return InvalidResponse(reason, advice=advice, server_id=server_id, phase="list")
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:

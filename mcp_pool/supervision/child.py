@@ -26,7 +26,7 @@ from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.discovery import Discovery
 from mcp_pool.connection.listing import Listings
-from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout
+from mcp_pool.errors import ConnectError, ConnectionLost, ConnectTimeout, HttpStatusError
 from mcp_pool.supervision.connect_limiter import ConnectLimiter, Slot
 from mcp_pool.supervision.health import HealthMonitor
 from mcp_pool.supervision.refresher import keep_current
@@ -237,7 +237,9 @@ class Child:
         decision = None
         if row.persistent and not (isinstance(error, ConnectError) and not error.retryable):
             chance = random.random()  # noqa: S311  # jitter needs no cryptographic randomness
-            decision = decide(row.target.limits.restart, restarts=self._restarts, uptime=uptime, chance=chance)
+            asked = (error.cause.retry_after if isinstance(error.cause, HttpStatusError) else None) or 0.0
+            policy, restarts = row.target.limits.restart, self._restarts
+            decision = decide(policy, restarts=restarts, uptime=uptime, chance=chance, retry_after=asked)
         if decision is None:
             row.move(Failed(**past, since=now, error=error))
         else:

@@ -241,7 +241,7 @@ def _collision(name: str, server_id: str, tool: str, owner: str, other: str | No
         f"which {first} has already.",
         advice="Let name_tool return different names, or leave one of the tools out with exclude_tools.",
         server_id=server_id,
-        catalog_name=name,
+        name=name,
         owner_id=owner,
         phase="list",
     )

@@ -20,7 +20,9 @@ class Retry:
     """How many restarts in a row this will make."""
 
 
-def decide(policy: RestartPolicy, *, restarts: int, uptime: float, chance: float) -> Retry | None:
+def decide(
+    policy: RestartPolicy, *, restarts: int, uptime: float, chance: float, retry_after: float = 0.0
+) -> Retry | None:
     """Decide what follows a lost connection or a failed attempt.
 
     Args:
@@ -28,6 +30,7 @@ def decide(policy: RestartPolicy, *, restarts: int, uptime: float, chance: float
         restarts: How many restarts in a row came before this failure.
         uptime: How many seconds the connection was open; 0 if it never was.
         chance: A random number, 0 <= chance < 1.
+        retry_after: How many seconds the server asked to wait.
 
     Returns:
         When to try again; None if automatic reconnects stop.
@@ -36,7 +39,7 @@ def decide(policy: RestartPolicy, *, restarts: int, uptime: float, chance: float
         restarts = 0
     if policy.max_restarts is not None and restarts >= policy.max_restarts:
         return None
-    return Retry(after=policy.delay(restarts, chance), restarts=restarts + 1)
+    return Retry(after=max(policy.delay(restarts, chance), min(retry_after, policy.max_delay)), restarts=restarts + 1)
 
 
 def retries_at_once(policy: RestartPolicy, *, exit_status: int | None, in_flight: int, elapsed: float) -> bool:

@@ -173,9 +173,11 @@ class Channel:
     """Why the latest request outside of any call was not answered, if the wire knows."""
     phase: Phase = attrs.field(default="spawn", init=False)
     """The current phase, derived from the latest request that was sent."""
+    inconclusive: Failure | None = attrs.field(default=None, init=False)
+    """Why `server/discover` failed, if the failure neither ended the attempt nor says what the server supports."""
     discover_answered: bool = attrs.field(default=False, init=False)
-    """Whether the server answered `server/discover` before anything else was sent. If not, a legacy protocol is only
-    what the SDK assumed after a time-out."""
+    """Whether the server answered `server/discover` before anything else was sent. If not, or if it was inconclusive, a
+    legacy protocol is only what the SDK assumed."""
     process_id: int | None = attrs.field(default=None, init=False)
     """The id of the server's process; None if it is not a process of the pool's."""
     stderr_tail: Callable[[], str] = attrs.field(default=str, init=False)
@@ -230,19 +232,15 @@ class Channel:
         """Record an answer on the call that waits for it, and correct what the SDK would reject in it."""
         if answer.id is None or (request := self.requests.remove(answer.id)) is None:
             return
-        self.discover_answered = self.discover_answered or request.method == "server/discover"
+        if request.method == "server/discover" and self.inconclusive is None:
+            self.discover_answered = True
         if request.owner is not None:
             request.owner.answer = answer
         if isinstance(answer, JSONRPCResponse):
             self._correct(answer.result, request)
 
     def fail(self, request_id: RequestId, failure: Failure) -> JSONRPCError:
-        """Record why a request was not answered, and return an error for the SDK.
-
-        Args:
-            request_id: The request.
-            failure: Why.
-        """
+        """Record why a request was not answered, and return an error for the SDK."""
         request = self.requests.get(request_id)
         self.note_failure(None if request is None else request.owner, failure)
         error = ErrorData(code=INTERNAL_ERROR, message=failure.what)

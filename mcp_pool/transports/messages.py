@@ -13,6 +13,8 @@ from pydantic_core import from_json
 
 BOM: Final = BOM_UTF8
 """The byte order mark that some programs write before UTF-8. JSON parsers reject it."""
+RAISE_LIMIT: Final = "Raise max_message_size, or let the server send less."
+"""Advice for a message that is longer than the limit in the spec."""
 
 
 @final

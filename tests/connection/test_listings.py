@@ -113,6 +113,7 @@ async def test_a_listing_of_too_many_pages_is_an_invalid_response(monkeypatch: p
     error = await refused(scripted("--pages", 6))
     assert error.phase == "list"
     assert "more than 5 pages" in str(error)
+    assert "this limit is fixed" in error.advice
 
 
 async def test_a_listing_that_is_too_long_is_an_invalid_response(

@@ -99,7 +99,9 @@ async def test_the_reason_for_an_unreachable_server_contains_the_network_error()
     with refused_port() as port:
         for kind in (HttpServer, SseServer):
             error = await failure(kind(f"http://127.0.0.1:{port}/mcp"))
-            check(error, f"could not be reached at http://127.0.0.1:{port} during ", str(error.cause))
+            check(
+                error, f"could not be reached at http://127.0.0.1:{port} (connection refused) during ", str(error.cause)
+            )
             assert str(error.cause)
 
 

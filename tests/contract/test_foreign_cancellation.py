@@ -275,23 +275,28 @@ async def test_a_stream_for_the_servers_own_messages_that_raises_a_cancellation_
         assert stands(pool)
 
 
-@pytest.mark.parametrize("kind", [HttpServer, SseServer])
-async def test_a_stream_that_always_raises_a_cancellation_is_a_loss_that_the_policy_handles(kind: type[Any]) -> None:
+async def test_an_optional_stream_that_always_raises_a_cancellation_disturbs_nothing() -> None:
     transport = Breaking(is_get)
     async with (
         raw_server() as server,
         httpx2.AsyncClient(transport=transport) as client,
         pool_with_a_good_server() as pool,
-        pool.events() as events,
     ):
-        url = server.sse_url if kind is SseServer else server.url
-        pool.add("s", kind(url, http_client=client, mode="legacy", restart=SOON))
-        if kind is SseServer:  # even the handshake fails
-            await eventually(lambda: isinstance(pool.server("s").last_error, ConnectError))
-        else:
-            lost = await next_error(events, ConnectionLost)
-            assert (lost.server_id, lost.generation) == ("s", 1)
-            await eventually(lambda: pool.server("s").generation >= 2)
+        await pool.connect("s", HttpServer(server.url, http_client=client, mode="legacy", restart=SOON))
+        await eventually(lambda: transport.count >= 3)
+        assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"
+        assert stands(pool)
+
+
+async def test_a_stream_over_sse_that_always_raises_a_cancellation_fails_the_handshake() -> None:
+    transport = Breaking(is_get)
+    async with (
+        raw_server() as server,
+        httpx2.AsyncClient(transport=transport) as client,
+        pool_with_a_good_server() as pool,
+    ):
+        pool.add("s", SseServer(server.sse_url, http_client=client, mode="legacy", restart=SOON))
+        await eventually(lambda: isinstance(pool.server("s").last_error, ConnectError))
         transport.times = 0
         await eventually(lambda: pool.get_status("s") is ConnectionStatus.CONNECTED)
         assert words(await pool.call_tool("s__echo", {"text": "hello"})) == "hello"

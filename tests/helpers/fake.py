@@ -14,7 +14,7 @@ import attrs
 import pytest
 from mcp_types import ServerCapabilities
 
-from mcp_pool import ConnectError, StdioServer
+from mcp_pool import ConnectError, HttpStatusError, StdioServer
 from mcp_pool.connection.calls_in_flight import CallsInFlight
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.dispatcher import CallbackDispatcher
@@ -60,6 +60,8 @@ class Life:
     handshake: float = 0.0
     fails: bool = False
     """Whether the attempt fails at the end of the handshake."""
+    retry_after: float | None = None
+    """How many seconds the server asks to wait when it fails, if it does."""
     is_final: bool = False
     """Whether it fails in a way that no retry can fix."""
     uptime: float = math.inf
@@ -185,6 +187,7 @@ class _Playing(FakeConnector):
                     f"Server {server_id!r} is not there.",
                     server_id=server_id,
                     attempt=attempt.number,
+                    cause=HttpStatusError("It is busy.", status=503, retry_after=life.retry_after),
                     retryable=not life.is_final,
                 )
             await anyio.lowlevel.checkpoint_if_cancelled()  # like the real one: a cancelled attempt never opens

@@ -117,10 +117,11 @@ async def not_http(exchange: Exchange, _value: None) -> None:
 
 
 @way()
-async def status(exchange: Exchange, value: int) -> None:
-    """Answer with a status and an HTML page, as a gateway does."""
-    wanted = [("WWW-Authenticate", "Bearer")] if value == 401 else []
-    await exchange.own.respond(value, PAGE, "text/html; charset=utf-8", wanted)
+async def status(exchange: Exchange, value: int | list[Any]) -> None:
+    """Answer with a status and an HTML page, as a gateway does. [status, text] adds a `Retry-After`."""
+    code, *later = value if isinstance(value, list) else [value]
+    wanted = [("WWW-Authenticate", "Bearer")] if code == 401 else [("Retry-After", text) for text in later]
+    await exchange.own.respond(code, PAGE, "text/html; charset=utf-8", wanted)
 
 
 @way()

@@ -76,6 +76,15 @@ def test_a_wait_is_never_negative_or_longer_than_max_delay(policy: RestartPolicy
     assert 0 <= wait(policy, restarts, chance=chance) <= policy.max_delay
 
 
+@given(policies, rows, chances, st.floats(0, math.inf))
+def test_a_wait_that_the_server_asked_for_replaces_a_shorter_one_up_to_max_delay(
+    policy: RestartPolicy, restarts: int, chance: float, asked: float
+) -> None:
+    decision = decide(policy, restarts=restarts, uptime=0, chance=chance, retry_after=asked)
+    usual = wait(policy, restarts, chance=chance)
+    assert decision == Retry(after=max(usual, min(asked, policy.max_delay)), restarts=restarts + 1)
+
+
 @given(policies, st.integers(0, 2000))
 def test_each_wait_is_at_least_as_long_as_the_one_before(policy: RestartPolicy, restarts: int) -> None:
     assert wait(policy, restarts) <= wait(policy, restarts + 1)

@@ -207,6 +207,15 @@ async def test_a_server_follows_its_own_policy(monkeypatch: pytest.MonkeyPatch) 
     assert wire.waits == pytest.approx([7, 7, 7])
 
 
+async def test_a_server_that_asks_for_a_longer_wait_gets_it_up_to_max_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Life(fails=True, retry_after=seconds) for seconds in (20, 0.1, None, 61, 20)]
+    wire = fake_wire(monkeypatch, *asked, Life(fails=True))
+    async with MCPPool(restart=EXACT) as pool:
+        pool.add("one", FAKE)
+        await anyio.sleep(125)
+    assert wire.waits == pytest.approx([20, 1, 2, 60, 20, 16])
+
+
 @pytest.mark.parametrize("life", [Life(fails=True), Life(uptime=10)])
 @pytest.mark.parametrize("after", [0.0, 0.5, 10.0, 10.5, 11.0])
 async def test_a_removed_server_is_never_revived(monkeypatch: pytest.MonkeyPatch, life: Life, after: float) -> None:

@@ -13,7 +13,9 @@ from mcp_types import JSONRPCError, RequestId
 from pydantic import BaseModel
 
 from mcp_pool.transports.channel import Answer
-from mcp_pool.transports.http.responses import EVENT_STREAM, EventReader, TooLong, content_type, is_unread, read_whole
+from mcp_pool.transports.http.event_streams import EventReader
+from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, is_unread, read_whole
+from mcp_pool.transports.http.status_errors import readable
 from mcp_pool.transports.messages import BOM, is_same_id, parse_error_without_id, parse_message
 
 JSON: Final = "application/json"
@@ -35,6 +37,8 @@ class ParsedBody:
     is_certain: bool = True
     """Whether a missing answer is certain. False if the body could not be read, or contains the id of the request in
     something other than a JSON-RPC message."""
+    excerpt: bytes = attrs.field(default=b"", repr=False)
+    """What is worth quoting of the body. It may hold secrets."""
 
 
 class _WithId(BaseModel):
@@ -60,7 +64,7 @@ async def read_answer(response: httpx2.Response, limit: int, request_id: Request
             body = await read_whole(response, limit)
     except Exception:  # noqa: BLE001  # whatever the error, the body may have held the answer
         return ParsedBody(is_certain=False)
-    return parse_body(body, kind, request_id, limit)
+    return attrs.evolve(parse_body(body, kind, request_id, limit), excerpt=readable(body, kind))
 
 
 def parse_body(body: bytes, kind: str, request_id: RequestId, limit: int) -> ParsedBody:

@@ -9,6 +9,8 @@ from typing import Final, TypeAlias, final
 
 import httpx2
 
+from mcp_pool.transports.http.tls_handshakes import close_cancelled_handshakes
+
 MAX_ATTEMPTS: Final = 3
 """How many times a request is sent: with the current token, with one that another request has obtained meanwhile, and
 with one of its own."""
@@ -42,6 +44,8 @@ class Authorization(httpx2.Auth):
                     # The flow may send a copy: it must be traced as well.
                     outgoing.extensions = {**request.extensions, **outgoing.extensions}
                     self.released = True
+                else:
+                    close_cancelled_handshakes(outgoing)
                 outgoing = await _step(steps, (yield outgoing))
 
     async def _without_lock(self, request: httpx2.Request) -> Flow:

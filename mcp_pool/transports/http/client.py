@@ -21,13 +21,14 @@ from mcp_pool._shared.guard import contained
 from mcp_pool.config.servers import HeadersFunction
 from mcp_pool.transports.channel import Channel
 from mcp_pool.transports.http.authorization import Authorization
+from mcp_pool.transports.http.connecting import CANNOT_CONNECT, CONNECT_TIMEOUT
+from mcp_pool.transports.http.environment import PROXY_ERRORS, unusable_proxy
 from mcp_pool.transports.http.headers import PROTOCOL_HEADERS, add_headers
 from mcp_pool.transports.http.responses import rebuilt, unread
 from mcp_pool.transports.http.tls import default_context, plaintext_context
+from mcp_pool.transports.http.tls_handshakes import close_cancelled_handshakes
 from mcp_pool.transports.tracked_streams import Outgoing
 
-CONNECT_TIMEOUT: Final = 10.0
-"""Seconds to connect to a host. Waiting for a response has no timeout here: the call itself has a deadline."""
 IDLE_EXPIRY: Final = 3.0
 """Seconds after which an idle connection is closed. Common servers close theirs after 5 s, and a request that is sent
 on a connection that is being closed is lost."""
@@ -106,14 +107,21 @@ class _OwnClients(httpx2.AsyncBaseTransport):
         self._clients: dict[bool, httpx2.AsyncClient] = {}
 
     def client(self, *, secure: bool) -> httpx2.AsyncClient:
-        """Return the client for requests that may use TLS, or the one for all others."""
+        """Return the client for requests that may use TLS, or the one for all others.
+
+        Raises:
+            UnusableSetting: A setting in the environment cannot be used.
+        """
         if secure not in self._clients:
             # No limit on connections: long calls and streams must not starve each other.
             limits = httpx2.Limits(
                 max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=IDLE_EXPIRY
             )
             verify = default_context() if secure else plaintext_context()
-            self._clients[secure] = httpx2.AsyncClient(verify=verify, limits=limits)
+            try:
+                self._clients[secure] = httpx2.AsyncClient(verify=verify, limits=limits)
+            except PROXY_ERRORS:
+                raise unusable_proxy() from None  # the text of the error shows the URL, which may hold a password
         return self._clients[secure]
 
     async def aclose(self) -> None:
@@ -156,6 +164,9 @@ class ServerHttpClient(httpx2.AsyncClient):
         headers: Sent with each request, or a function that returns them.
         auth: Authorizes each request.
         borrowed_client: The user's client, which sends the requests and is never closed; None: the pool's own.
+
+    Raises:
+        UnusableSetting: A setting in the environment cannot be used.
     """
 
     def __init__(
@@ -176,6 +187,7 @@ class ServerHttpClient(httpx2.AsyncClient):
         self._given_headers = headers
         self._given_auth = _basic(httpx2.URL(url)) if auth is None else auth
         self._borrowed_client = borrowed_client
+        self._client_for(httpx2.URL(url))  # fails here if a setting is unusable, and not in the SDK's transport
 
     def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
         """Build a request with the client that will send it, and add the headers of this server.
@@ -220,11 +232,12 @@ class ServerHttpClient(httpx2.AsyncClient):
         if self._given_auth is not None:
             options["auth"] = authorization = Authorization(self._given_auth)
         trace = request.extensions.get("trace", _ignore)
+        close_cancelled_handshakes(request)
         try:
             response = await client.send(request, **options)
         except httpx2.LocalProtocolError:
             pass  # replaced below: its text shows the invalid header
-        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+        except CANNOT_CONNECT:
             raise
         except BaseException as error:
             if authorization is None or authorization.released:

@@ -14,7 +14,7 @@ import httpx2
 
 from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.channel import Channel, DisconnectCause
-from mcp_pool.transports.http.responses import Event
+from mcp_pool.transports.http.event_streams import Event
 
 
 @final
@@ -31,8 +31,8 @@ class Endpoint:
 
     def revise(self, event: Event) -> bytes:
         """Return what the SDK is to read in place of an event."""
-        if event.name != b"endpoint":
-            return event.raw
+        if event.name != b"endpoint" or not event.data:
+            return event.raw if event.data else b""
         try:
             named = httpx2.URL(urljoin(self.url, event.data.decode())).copy_with(userinfo=b"", fragment=None)
         except (ValueError, httpx2.InvalidURL) as error:

@@ -6,9 +6,9 @@ recorded on the call or, if the request belongs to no call, on the channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import final
+from typing import Any, final
 
 import anyio
 import attrs
@@ -17,50 +17,35 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest
 
 from mcp_pool._shared.exceptions import cause_of, chain, plain
 from mcp_pool._shared.guard import contained, printable
-from mcp_pool._shared.redaction import origin
 from mcp_pool.transports.answered_ids import problem
-from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause, Failure
+from mcp_pool.transports.channel import Answer, CallRecord, Channel, Failure
 from mcp_pool.transports.http.answers import JSON, ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_outage
+from mcp_pool.transports.http.connecting import Peer, unreachable, was_unreachable
+from mcp_pool.transports.http.event_streams import WatchedStream
+from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed, is_inconclusive, is_outage
 from mcp_pool.transports.http.headers import explained
 from mcp_pool.transports.http.responses import (
     EVENT_STREAM,
     CancellableWait,
     TooLong,
-    WatchedStream,
     content_type,
     read_whole,
     rebuilt,
+    retry_after,
 )
 from mcp_pool.transports.http.session import SESSION_LOST, session_lost
-from mcp_pool.transports.messages import BOM, NotAMessage, is_same_id, parse, parse_error_without_id, parse_message
-
-
-def unreachable(url: httpx2.URL, error: Exception) -> DisconnectCause:
-    """Return the disconnect cause for a server that cannot be connected to. Calls in flight may still be answered."""
-    advice = "Check that it is running and listening there, and that its host name and certificate are correct."
-    return DisconnectCause(
-        f"could not be reached at {origin(url)}", cause=error, advice=advice, draining=True, unreachable=True
-    )
-
-
-def was_unreachable(url: httpx2.URL, error: Exception) -> bool:
-    """Return whether an error means that this server could not be connected to, as opposed to another one."""
-    if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return False
-    try:
-        return origin(error.request.url) == origin(url)
-    except RuntimeError:  # it has no request: an event hook may raise anything
-        return False
-
-
-def error_status(response: httpx2.Response) -> Failure:
-    """Return the failure for an error status, or for a redirect that is not followed."""
-    what = f"answered with HTTP status {response.status_code}"
-    if response.next_request is not None:
-        what = f"redirects to {origin(response.next_request.url)}, which is not followed"
-    return Failure(what, status=response.status_code)
+from mcp_pool.transports.http.status_errors import error_status
+from mcp_pool.transports.http.stream_pace import StreamPace
+from mcp_pool.transports.messages import (
+    BOM,
+    RAISE_LIMIT,
+    NotAMessage,
+    is_same_id,
+    parse,
+    parse_error_without_id,
+    parse_message,
+)
 
 
 async def forward_request(request: httpx2.Request, forward: Forward) -> httpx2.Response:
@@ -99,13 +84,19 @@ class SendTrace:
 
     is_sent: bool = attrs.field(default=False, init=False)
     """Whether sending has started."""
+    peer: Peer | None = attrs.field(default=None, init=False)
+    """What it was connected to, if it needed a new connection: the server, or a proxy."""
 
     def attach(self, request: httpx2.Request) -> None:
         """Trace a request."""
         request.extensions = {**request.extensions, "trace": self._note}
 
-    async def _note(self, event: str, _info: object) -> None:
-        self.is_sent = self.is_sent or event.endswith("send_request_headers.started")
+    async def _note(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("connect_tcp.started"):
+            self.peer = info["host"], info["port"]
+        elif event.endswith("send_request_headers.started"):
+            # A proxy that is asked for a tunnel does not receive the request itself.
+            self.is_sent = self.is_sent or "request" not in info or info["request"].method != b"CONNECT"
 
 
 @final
@@ -123,6 +114,10 @@ class Exchange:
     """The call that the request belongs to, if any."""
     max_message_size: int
     """The longest message in bytes that the server may send."""
+    has_auth: bool = False
+    """Whether an `httpx2.Auth` authorizes the request, which may have asked a person for it."""
+    pace: StreamPace = attrs.field(factory=StreamPace)
+    """Decides how soon an event stream without an answer is resumed."""
     wait: CancellableWait = attrs.field(factory=CancellableWait, init=False)
     """Runs what waits for the server, and is cancelled when the call ends."""
     on_answer: Callable[[int, Answer], None] = attrs.field(default=lambda _status, _answer: None, init=False)
@@ -139,6 +134,11 @@ class Exchange:
             self.wait.is_cancelled = self.record.done
             self.record.on_done = self.wait.cancel
 
+    async def resume(self, forward: Forward) -> httpx2.Response:
+        """Wait for as long as the pace says, send the request, and return the response."""
+        await self.pace.wait()
+        return await self.send(forward)
+
     async def send(self, forward: Forward) -> httpx2.Response:
         """Send the request, and return the response."""
         response = await forward_request(self.request, forward)
@@ -148,12 +148,21 @@ class Exchange:
     def fail(self, failure: Failure) -> httpx2.Response:
         """Record why there is no answer, and return an error response for the SDK."""
         self.channel.note_failure(self.record, failure)
-        outage = failure.status is None or failure.status in AUTH_STATUSES or is_outage(failure.status)
-        if self.record is None and outage and not self.channel.is_settled:
-            # Otherwise the SDK would take this for the response of a legacy server, and try the legacy handshake.
-            self.channel.mark_lost(handshake_failed(failure))
+        if self.record is None and not self.channel.is_settled:
+            self._fail_handshake(failure)
         error = JSONRPCError(jsonrpc="2.0", id=0, error=ErrorData(code=INTERNAL_ERROR, message=failure.what))
         return self._response(503, error.model_dump_json())
+
+    def _fail_handshake(self, failure: Failure) -> None:
+        """End the attempt, unless the SDK is to go on: after `server/discover`, with the legacy handshake."""
+        channel, is_unauthorized = self.channel, failure.status in AUTH_STATUSES
+        # An auth flow could ask a person twice. And the SDK repeats `server/discover` only if the server is modern.
+        is_final = is_unauthorized and (self.has_auth or channel.inconclusive is not None)
+        if self.message.method == "server/discover" and is_inconclusive(failure) and not is_final:
+            channel.inconclusive = failure
+        elif failure.status is None or is_unauthorized or is_outage(failure.status):
+            # Otherwise the SDK would take this for the response of a legacy server.
+            channel.mark_lost(handshake_failed(failure))
 
     def mark_not_run(self) -> None:
         """Record that the server certainly did not run the request."""
@@ -173,7 +182,7 @@ class Exchange:
         if not self._trace.is_sent:
             self.mark_not_run()
         if was_unreachable(self.request.url, error):
-            self.channel.mark_lost(unreachable(self.request.url, error))
+            self.channel.mark_lost(unreachable(self.request.url, error, self._trace.peer))
             return self.fail(Failure("could not be reached", cause=error))
         if self._trace.is_sent:
             self._suspect(error)
@@ -186,7 +195,8 @@ class Exchange:
         if response.is_success and status != HTTPStatus.ACCEPTED and kind == EVENT_STREAM:
             return self.event_stream_response(response)
         if response.next_request is not None:
-            self.fail(error_status(response))  # cleared if the SDK follows the redirect, which is a new exchange
+            # Cleared if the SDK follows the redirect, which is a new exchange.
+            self.fail(error_status(response, self.channel))
             await self.read_answer(response)
             return rebuilt(response, b"")
         body = (await read_whole(response, self.max_message_size)).removeprefix(BOM)
@@ -210,19 +220,14 @@ class Exchange:
         return await read_answer(response, self.max_message_size, self.message.id)
 
     def error_response(self, response: httpx2.Response, body: ParsedBody) -> httpx2.Response:
-        """Turn a response with an error status into the response for the SDK: the server's own message if it has one.
-
-        Args:
-            response: The response.
-            body: Its body.
-        """
+        """Turn a response with an error status into one for the SDK: the server's own message if `body` has one."""
         status = response.status_code
         if body.answer is not None or status < HTTPStatus.INTERNAL_SERVER_ERROR:
             self.channel.note_activity()
-        is_unauthorized = self.record is None and not self.channel.is_settled and status in AUTH_STATUSES
+        is_final = status in AUTH_STATUSES or retry_after(response) is not None
         message = body.answer or body.error
-        if message is None or is_unauthorized:
-            return self.fail(error_status(response))
+        if message is None or (is_final and self.record is None and not self.channel.is_settled):
+            return self.fail(error_status(response, self.channel, body.excerpt))
         if body.answer is not None:
             self.on_answer(status, body.answer)
         content = message.model_copy(update={"id": self.message.id}).model_dump_json(by_alias=True, exclude_unset=True)
@@ -231,13 +236,14 @@ class Exchange:
 
     def event_stream_response(self, response: httpx2.Response) -> httpx2.Response:
         """Return a copy of a response with a watched event stream."""
-        stream = WatchedStream(response, self.max_message_size, self._note_end, self._note_message, self.wait)
-        return rebuilt(response, stream)
+        limit, end, message = self.max_message_size, self._note_end, self._note_message
+        return rebuilt(response, WatchedStream(response, limit, end, message, self.pace.revise, wait=self.wait))
 
     def _response(self, status: int, content: str) -> httpx2.Response:
         return httpx2.Response(status, headers={"content-type": JSON}, content=content, request=self.request)
 
     def _note_message(self, data: bytes) -> None:
+        self.pace.note_progress()
         if self._is_answered:
             return
         self.channel.note_activity()
@@ -255,6 +261,7 @@ class Exchange:
         return f" ({problem(found)}): {self.channel.quote(data)}" if isinstance(found, NotAMessage) else ""
 
     def _note_end(self, error: Exception | None) -> None:
+        self.pace.note_end()
         if error is None:
             self.fail(Failure("ended its event stream without an answer"))
             return
@@ -268,7 +275,7 @@ class Exchange:
     def _failure(self, error: Exception, received: str) -> Failure:
         if isinstance(error, TooLong):
             what = f"sent {received} longer than max_message_size={self.max_message_size} bytes"
-            return Failure(what, malformed=True)
+            return Failure(what, malformed=True, advice=RAISE_LIMIT)
         if isinstance(error, httpx2.DecodingError):
             return Failure(f"sent {received} that cannot be decoded", malformed=True, cause=error)
         what = "did not complete the request" if self._trace.is_sent else "could not be sent the request"

@@ -11,6 +11,7 @@ from mcp_pool.config.servers import UrlServer
 from mcp_pool.config.spec import ServerSpec
 from mcp_pool.errors import HttpStatusError
 from mcp_pool.transports.channel import DisconnectCause, Failure
+from mcp_pool.transports.http.connecting import CHECK_PROXY
 
 AUTH_STATUSES: Final = frozenset({401, 403})
 """The server rejects the credentials, and will until somebody corrects them."""
@@ -24,7 +25,7 @@ _FIXED_AUTH: Final = (type(None), httpx2.BasicAuth, httpx2.DigestAuth)
 def handshake_failed(failure: Failure) -> DisconnectCause:
     """Return the disconnect cause for a handshake that failed."""
     cause = failure.cause
-    if failure.status is not None:
+    if failure.status is not None and not isinstance(cause, HttpStatusError):  # a redirect
         cause = HttpStatusError(f"The server {failure.what}.", status=failure.status)
     return DisconnectCause(failure.what, cause=cause, advice=advice_for(failure))
 
@@ -33,6 +34,8 @@ def advice_for(failure: Failure) -> str:
     """Return the advice for a request that was rejected or did not complete."""
     if failure.advice:
         return failure.advice
+    if failure.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return CHECK_PROXY
     if failure.status in AUTH_STATUSES:
         return "Provide valid credentials."
     if is_outage(failure.status):
@@ -50,6 +53,17 @@ def credentials_advice(spec: ServerSpec) -> str:
     if isinstance(spec, UrlServer) and (spec.http_client is not None or not isinstance(spec.auth, _FIXED_AUTH)):
         return f"Let auth or http_client send valid credentials, {then}"
     return "Correct headers or auth: pass a new spec to replace(), or to connect() if the server is not in the pool."
+
+
+def is_inconclusive(failure: Failure) -> bool:
+    """Return whether a failure of `server/discover` is no outage, and says nothing about what the server supports.
+
+    Some older servers, and gateways in front of them, respond to an unknown method with 401 or 403, with a web page,
+    with nothing, or with a message that is not an answer.
+    """
+    if failure.status is not None:
+        return failure.status in AUTH_STATUSES
+    return failure.malformed or failure.cause is None  # with a cause, the response did not arrive
 
 
 def is_outage(status: int | None) -> bool:

@@ -15,9 +15,9 @@ from mcp_pool._shared.log import log
 from mcp_pool._shared.log_throttle import LogThrottle
 from mcp_pool.transports.channel import MAX_OPEN_SERVER_REQUESTS, Answer, Channel, too_many_server_requests
 from mcp_pool.transports.http.client import Forward, current_message
-from mcp_pool.transports.http.exchange import error_status
 from mcp_pool.transports.http.redirects import send_within_origin
 from mcp_pool.transports.http.responses import read_whole
+from mcp_pool.transports.http.status_errors import error_status
 
 NOTIFICATION_TIMEOUT: Final = 5.0
 """Seconds for a server to accept a notification or an answer."""
@@ -75,7 +75,7 @@ class Notifications:
                 response = await send_within_origin(request, forward)
                 await read_whole(response, MAX_RESPONSE_SIZE)  # or the connection could not be used again
                 if not response.is_success:
-                    self.note(f"did not accept a notification: it {error_status(response).what}")
+                    self.note(f"did not accept a notification: it {error_status(response, self.channel).what}")
             if scope.cancelled_caught:
                 self._not_accepted.count(self.server_id)
         except Exception as error:  # noqa: BLE001  # nobody waits for it

@@ -12,11 +12,11 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, J
 from mcp_pool.transports.channel import CallRecord, Channel, Failure
 from mcp_pool.transports.http.answers import ParsedBody
 from mcp_pool.transports.http.client import Forward
-from mcp_pool.transports.http.exchange import error_status
 from mcp_pool.transports.http.handshake_errors import AUTH_STATUSES, handshake_failed
 from mcp_pool.transports.http.inbox import Inbox
 from mcp_pool.transports.http.session import Finding
 from mcp_pool.transports.http.session_probe import SessionProbe
+from mcp_pool.transports.http.status_errors import error_status
 
 
 @final
@@ -55,12 +55,13 @@ class PostRejections:
             record: The call that it belongs to, if any.
         """
         status = post.response.status_code
-        loss = handshake_failed(Failure(f"rejected a message with HTTP status {status}", status=status))
+        failure = error_status(post.response, self.channel, post.body.excerpt, "rejected a message")
+        loss = handshake_failed(failure)
         if not isinstance(message, JSONRPCRequest):
             if not self.channel.is_settled or status == HTTPStatus.NOT_FOUND:
                 self.channel.mark_lost(loss)
             else:
-                self.probe.note(f"did not accept a notification: it {error_status(post.response).what}")
+                self.probe.note(f"did not accept a notification: it {failure.what}")
             return
         is_early = not self.channel.is_settled
         if self._deliver_answer(post, message, is_early=is_early):
@@ -92,7 +93,7 @@ class PostRejections:
         if post.body.error is not None:
             self.inbox.deliver(post.body.error)
         else:
-            self.fail(message, record, error_status(post.response))
+            self.fail(message, record, error_status(post.response, self.channel, post.body.excerpt))
 
     def fail(self, message: JSONRPCRequest, record: CallRecord | None, failure: Failure) -> None:
         """Fail a request that the server will not answer.

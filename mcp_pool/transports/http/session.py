@@ -20,6 +20,8 @@ from mcp_pool.transports.channel import Answer, DisconnectCause
 
 PING_METHOD: Final = "ping"
 """The method of a ping."""
+SESSION_ADVICE: Final = "It may have been restarted, or it has replicas without sticky sessions behind a load balancer."
+"""What may be behind the loss of a session."""
 SESSION_LOST: Final = "no longer knows the session"
 """What happened if the server itself says that the session is lost."""
 
@@ -131,4 +133,4 @@ def session_presumed_lost(status: int) -> DisconnectCause:
 def _session_cause(what: str, status: int) -> DisconnectCause:
     # Draining: other calls that were rejected must find out themselves, because then they may be sent again.
     cause = HttpStatusError(f"The server answered with HTTP status {status}.", status=status)
-    return DisconnectCause(what, cause=cause, advice="Check whether it was restarted.", draining=True)
+    return DisconnectCause(what, cause=cause, advice=SESSION_ADVICE, draining=True)

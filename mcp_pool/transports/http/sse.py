@@ -8,7 +8,7 @@ its own request only.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Final, final
 
@@ -26,19 +26,18 @@ from mcp_pool.config.servers import SseServer
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
 from mcp_pool.transports.http.answers import ParsedBody, read_answer
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
+from mcp_pool.transports.http.connecting import unreachable, was_unreachable
 from mcp_pool.transports.http.endpoint import Endpoint
-from mcp_pool.transports.http.exchange import SendTrace, error_status, unreachable, was_unreachable, with_plain_causes
-from mcp_pool.transports.http.handshake_errors import handshake_failed
+from mcp_pool.transports.http.exchange import SendTrace
 from mcp_pool.transports.http.headers import HeadersFailed, explained
 from mcp_pool.transports.http.inbox import Inbox
 from mcp_pool.transports.http.post_rejections import PostRejections, RejectedPost
 from mcp_pool.transports.http.redirects import send_within_origin
-from mcp_pool.transports.http.responses import EVENT_STREAM, TooLong, content_type, read_whole, watch
+from mcp_pool.transports.http.responses import read_whole
 from mcp_pool.transports.http.session_probe import SessionProbe
-from mcp_pool.transports.messages import parse
+from mcp_pool.transports.http.sse_stream import MAX_EVENT_SIZE, SseStream
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import Outgoing, TrackedReadStream, TrackedWriteStream
-from mcp_pool.transports.unreadable import Unreadable, is_readable
 
 POST_TIMEOUT: Final = 30.0
 """Seconds for a server to accept a POST that no caller waits for. A request whose caller waits has no such timeout,
@@ -53,8 +52,6 @@ RESPONSE_TIMEOUT: Final = 1.0
 used again."""
 MAX_RESPONSE_SIZE: Final = 65536
 """The longest such body that is read, in bytes."""
-MAX_EVENT_SIZE: Final = 2**20
-"""The longest event in bytes that the SDK accepts; its parser fails on a longer one."""
 
 
 @asynccontextmanager
@@ -71,7 +68,8 @@ async def sse_transport(
     """
     # Without user and password: the SDK requires the URL for POSTs to have exactly the same origin.
     url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))
-    wire = _SseWire(server_id, channel, min(spec.max_message_size, MAX_EVENT_SIZE), Endpoint(url, channel))
+    event_limit = min(spec.max_message_size, MAX_EVENT_SIZE)
+    wire = _SseWire(server_id, channel, SseStream(server_id, channel, event_limit, Endpoint(url, channel)))
     async with anyio.create_task_group() as wire.background:
 
         def make_client(
@@ -86,7 +84,7 @@ async def sse_transport(
         async with sse_client(url, httpx_client_factory=make_client) as (read, write):
             inbox = Inbox(read, channel, wire.note_answer)
             probe = SessionProbe(channel, renewal_limit, wire.background.start_soon, wire.note)
-            wire.rejections, wire.deliver = PostRejections(channel, inbox, probe), inbox.deliver
+            wire.rejections, wire.stream.deliver = PostRejections(channel, inbox, probe), inbox.deliver
             try:
                 yield (
                     TrackedReadStream(inbox, channel, notes_activity=False),
@@ -125,18 +123,12 @@ class _SseWire:
     """For the log."""
     channel: Channel
     """The channel of the connection."""
-    event_limit: int
-    """The longest event in bytes that the server may send."""
-    endpoint: Endpoint
-    """Checks where the server wants messages to be posted."""
+    stream: SseStream
+    """The event stream."""
     background: TaskGroup = attrs.field(init=False)
     """The tasks that post."""
     rejections: PostRejections = attrs.field(init=False)
     """Handles rejected POSTs."""
-    unreadable: Unreadable = attrs.field(init=False, repr=False)
-    """Handles events that are not messages."""
-    deliver: Callable[[JSONRPCMessage], None] | None = attrs.field(default=None, init=False)
-    """Passes a message to the SDK; None before the first request can have been sent."""
     not_accepted: LogThrottle = attrs.field(
         factory=lambda: LogThrottle("Server {!r}: messages not accepted in time: {}"), init=False, repr=False
     )
@@ -145,16 +137,11 @@ class _SseWire:
     _posts: dict[RequestId, _Post] = attrs.field(factory=dict[RequestId, _Post], init=False, repr=False)
     """The requests that are being posted, by id."""
 
-    def __attrs_post_init__(self) -> None:
-        self.channel.unreadable.noun = "event"
-        advice = "Fix the server: each event must be one JSON-RPC message."
-        self.unreadable = Unreadable(self.server_id, self.channel, "sends events", advice)
-
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Send a request. A POST never raises: if it fails once it is sent, the connection is lost."""
         outgoing = current_message.get()
         if outgoing is None:
-            return await self._open(request, forward)
+            return await self.stream.open(request, forward)
         message, post = outgoing.message.message, _Post()
         if not isinstance(message, JSONRPCRequest):
             post.expire()
@@ -183,42 +170,6 @@ class _SseWire:
         """Log a harmless problem, as a phrase that follows the server's name."""
         log("DEBUG", self.server_id, "Server {!r} {}", self.server_id, what)
 
-    async def _open(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        try:
-            response = await send_within_origin(request, forward)
-        except Exception as error:
-            if was_unreachable(request.url, error):
-                self.channel.mark_lost(unreachable(request.url, error))
-            else:
-                is_unsent = isinstance(error, HeadersFailed)
-                what = "could not be sent the request" if is_unsent else "did not complete the request"
-                why, cause = explained(error)
-                self.channel.mark_lost(handshake_failed(Failure(f"{what} ({why})", cause=cause)))
-            raise
-        kind = content_type(response)
-        if not response.is_success:
-            self.channel.mark_lost(handshake_failed(error_status(response)))
-        elif kind != EVENT_STREAM:
-            what = f"answered with {kind or 'no content type'} instead of an event stream"
-            self.channel.mark_lost(DisconnectCause(what))
-        return watch(response, self.event_limit, self._note_end, self._note_event, self.endpoint.revise)
-
-    def _note_event(self, data: bytes) -> None:
-        """Pass messages to the SDK in place of an event that it cannot read."""
-        if self.deliver is not None and not is_readable(found := parse(data)):
-            for message in self.unreadable.messages(data, found):
-                self.deliver(message)
-
-    def _note_end(self, error: Exception | None) -> None:
-        if isinstance(error, TooLong):
-            limit = f"max_message_size={self.event_limit} bytes"
-            if self.event_limit == MAX_EVENT_SIZE:
-                limit = f"the {MAX_EVENT_SIZE} bytes that the SDK accepts"
-            self.channel.mark_lost(DisconnectCause(f"sent an event longer than {limit}"))
-        else:
-            cause = None if error is None else with_plain_causes(error)
-            self.channel.mark_lost(DisconnectCause("ended its event stream", cause=cause))
-
     async def _post_in_turn(self, request: httpx2.Request, forward: Forward, outgoing: Outgoing, post: _Post) -> None:
         message = outgoing.message.message
         try:
@@ -242,7 +193,7 @@ class _SseWire:
             with post.scope:
                 response = await send_within_origin(request, forward)
                 if not response.is_success:
-                    body = await read_answer(response, self.event_limit, _request_id(message))
+                    body = await read_answer(response, self.stream.event_limit, _request_id(message))
         except Exception as error:  # noqa: BLE001  # it ends this request or this connection, and nothing else
             if isinstance(error, HeadersFailed):
                 post.trace.is_sent = False  # at most, the server received it before and redirected it
@@ -262,7 +213,7 @@ class _SseWire:
         loss = DisconnectCause(f"could not be sent a message ({why})", cause=cause)
         if was_unreachable(request.url, error):
             # Not draining: the call whose request was not sent cannot be answered.
-            self._fail(attrs.evolve(unreachable(request.url, error), draining=False), record, post)
+            self._fail(attrs.evolve(unreachable(request.url, error, post.trace.peer), draining=False), record, post)
         elif post.trace.is_sent or not self.channel.is_settled:
             self._fail(loss, record, post)
         elif isinstance(message, JSONRPCRequest):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
-from http import HTTPStatus
 from typing import Final, final
 
 import anyio
@@ -19,14 +19,17 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from mcp_pool.config.servers import HttpServer
-from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, Failure
+from mcp_pool.transports.channel import CallRecord, Channel, Failure
 from mcp_pool.transports.http.client import Forward, Outbox, ServerHttpClient, current_message
-from mcp_pool.transports.http.exchange import Exchange, error_status, forward_request, unreachable, was_unreachable
+from mcp_pool.transports.http.exchange import Exchange
 from mcp_pool.transports.http.notifications import Notifications
 from mcp_pool.transports.http.redirects import redirected_request, send_within_origin
-from mcp_pool.transports.http.responses import EVENT_STREAM, WatchedStream, content_type, rebuilt
+from mcp_pool.transports.http.responses import EVENT_STREAM, content_type
+from mcp_pool.transports.http.server_stream import ServerStream
 from mcp_pool.transports.http.session import Finding
 from mcp_pool.transports.http.session_probe import SessionProbe
+from mcp_pool.transports.http.status_errors import error_status
+from mcp_pool.transports.http.stream_pace import StreamPace
 from mcp_pool.transports.session_renewal_limit import SessionRenewalLimit
 from mcp_pool.transports.tracked_streams import TrackedReadStream, TrackedWriteStream
 
@@ -34,8 +37,9 @@ SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"
 SESSION_END_TIMEOUT: Final = 5.0
 """Seconds for a server to answer the DELETE that ends its session."""
-MAX_STREAM_FAILURES: Final = 2
-"""Consecutive failures of the server's own event stream after which the connection is lost. The SDK gives up then."""
+
+_current_pace: Final[ContextVar[StreamPace]] = ContextVar("mcp_pool_current_pace")
+"""The pace of the request that is being sent. The SDK sends and resumes a request in one task."""
 
 
 @asynccontextmanager
@@ -54,7 +58,9 @@ async def streamable_transport(
     notifications = Notifications(server_id, channel)
     url = str(httpx2.URL(spec.url).copy_with(userinfo=b""))  # the SDK logs it
     probe = SessionProbe(channel, renewal_limit, notifications.start, notifications.note)
-    wire = _StreamableWire(channel, spec.max_message_size, notifications, probe)
+    has_auth = spec.auth is not None or (spec.http_client is not None and spec.http_client.auth is not None)
+    server_stream = ServerStream(channel, spec.max_message_size, notifications.note)
+    wire = _StreamableWire(channel, spec.max_message_size, notifications, probe, server_stream, has_auth)
     async with (
         ServerHttpClient(
             spec.url, wire, headers=spec.headers, auth=spec.auth, borrowed_client=spec.http_client
@@ -82,16 +88,17 @@ class _StreamableWire:
     max_message_size: int
     notifications: Notifications
     probe: SessionProbe
+    server_stream: ServerStream
+    has_auth: bool
     _session: dict[str, str] = attrs.field(factory=dict[str, str], init=False, repr=False)
     """The headers of the session, once the server has started one."""
-    _stream_failures: int = attrs.field(default=0, init=False)
 
     async def send(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
         """Send a request. A POST with a message never raises: if it fails, an error response is returned."""
         outgoing = current_message.get()
         message, record = (None, None) if outgoing is None else (outgoing.message.message, outgoing.record)
         if request.method == "GET" and not isinstance(message, JSONRPCRequest):
-            return await self._open_server_stream(request, forward)
+            return await self.server_stream.open(request, forward)
         if request.method == "GET" and isinstance(message, JSONRPCRequest):
             return await self._resume(request, forward, message, record)
         if request.method != "POST" or message is None:
@@ -112,14 +119,17 @@ class _StreamableWire:
             response = await client.send(request, stream=True, follow_redirects=False)
             await response.aclose()
             if response.next_request is not None:
-                self.notifications.note(f"was not told that its session has ended: it {error_status(response).what}")
+                self.notifications.note(
+                    f"was not told that its session has ended: it {error_status(response, self.channel).what}"
+                )
         except Exception as error:  # noqa: BLE001  # the session expires by itself
             self.notifications.note(f"could not be told that its session has ended ({type(error).__name__})")
 
     async def _send_request(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
     ) -> httpx2.Response:
-        exchange = Exchange(request, message, self.channel, record, self.max_message_size)
+        exchange = Exchange(request, message, self.channel, record, self.max_message_size, self.has_auth)
+        _current_pace.set(exchange.pace)
         try:
             return await exchange.wait.run(partial(self._exchange, exchange, forward))
         except Exception as error:  # noqa: BLE001  # it fails this request only
@@ -148,17 +158,24 @@ class _StreamableWire:
     async def _resume(
         self, request: httpx2.Request, forward: Forward, message: JSONRPCRequest, record: CallRecord | None
     ) -> httpx2.Response:
-        """Resume an event stream that ended before the answer. If this fails, the SDK may try again."""
-        exchange = Exchange(request, message, self.channel, record, self.max_message_size)
+        """Resume an event stream that ended before the answer. If this fails, the SDK may try again, without waiting.
+
+        The wait is here, and not in the SDK, because it must end with the call.
+        """
+        pace = _current_pace.get(None) or StreamPace()
+        exchange = Exchange(request, message, self.channel, record, self.max_message_size, pace=pace)
         failure = Failure("ended its event stream without an answer and did not resume it")
         try:
-            response = await exchange.wait.run(partial(exchange.send, forward))
+            response = await exchange.wait.run(partial(exchange.resume, forward))
         except Exception as error:
+            pace.note_end()
             exchange.fail(attrs.evolve(failure, cause=error))
             raise
         if response.is_success and content_type(response) == EVENT_STREAM:
             return exchange.event_stream_response(response)
-        exchange.fail(failure)
+        if redirected_request(request, response) is None:
+            pace.note_end()
+        exchange.fail(failure)  # cleared if the SDK follows a redirect
         return response
 
     def _note_session(self, exchange: Exchange, response: httpx2.Response) -> None:
@@ -166,32 +183,3 @@ class _StreamableWire:
             self._session[SESSION_HEADER] = session
         if self._session and (version := exchange.request.headers.get(VERSION_HEADER)):
             self._session[VERSION_HEADER] = version
-
-    async def _open_server_stream(self, request: httpx2.Request, forward: Forward) -> httpx2.Response:
-        """Open the event stream for the server's own messages. If this fails, the SDK tries again."""
-        try:
-            response = await forward_request(request, forward)
-        except Exception as error:
-            if was_unreachable(request.url, error):
-                self.channel.mark_lost(unreachable(request.url, error))
-            self._note_stream_end(error)
-            raise
-        if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            self.channel.note_activity()
-        if response.is_success and content_type(response) == EVENT_STREAM:
-            stream = WatchedStream(
-                response, self.max_message_size, self._note_stream_end, lambda _message: self.channel.note_activity()
-            )
-            return rebuilt(response, stream)
-        if redirected_request(request, response) is not None:
-            return response  # the SDK follows it, which is another request
-        # Not a loss, whatever the status: a gateway may block every GET while POSTs work.
-        self.notifications.note(f"has no stream for its own messages: it answered with status {response.status_code}")
-        return response
-
-    def _note_stream_end(self, error: Exception | None) -> None:
-        self._stream_failures = 0 if error is None else self._stream_failures + 1
-        if self._stream_failures >= MAX_STREAM_FAILURES and error is not None:
-            self.channel.mark_lost(
-                DisconnectCause("repeatedly interrupted the stream for its own messages", cause=error, draining=True)
-            )

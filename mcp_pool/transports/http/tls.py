@@ -12,10 +12,19 @@ from functools import cache, lru_cache
 
 import httpx2
 
+from mcp_pool.transports.http.environment import unusable_certificates
+
 
 def default_context() -> ssl.SSLContext:
-    """Return the context for the trust settings in the environment: httpx2 reads the same two variables."""
-    return _default_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    """Return the context for the trust settings in the environment: httpx2 reads the same two variables.
+
+    Raises:
+        UnusableSetting: The certificates cannot be loaded.
+    """
+    try:
+        return _default_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    except OSError as error:  # such as `ssl.SSLError`
+        raise unusable_certificates(error) from error
 
 
 @lru_cache(maxsize=8)

@@ -24,7 +24,7 @@ from mcp_pool._shared.exceptions import plain
 from mcp_pool.config.servers import StdioServer
 from mcp_pool.config.target import Target
 from mcp_pool.transports.channel import Answer, CallRecord, Channel, DisconnectCause
-from mcp_pool.transports.messages import parse
+from mcp_pool.transports.messages import RAISE_LIMIT, parse
 from mcp_pool.transports.stdio.guardian import Guardian
 from mcp_pool.transports.stdio.lines import LineSplitter, LineTooLong
 from mcp_pool.transports.stdio.process import ServerProcess, read, spawn
@@ -285,7 +285,7 @@ class _StdioTransport:
             await self._explained.wait()
 
     def _cause(self, *, is_complete: bool) -> DisconnectCause:
-        advice = "Run its command in a terminal to see more."
+        advice = RAISE_LIMIT if self._too_long else "Run its command in a terminal to see more."
         tail = self.standard_error.text()
         return DisconnectCause(self._describe_end(), self.process.status, tail, advice=advice, is_complete=is_complete)
 

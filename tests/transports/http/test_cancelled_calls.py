@@ -14,6 +14,7 @@ from helpers.http import arrival, arrived, fault, given_up, raw_server
 from helpers.http_calls import in_flight
 from mcp_pool import CallTimeout, HttpServer, MCPPool
 from mcp_pool.transports.http import notifications
+from mcp_pool.transports.http.stream_pace import MAX_DELAY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +38,34 @@ async def test_cancelled_calls_leave_no_request_behind(
             )
         )
         assert pool.server("s").generation == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("retry", ["0", "1000000000", "9" * 400])
+async def test_calls_that_end_while_their_streams_wait_to_be_resumed_leave_no_task_and_harm_no_other(
+    protocol: tuple[str, ...], retry: str, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    async with (
+        raw_server(*protocol, "--retry", retry, ledger=ledger) as server,
+        MCPPool({"s": HttpServer(server.url)}) as pool,
+    ):
+        rules = [fault("half_stream", "end ids", on="tools/call:silent"), fault("half_stream", on="resume")]
+        await server.misbehave(*rules)
+        assert words(await pool.call_tool("s__echo", {"text": "before"})) == "before"
+        before = tasks()
+        for _ in range(3):
+            with pytest.raises(CallTimeout):
+                await pool.call_tool("s__silent", timeout=0.4)
+        await eventually(lambda: tasks() <= before, within=MAX_DELAY / 2)
+        assert len([line for line in arrived(ledger, "GET") if line["resume"]]) <= 6
+        assert words(await pool.call_tool("s__echo", {"text": "after"})) == "after"
+        assert pool.server("s").generation == 1
+
+
+def tasks() -> set[int]:
+    """The ids of all tasks."""
+    return {task.id for task in anyio.get_running_tasks()}
 
 
 @pytest.mark.parametrize(("do", "value"), [("silent", None), ("reset", None), ("status", 500)])

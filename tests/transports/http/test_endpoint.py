@@ -16,7 +16,7 @@ from mcp_pool import ConnectError, ConnectionLost, HttpServer, MCPPool, RestartP
 from mcp_pool.transports.http.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from mcp_pool.transports.http.responses import Event
+    from mcp_pool.transports.http.event_streams import Event
 
 ENDPOINT = b"/messages?session_id=1"
 

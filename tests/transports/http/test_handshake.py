@@ -48,7 +48,7 @@ async def test_a_server_that_refuses_connections_is_named_by_its_origin() -> Non
     with refused_port() as port:
         async with MCPPool() as pool:
             error = await failure(pool, HttpServer(f"http://user:password@127.0.0.1:{port}/{PLACE}/mcp"))
-    assert f"could not be reached at http://127.0.0.1:{port} during server/discover" in str(error)
+    assert f"could not be reached at http://127.0.0.1:{port} (connection refused) during server/discover" in str(error)
     assert isinstance(error.__cause__, httpx2.ConnectError)
     assert error.retryable
 
@@ -65,21 +65,22 @@ async def test_a_silent_server_times_out(protocol: tuple[str, ...], phase: str) 
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("phase", ["first", "list"])
+@pytest.mark.parametrize("phase", ["initialize", "list"])
 async def test_a_server_that_rejects_the_credentials_fails_until_they_are_corrected(
     protocol: tuple[str, ...], phase: str
 ) -> None:
-    phase = FIRST[protocol] if phase == "first" else phase
+    request = "handshake" if phase == "initialize" else "tools/list"
     async with raw_server(*protocol) as server, MCPPool(restart=SOON) as pool:
         for status, do in product((401, 403), ("status", "error")):
-            await server.misbehave(fault(do, status, on=REQUESTS[phase]))
+            await server.misbehave(fault(do, status, on=request))
             pool.add("s", behind_url(server))
             await eventually(lambda: isinstance(pool.server("s").state, Failed))
             error: Any = pool.server("s").last_error
             assert isinstance(error.__cause__, HttpStatusError)
             assert (error.__cause__.status, error.phase, error.attempt) == (status, phase, 1)
             assert not error.retryable
-            assert f"answered with HTTP status {status} during {REQUESTS[phase]}" in str(error)
+            assert f"answered with HTTP status {status} (" in str(error)
+            assert f") during {REQUESTS[phase]}" in str(error)
             assert "Correct headers or auth: pass a new spec to replace(), or to connect()" in str(error)
             assert hides_its_secrets(error)
             await server.misbehave()
@@ -94,11 +95,13 @@ FAILURES = {
     "429": (fault("status", 429), "HTTP status 429", 429),
     "reset": (fault("reset"), "did not complete the request (ReadError)", None),
     "close": (fault("close"), "did not complete the request (RemoteProtocolError)", None),
-    "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
     "half a body": (fault("half_body"), "did not complete the request (RemoteProtocolError)", None),
+    "broken JSON": (fault("broken_json"), "HTTP status 200 and", None),
     "a page": (fault("content_type", "text/html"), "bytes of text/html", None),
 }
-"""Failures in the handshake that say nothing about the protocol of the server."""
+"""Failures in the handshake, and what is reported."""
+OUTAGES = list(FAILURES)[:6]
+"""Those that say nothing about the protocol of the server even in response to `server/discover`."""
 COMMON = list(FAILURES)[:5]
 """Those that can also happen to a request that the server would reject anyway."""
 
@@ -106,7 +109,7 @@ COMMON = list(FAILURES)[:5]
 @pytest.mark.parametrize(
     ("protocol", "phase", "failures"),
     [
-        pytest.param(("--modern",), "discover", FAILURES, id="modern, discover"),
+        pytest.param(("--modern",), "discover", OUTAGES, id="modern, discover"),
         pytest.param(("--modern",), "list", FAILURES, id="modern, list"),
         pytest.param((), "discover", COMMON, id="legacy, discover"),
         pytest.param((), "initialize", FAILURES, id="legacy, initialize"),
@@ -141,7 +144,7 @@ async def test_a_server_with_an_outage_is_tried_again_later() -> None:
     async with raw_server(faults=[fault("status", 503)]) as server, MCPPool() as pool:
         pool.add("s", behind_url(server, restart=NOT_NOW))
         await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
-        assert "answered with HTTP status 503 during server/discover. Check the server's log." in str(
+        assert "answered with HTTP status 503 ('Sorry') during server/discover. Check the server's log." in str(
             pool.server("s").last_error
         )
 
@@ -150,7 +153,7 @@ async def test_a_server_with_an_outage_is_tried_again_later() -> None:
 async def test_a_url_without_a_server_is_an_error_that_says_so(status: int) -> None:
     async with raw_server(faults=[fault("status", status)]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
-        assert f"answered with HTTP status {status} during initialize" in str(error)
+        assert f"answered with HTTP status {status} ('Sorry') during initialize" in str(error)
         assert "Check that there is an MCP server at this URL." in str(error)
         assert isinstance(error.__cause__, HttpStatusError)
         assert (error.phase, error.__cause__.status, error.retryable) == ("initialize", status, True)
@@ -196,7 +199,7 @@ async def test_a_session_rejected_in_the_handshake_fails_it_without_a_ping(tmp_p
     ledger = tmp_path / "ledger"
     async with raw_server(ledger=ledger, faults=[fault("status", 400, on="tools/list")]) as server, MCPPool() as pool:
         error = await failure(pool, behind_url(server))
-        assert "answered with HTTP status 400 during tools/list" in str(error)
+        assert "answered with HTTP status 400 ('Sorry') during tools/list" in str(error)
     assert arrived(ledger, "ping") == []
 
 

@@ -203,4 +203,4 @@ async def test_a_redirected_event_stream_is_reported_only_if_it_is_not_followed(
         assert pool.server("s").generation == 1
     assert opened.is_set() is is_followed
     assert server.hosts == {"host.test"}
-    assert any("no stream for its own messages" in record for record in record_logs) is not is_followed
+    assert any("does not open a stream" in record for record in record_logs) is not is_followed

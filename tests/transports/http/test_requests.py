@@ -97,6 +97,7 @@ async def test_a_request_that_fails_harms_only_itself(
                 assert getattr(error, "status", 0) == {"status": way.value, "redirect": 307}.get(way.do, 0)
                 assert getattr(error, "may_have_run", True), way
                 assert hides_its_secrets(error), way
+                assert ("max_message_size" in error.reason) == error.advice.startswith("Raise max_message_size"), way
                 assert {handle.generation for handle in pool.servers.values()} == {1}, way
         assert len(arrived(ledger, tool="echo")) == 3 * len(ways)
 

@@ -326,6 +326,7 @@ async def test_an_event_that_is_too_long_ends_its_connection_only(limit: int) ->
         with pytest.raises(ConnectionLost, match="sent an event longer than") as caught:
             await pool.call_tool("s__big", {"n": limit})
         assert str(limit) in str(caught.value)
+        assert ("max_message_size" in caught.value.advice) == bool(fields)
         assert caught.value.may_have_run
         assert words(await pool.call_tool("s__echo", {"text": "back"})) == "back"
         assert pool.server("other").generation == 1

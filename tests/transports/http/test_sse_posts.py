@@ -115,7 +115,8 @@ async def test_a_call_that_ends_before_its_post_starts_is_not_posted() -> None:
     token = current_message.set(Outgoing(message, b"{}", record))
     try:
         async with anyio.create_task_group() as group:
-            wire = sse._SseWire("s", channel, sse.MAX_EVENT_SIZE, sse.Endpoint(f"{PLACE}/sse", channel))
+            stream = sse.SseStream("s", channel, sse.MAX_EVENT_SIZE, sse.Endpoint(f"{PLACE}/sse", channel))
+            wire = sse._SseWire("s", channel, stream)
             wire.background = group
             assert (await wire.send(httpx2.Request("POST", PLACE), forward)).status_code == 202
     finally:

@@ -349,6 +349,7 @@ async def test_a_handshake_longer_than_the_limit_is_refused() -> None:
     error = await connect_error(server("--huge-at-start", "100001", max_message_size=100_000))
     assert error.phase == "initialize"
     assert "max_message_size=100000" in str(error)
+    assert error.advice.startswith("Raise max_message_size")
 
 
 async def test_a_server_that_closes_its_output_at_the_start_fails_at_once() -> None:
