@@ -23,7 +23,8 @@ from loguru import logger
 from mcp_pool.catalog.view import CatalogView
 from mcp_pool.config.callbacks import CallbacksFor, ClientCallbacks
 from mcp_pool.config.invalid import InvalidServer
-from mcp_pool.config.loaded import Inputs, LoadedConfig, Source, load_config
+from mcp_pool.config.loaded import Inputs, LoadedConfig, Source
+from mcp_pool.config.loading import load_config
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.servers import (
     HeadersFunction,

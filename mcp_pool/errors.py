@@ -4,7 +4,7 @@
 * the operator of the server: `ConnectError`, `ConnectTimeout`, `ConnectionLost`, `ServerUnavailable`
 * the author of the server: `InvalidResponse`, `CallTimeout`, `HttpStatusError`
 
-An error that the server itself returns is none of these: `mcp.MCPError` passes through unchanged.
+An error that the server returns, an `mcp.MCPError`, passes through unchanged.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from mcp_pool.catalog.catalog import Catalog
 from mcp_pool.catalog_calls import CatalogCalls
 from mcp_pool.config.callbacks import CallbacksFor
 from mcp_pool.config.launch_limits import LAUNCH_LIMITS
-from mcp_pool.config.loaded import Inputs, Source, load_config
+from mcp_pool.config.loaded import Inputs, Source
+from mcp_pool.config.loading import load_config
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.settings import DEFAULT, NameTool, PoolSettings, Seconds, Settings
 from mcp_pool.config.target import ServerLike, all_checked

@@ -1,6 +1,7 @@
 """What users configure: specs, settings, policies, callbacks.
 
 * `target`: one server of a pool, with the pool's defaults filled in
+* `loading`: reads a configuration file
 * `files`: configuration files of MCP hosts, read as they are
 * `loaded`: a configuration file that was read
 * `invalid`: what stands for a server whose configuration is invalid

@@ -6,11 +6,13 @@ from typing import final
 
 import attrs
 
+from mcp_pool._shared.docs import with_inherited_attributes
 from mcp_pool.config.spec import ServerSpec
 from mcp_pool.errors import ConfigError, ConnectError
 
 
 @final
+@with_inherited_attributes
 @attrs.frozen(repr=False)
 class InvalidServer(ServerSpec):
     """An entry of a configuration file that is invalid. It fails to connect, and other servers are not affected.

@@ -14,7 +14,8 @@ import attrs
 
 from mcp_pool._shared.exceptions import plain
 from mcp_pool._shared.log import log
-from mcp_pool.config.loaded import Inputs, load_config
+from mcp_pool.config.loaded import Inputs
+from mcp_pool.config.loading import load_config
 from mcp_pool.errors import ConfigError, PoolClosed
 from mcp_pool.supervision.events import ConfigRejected
 from mcp_pool.supervision.reconcile import apply

@@ -120,7 +120,9 @@ class EventsDropped:
 
 ServerEvent: TypeAlias = ServerAdded | StatusChanged | CatalogChanged | ServerRemoved
 """An event about one server."""
-Event: TypeAlias = ServerEvent | PoolCleared | ConfigRejected | EventsDropped
+Event: TypeAlias = (
+    ServerAdded | StatusChanged | CatalogChanged | ServerRemoved | PoolCleared | ConfigRejected | EventsDropped
+)
 
 
 @final

@@ -70,7 +70,7 @@ WRONG_SPECS = [
     pytest.param(partial(InProcessServer, calculator, close_timeout=-1), "server", id="server=a function"),
     pytest.param(partial(InProcessServer, calculator(), mode="modern"), "mode", id="mode of an in-process server"),
 ]
-NO_SPECS = [None, "program", ["program"], {"command": "program"}, StdioServer, anything]
+NO_SPECS = [None, "program", ["program"], StdioServer, anything]
 WRONG_IDS = ["", "a\nb", "tab\t", "\x00", "\x7f", HALF_A_PAIR, None, 1, b"files", ("files",)]
 RIGHT_IDS = [" ", "a b", "Ω", "🦊", "a__b", "__", "x" * 1000, "../etc", "{}", "%s", "<red>"]
 
