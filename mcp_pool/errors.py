@@ -34,9 +34,7 @@ class ErrorContext(TypedDict, total=False):
 
 
 class MCPPoolError(Exception):
-    """The base class of all errors in this package.
-
-    `str()` gives the reason, then the advice, then the end of the server's standard error, if there is any.
+    """The base class of all errors here. `str()` gives reason, advice, and the end of the server's standard error.
 
     Args:
         reason: What happened, in one sentence that can be passed to a model: at most 2 KiB, no standard error.

@@ -109,12 +109,10 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
     ) -> Self:
         """Return a pool of the servers in a configuration file of an MCP host, such as Claude Desktop or VS Code.
 
-        An invalid entry becomes a server that fails, with its error in view; the others connect.
-
         Args:
             source: The path of the file, or its content as a mapping; see `load_config`.
             inputs: The answers to `${input:ID}`: a mapping, or a function of the id.
-            strict: Whether an invalid entry is an error.
+            strict: Whether an invalid entry is an error; by default, it is a server that fails to connect.
             settings: Settings of the pool, which override those in the file.
 
         Raises:
