@@ -47,6 +47,13 @@ PHRASES: dict[str, list[str]] = {
         "calculator is connected (Ready)",
         "problems: (('command', 'must be the name or path of a program",
     ],
+    "follow_config.py": [
+        "servers: notes",
+        "notes has left",
+        "diary is connected",
+        "arg is not known. Did you mean 'args'?",
+        "servers: diary",
+    ],
     "deadline.py": [
         "still answers: started, cleaned up",
         "cancelled by the deadline: True",
