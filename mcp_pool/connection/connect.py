@@ -127,7 +127,8 @@ class Connector:
                     self.channel.mark_lost(cause)
                 self._connection.close("failed unexpectedly")
         if self._connection is None:
-            if isinstance(failure, ConnectError):
+            if isinstance(failure, ConnectError):  # the server cannot be offered, or its configuration is invalid
+                failure.attempt, failure.generation = self.attempt.number, self.attempt.generation - 1
                 raise failure
             timed_out = self._connecting.cancelled_caught and not self._given_up
             raise explain(self.attempt, self.channel, failure, timed_out=timed_out)
