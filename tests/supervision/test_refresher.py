@@ -103,14 +103,22 @@ async def test_a_change_that_the_pool_cannot_take_over_leaves_the_earlier_listin
         other.tools = {"a": ""}
         await other.report("tools")
         await eventually(lambda: pool.tools["b"].stale)
-        with pytest.raises(NameCollision):
-            await pool.server("other").refresh()
         assert (list(pool.tools), pool.tools["a"].server_id) == (["a", "b"], "one")
         one.tools = {"c": ""}
         await pool.server("one").refresh()
         await pool.server("other").refresh()
         assert list(pool.tools) == ["c", "a"]
     assert any("which a tool of server 'one' has already" in line for line in record_logs)
+
+
+async def test_a_refresh_that_cannot_be_taken_over_says_why() -> None:
+    one, other = Changing("a", reports=False), Changing("b", reports=False)
+    servers = {"one": serving(one), "other": serving(other)}
+    async with MCPPool(servers, name_tool=lambda _, tool: tool) as pool:
+        other.tools = {"a": ""}
+        with pytest.raises(NameCollision):
+            await pool.server("other").refresh()
+        assert list(pool.tools) == ["a", "b"]
 
 
 async def test_what_changed_while_no_stream_was_open_is_listed_when_one_is_again() -> None:
