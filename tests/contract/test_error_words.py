@@ -34,7 +34,7 @@ from mcp_pool import (
     StdioServer,
     UnknownTool,
 )
-from mcp_pool.errors import REASON_LIMIT
+from mcp_pool._shared.readable import REASON_LIMIT
 from servers.in_process import calculator, raising_lifespan
 
 SECRET = "tulip-7f3a9c"

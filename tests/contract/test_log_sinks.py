@@ -173,9 +173,9 @@ async def test_an_http_server_that_rejects_notifications_stays_connected(lost: L
         await pool.connect("s", kind(server.sse_url if kind is SseServer else server.url, mode="legacy"))
         with pytest.raises(CallTimeout):
             await pool.call_tool("s__silent", timeout=0.1)
-        await eventually(
-            lambda: lost.contains("DEBUG Server 's' did not accept a notification: it answered with HTTP status 503")
-        )
+        how = "rejected a message" if kind is SseServer else "answered"
+        told = f"DEBUG Server 's' did not accept a notification: it {how} with HTTP status 503"
+        await eventually(lambda: lost.contains(told))
         assert words(await pool.call_tool("s__echo", {"text": "fine"})) == "fine"
         assert stands(pool)
 
