@@ -10,7 +10,7 @@ from mcp import MCPError
 from pydantic import ValidationError
 
 from mcp_pool._shared.guard import ForeignCancellation, words_of
-from mcp_pool.config.servers import StdioServer
+from mcp_pool.config.servers import StdioServer, UrlServer
 from mcp_pool.config.target import Target
 from mcp_pool.connection.discovery import Discovery
 from mcp_pool.errors import ConfigError, ConnectError, ConnectTimeout, HttpStatusError, MCPPoolError, Phase
@@ -28,6 +28,8 @@ REQUESTS: Final = {
     "call": "the handshake",
 }
 """The name of each phase in messages."""
+TRY_LEGACY: Final = ' If it is a legacy server that does not answer this request, set mode="legacy".'
+"""Advice for a failure of `server/discover`, where the mode is not given."""
 FIRST_PHASES: Final[dict[str, Phase]] = {"auto": "discover", "legacy": "initialize"}
 """The phase of the first request, by mode."""
 
@@ -107,7 +109,7 @@ def _timed_out(attempt: Attempt, channel: Channel, failure: BaseException | None
     what = f"did not finish {REQUESTS[phase]} within connect_timeout={attempt.target.limits.connect_timeout} s"
     advice = "Find out what it is waiting for, or raise connect_timeout."
     if phase == "discover" and attempt.mode == "auto":
-        advice += ' If it is a legacy server that does not answer this request, set mode="legacy".'
+        advice += TRY_LEGACY
     return _Explanation(what, advice, failure)
 
 
@@ -134,9 +136,11 @@ def _failed(attempt: Attempt, channel: Channel, failure: BaseException | None) -
         lost = handshake_failed(channel.failure)
     if lost is not None:
         unauthorized = isinstance(lost.cause, HttpStatusError) and lost.cause.status in AUTH_STATUSES
+        is_answerable = isinstance(spec, UrlServer) and not lost.unreachable
+        may_be_legacy = is_answerable and attempt.mode == "auto" and attempt.phase(channel) == "discover"
         return _Explanation(
             f"{lost.what} during {request}{lost.words}",
-            credentials_advice(spec) if unauthorized else lost.advice,
+            credentials_advice(spec) if unauthorized else lost.advice + TRY_LEGACY * may_be_legacy,
             failure if lost.cause is None else lost.cause,
             not unauthorized,
         )

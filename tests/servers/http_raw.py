@@ -182,6 +182,13 @@ class RawServer(misbehaving.Server, Server):
             self.sessions.pop(session.session_id, None)
         own.close()
 
+    def name_endpoints(self, more: str) -> None:
+        """Name the endpoint of each session over SSE again, with something appended to it."""
+        for session in self.sessions.values():
+            if session.stream is not None and session.path.endswith("/messages") and not session.stream.gone.is_set():
+                endpoint = f"{session.path}?session_id={session.session_id}{more}"
+                self.start(session.stream.event(endpoint.encode(), "endpoint"))
+
     async def end_session(self, exchange: Exchange) -> None:
         """Respond to a DELETE."""
         if exchange.session is None:
@@ -238,8 +245,8 @@ class RawServer(misbehaving.Server, Server):
 
         `faults`: a list of rules that replaces the current ones; `add`: more rules, before them; `forget`: true, all sessions;
         `streams`: `end`, `cut` or `reset` the streams of all sessions; `drop`: `cut` or `reset` all connections; `send`: a
-        message for the streams of all sessions; `listen`: false or true, for new connections on the port; `options`: values
-        for options.
+        message for the streams of all sessions; `endpoint`: something to append to the endpoint of each session over SSE,
+        which is named again; `listen`: false or true, for new connections on the port; `options`: values for options.
         """
         for name, value in orders.get("options", {}).items():
             setattr(self.options, name, value)
@@ -257,6 +264,8 @@ class RawServer(misbehaving.Server, Server):
             self.sessions.clear()
         if "send" in orders:
             self.route(orders["send"], None, None)
+        if "endpoint" in orders:
+            self.name_endpoints(orders["endpoint"])
         if "listen" in orders:
             await self.listen(self.port, listen=orders["listen"])
         return {

@@ -60,6 +60,8 @@ WAYS: Final[tuple[tuple[str, Any, bool], ...]] = (
     ("reset", None, True),
     ("not_http", None, False),
     ("accepted", None, False),
+    ("redirect", None, False),
+    ("redirect", "/moved/mcp", False),
     ("slow", 1.0, False),
     ("slow", 3.0, False),
     ("broken_json", None, False),
@@ -84,6 +86,10 @@ ON: Final = ("tools/call", "tools/call", "tools/call", "POST", "GET", "handshake
 """The requests that get these faults."""
 RULES: Final = 3
 """How many of these faults are active at once."""
+METHOD_NOT_FOUND: Final = -32601
+"""The code with which a server says that it does not have a method."""
+WISHES: Final = (0, 1, 10**9, "9" * 400, "-1", "soon", "")
+"""Values of `retry:`."""
 LONGEST_RULE: Final = 10
 """The most requests that a rule affects: a server that always fails tests less than one that fails sometimes."""
 
@@ -115,6 +121,38 @@ async def streams_ended(_world: World, target: Target, chance: random.Random) ->
     await target.behind.process.order(streams=chance.choice(("end", "cut", "reset")))
 
 
+async def streams_refused(_world: World, target: Target, chance: random.Random) -> None:
+    """End the streams for its own messages, and refuse to open them again for some time.
+
+    Not with 401 or 403: over SSE, that stops the retries.
+    """
+    status = chance.choice((404, 405, 406, 409, 500, 501, 503))
+    await target.behind.process.order(faults=[rule("status", status, on="GET")], streams=chance.choice(("end", "cut")))
+    await anyio.sleep(LONGEST_FAULT * chance.random())
+    await target.behind.process.order(faults=[])
+
+
+async def pings_unknown(_world: World, target: Target, chance: random.Random) -> None:
+    """Answer each ping as a server that does not have it, and see whether its sessions stay."""
+    status = chance.choice((200, 400, 404))
+    await target.behind.process.order(faults=[rule("error", [status, METHOD_NOT_FOUND, "Method not found"], on="ping")])
+    await anyio.sleep(LONGEST_FAULT * chance.random())
+    await target.behind.process.order(faults=[])
+
+
+async def endpoints_named_again(_world: World, target: Target, chance: random.Random) -> None:
+    """Name the endpoint of each session over SSE again: the same, or another."""
+    await target.behind.process.order(endpoint=chance.choice(("", "&again=1")))
+
+
+async def told_when_to_retry(_world: World, target: Target, chance: random.Random) -> None:
+    """Cut answers that can be resumed, and want that done at once, much later, or at a time that is not one."""
+    rules = [rule("half_stream", "cut ids", on="tools/call", times=LONGEST_RULE), rule("reset", on="resume", times=2)]
+    await target.behind.process.order(faults=rules, options={"retry": chance.choice(WISHES)})
+    await anyio.sleep(LONGEST_FAULT * chance.random())
+    await target.behind.process.order(faults=[], options={"retry": 20})
+
+
 FAULTS: Final = (
     Fault("connections cut", 5, behind_url, disturbing("cut")),
     Fault("connections reset", 5, behind_url, disturbing("reset")),
@@ -126,4 +164,8 @@ FAULTS: Final = (
     Fault("responses corrupted", 16, on_raw, misbehaved),
     Fault("sessions forgotten", 4, on_raw, forgotten),
     Fault("streams for the server's own messages ended", 4, on_raw, streams_ended),
+    Fault("streams for the server's own messages refused", 3, on_raw, streams_refused),
+    Fault("pings not known", 3, on_raw, pings_unknown),
+    Fault("endpoints named again", 3, on_raw, endpoints_named_again),
+    Fault("answers to be resumed at odd times", 4, on_raw, told_when_to_retry),
 )

@@ -144,9 +144,9 @@ async def test_a_server_with_an_outage_is_tried_again_later() -> None:
     async with raw_server(faults=[fault("status", 503)]) as server, MCPPool() as pool:
         pool.add("s", behind_url(server, restart=NOT_NOW))
         await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
-        assert "answered with HTTP status 503 ('Sorry') during server/discover. Check the server's log." in str(
-            pool.server("s").last_error
-        )
+        error = str(pool.server("s").last_error)
+        assert "answered with HTTP status 503 ('Sorry') during server/discover. Check the server's log." in error
+        assert 'If it is a legacy server that does not answer this request, set mode="legacy".' in error
 
 
 @pytest.mark.parametrize("status", [404, 405])

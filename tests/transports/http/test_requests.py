@@ -121,16 +121,15 @@ async def test_calls_on_other_connections_continue_while_one_connection_breaks(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("again", [0, 1])
+@pytest.mark.parametrize(("again", "how"), [(0, ()), (1, ("half_stream",)), (1, ("redirect", "/mcp"))])
 async def test_an_event_stream_with_ids_is_resumed_and_its_call_succeeds(
-    protocol: tuple[str, ...], again: int, tmp_path: Path
+    protocol: tuple[str, ...], again: int, how: tuple[str, ...], tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
     async with raw_server(*protocol, ledger=ledger) as server, MCPPool({"s": HttpServer(server.url)}) as pool:
         for number, manner in enumerate(("cut ids", "reset ids", "end ids"), 1):
-            await server.misbehave(
-                fault("half_stream", manner, on="tools/call:echo"), fault("half_stream", on="resume", times=again)
-            )
+            disturbed = [fault(*how, on="resume", times=1)] if how else []
+            await server.misbehave(fault("half_stream", manner, on="tools/call:echo"), *disturbed)
             with anyio.fail_after(BOUND):
                 assert words(await pool.call_tool("s__echo", {"text": manner})) == manner
             assert pool.server("s").generation == 1
