@@ -44,6 +44,7 @@ DEATH: Final = 7  # the exit code of a server that exits because of an option
 
 BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     # Identity
+    "--list-changed": {"action": "store_true", "help": "declare that the list of tools can change"},
     "--modern": {"action": "store_true", "help": "answer server/discover (and initialize still)"},
     "--tools": {"default": "", "metavar": "A,B,C", "help": "more tools, each an echo"},
     "--no-tools": {"action": "store_true", "help": "declare no tools capability, refuse tools/list"},
@@ -260,7 +261,7 @@ class Server:
         """Answer a handshake of either protocol, unless it must fail."""
         if self.options.fail_initialize:
             raise Refusal(SERVER_ERROR, f"no handshake today {self.secret()}".strip())
-        capabilities: Json = {} if self.options.no_tools else {"tools": {"listChanged": False}}
+        capabilities: Json = {} if self.options.no_tools else {"tools": {"listChanged": self.options.list_changed}}
         if self.options.huge_at_start:
             result["instructions"] = PADDING
         self.answer(request, {**result, "capabilities": capabilities}, size=self.options.huge_at_start)

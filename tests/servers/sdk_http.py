@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - as in `http_raw.py`
@@ -21,6 +22,7 @@ import anyio
 import uvicorn
 from http_wire import listening
 from in_process import calculator
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -115,9 +117,23 @@ class ConnectLimiter:
         append(self.options.ledger, entry | {name: headers.get(header) for name, header in shown.items()})
 
 
+def growing() -> MCPServer[Any]:
+    """A calculator with a tool that adds one, and tells in both protocols that the list has changed."""
+    server = calculator()
+
+    @server.tool(structured_output=False)
+    async def grow(name: str, context: Context[Any, Any]) -> None:
+        server.add_tool(lambda: name, name=name, structured_output=False)
+        await context.notify_tools_changed()
+        with suppress(Exception):  # in the modern protocol, only a stream tells it
+            await context.session.send_tool_list_changed()
+
+    return server
+
+
 def application(options: argparse.Namespace) -> ConnectLimiter:
     """The ASGI application, with both transports."""
-    server = calculator()
+    server = growing() if options.growing else calculator()
     any_host = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     app: Starlette = server.streamable_http_app(
         json_response=options.json,
@@ -161,6 +177,7 @@ def parse_options() -> argparse.Namespace:
         "--legacy-only", action="store_true", help="refuse the modern protocol, as the SDK did before it"
     )
     parser.add_argument("--stateless", action="store_true", help="handshake protocol: no sessions")
+    parser.add_argument("--growing", action="store_true", help="a tool that adds one")
     parser.add_argument("--json", action="store_true", help="answer by JSON, not on event streams")
     parser.add_argument("--event-store", action="store_true", help="give events ids, and serve Last-Event-ID")
     parser.add_argument("--retry", type=int, metavar="MS", help="how soon to come back to a stream")

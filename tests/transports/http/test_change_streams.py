@@ -1,0 +1,59 @@
+"""Streams of changes over HTTP: a tool that is added appears, and an idle server that dies is noticed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from helpers.common import eventually
+from helpers.http import arrived, raw_server, sdk_server
+from mcp_pool import BackingOff, HttpServer, MCPPool, RestartPolicy, SseServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mcp_pool import ServerConfig
+
+SOON = RestartPolicy(initial_delay=0.05, multiplier=1)
+
+
+@pytest.mark.parametrize("wire", ["modern", "legacy", "sse"])
+async def test_a_tool_that_is_added_appears_without_a_refresh(wire: str) -> None:
+    async with sdk_server("--growing") as server, MCPPool() as pool:
+        spec: ServerConfig = HttpServer(server.url, mode="legacy" if wire == "legacy" else "auto")
+        await pool.connect("s", SseServer(server.sse_url) if wire == "sse" else spec)
+        await pool.call_tool("s__grow", {"name": "more"})
+        await eventually(lambda: "s__more" in pool.tools)
+        assert (await pool.call_tool("s__more")).content
+
+
+async def test_the_death_of_an_idle_modern_server_is_noticed_because_its_stream_ends() -> None:
+    async with sdk_server("--growing") as server, MCPPool() as pool:
+        await pool.connect("s", HttpServer(server.url, restart=SOON))
+        await server.kill()
+        await eventually(lambda: isinstance(pool.server("s").state, BackingOff))
+
+
+async def test_a_reconnect_to_a_modern_server_costs_one_listing_and_no_discovery(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with sdk_server(ledger=ledger) as server, MCPPool() as pool:
+        await pool.connect("s", HttpServer(server.url))
+        info = pool.server("s").info
+        first = len(arrived(ledger))
+        await pool.server("s").restart()
+        assert pool.server("s").info == info
+        await anyio.wait_all_tasks_blocked()
+        methods = [line["method"] for line in arrived(ledger)[first:]]
+        assert methods.count("tools/list") == 1
+        assert "server/discover" not in methods
+
+
+async def test_a_server_that_does_not_know_streams_is_asked_once_for_each_connection(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    async with raw_server("--modern", "--list-changed", ledger=ledger) as server, MCPPool() as pool:
+        await pool.connect("s", HttpServer(server.url))
+        await pool.server("s").restart()
+        await pool.call_tool("s__echo", {"text": "on"})
+        assert len(arrived(ledger, "subscriptions/listen")) == 2
