@@ -234,8 +234,7 @@ class Server:
             UnknownTool: The server does not offer this tool.
             ToolHeld: The definition has another fingerprint by now; the tool is still held.
         """
-        row = self._row
-        row.note_change(row.offering.approve(name, fingerprint))
+        self._row.approve(name, fingerprint)
 
     async def refresh(self) -> None:
         """List what the server offers again. Errors as in `call_tool`; what cannot be listed stays as it was.
@@ -254,6 +253,8 @@ class Server:
                     listings[part] = await list_part(client, row.target, part)
                 except Exception as error:
                     listings[part] = error
+                    if (connection := row.connection) is not None:  # nobody else would list a stale part again
+                        connection.dispatcher.changes.note(part)
                     raise
 
         try:

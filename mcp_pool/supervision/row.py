@@ -46,6 +46,8 @@ class View:
     """The connection that takes calls, or that drains while the server is closing. The child owns it."""
     last_error: ConnectError | ConnectionLost | None = None
     """The latest failure, even if the server has reconnected since."""
+    is_offered: bool = True
+    """Whether what the server offers is in the catalog: not once it has failed, nor when it then leaves."""
 
 
 @final
@@ -150,7 +152,9 @@ class Row:
             raise RuntimeError(f"Server {self.server_id!r} cannot change from {self.state} to {state}")
         error, offered = state.error if isinstance(state, BackingOff | Failed) else None, self.offer
         shown = self.connection if isinstance(state, Closing) else connection
-        self.view = View(state, shown, error or self.last_error)
+        # A server that has failed must not come back into the catalog while it closes.
+        is_offered = self.view.is_offered if isinstance(state, Closing) else not isinstance(state, Failed)
+        self.view = View(state, shown, error or self.last_error, is_offered)
         if isinstance(state, Failed):
             self._end_subscriptions(f"Server {self.server_id!r} has failed, and automatic reconnects have stopped.")
         while self.queue and self.is_final:
@@ -184,7 +188,7 @@ class Row:
     @property
     def offer(self) -> Offer:
         """What it offers in the catalog: nothing once its automatic reconnects have stopped."""
-        return NOTHING if isinstance(self.state, Failed) else self.offering.offer
+        return self.offering.offer if self.view.is_offered else NOTHING
 
     def is_stale(self, part: Part) -> bool:
         """Return whether a part of its offer is not certain to be what it offers now."""
@@ -193,8 +197,17 @@ class Row:
     def update_offer(self, listings: Listings, number: int) -> None:
         """Take over what was listed; see `Offering.update`. What a server offers that is closing does not matter."""
         if not isinstance(self.state, Closing):
-            self.note_change(self.offering.update(listings, number))
+            self._note_if_offered(self.offering.update(listings, number))
             self.changed.notify()
+
+    def approve(self, name: str, fingerprint: str) -> None:
+        """Offer a tool that is held; see `Server.approve`."""
+        self._note_if_offered(self.offering.approve(name, fingerprint))
+
+    def _note_if_offered(self, change: CatalogChanged | None) -> None:
+        """Send the event about a change, unless the server has failed: then nothing of it is in the catalog."""
+        if self.view.is_offered:
+            self.note_change(change)
 
     def note_change(self, change: CatalogChanged | None) -> None:
         """Send the event about a change of its offer, if there is one."""

@@ -9,7 +9,8 @@ import anyio.to_thread
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mcp_types import Tool
+from mcp import MCPError
+from mcp_types import INTERNAL_ERROR, Tool
 
 from helpers.common import eventually, row_of, scripted
 from helpers.fake import FAKE, Life, fake_wire, listed
@@ -241,3 +242,33 @@ async def test_a_held_tool_cannot_be_called_in_any_way_until_it_is_approved() ->
         assert not server.held_tools
         assert pool.tools_digest() != digest
     assert not server.held_tools
+
+
+async def test_a_failed_server_stays_out_of_the_catalog_while_it_is_listed_and_while_it_closes() -> None:
+    changing = Changing("t")
+    spec = InProcessServer(changing.server, restart=NEVER, on_changed="hold")
+    async with MCPPool({"s": spec}) as pool, pool.events() as events:
+        row = row_of(pool, "s")
+        assert row.connection is not None
+        row.connection.channel.mark_lost(DisconnectCause("fell over"))
+        row.update_offer(listed(Tool(name="new", input_schema={"type": "object"})), row.offering.begin_listing())
+        pool.server("s").approve("new", row.offering.tools["new"].fingerprint)
+        assert not pool.tools
+        await pool.disconnect("s")
+        assert [type(event).__name__ for event in events._queue.waiting] == [
+            "StatusChanged",
+            "CatalogChanged",
+            "StatusChanged",
+            "ServerRemoved",
+        ]
+
+
+async def test_a_part_that_a_refresh_could_not_list_is_listed_again() -> None:
+    changing = Changing("t", reports=False)
+    async with MCPPool({"s": InProcessServer(changing.server, restart=RestartPolicy(initial_delay=0))}) as pool:
+        changing.fails = {"tools": MCPError(INTERNAL_ERROR, "broken")}
+        with pytest.raises(MCPError):
+            await pool.server("s").refresh()
+        assert pool.tools["s__t"].stale
+        changing.fails, changing.tools = {}, {"u": ""}
+        await eventually(lambda: "s__u" in pool.tools and not pool.tools["s__u"].stale)
