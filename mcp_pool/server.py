@@ -26,6 +26,7 @@ from mcp_types import (
 
 from mcp_pool.calls.call import Request, call
 from mcp_pool.calls.progress import ProgressFeed
+from mcp_pool.calls.refresh import refresh
 from mcp_pool.calls.requests import check_uri, completion, invalid, prompt_request, resource_read, tool_call
 from mcp_pool.calls.subscribe import subscribed
 from mcp_pool.config.invalid import InvalidServer
@@ -33,7 +34,6 @@ from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds
 from mcp_pool.config.validation import is_count, kind_of
 from mcp_pool.connection.connection import Connection, ServerInfo
-from mcp_pool.connection.listing import Listing, Part, list_part, parts_of
 from mcp_pool.errors import ConnectError, ConnectionLost
 from mcp_pool.supervision.entries import ToolEntry
 from mcp_pool.supervision.offering import held_error
@@ -239,28 +239,9 @@ class Server:
     async def refresh(self) -> None:
         """List what the server offers again. Errors as in `call_tool`; what cannot be listed stays as it was.
 
-        Not needed for what a server reports by itself: changes, and listings that expire.
+        Not needed for changes that a server reports by itself.
         """
-        row = self._row
-        listings: dict[Part, Listing | BaseException] = {}
-        number = 0
-
-        async def send(client: Client, _: ProgressFnT) -> None:
-            nonlocal number
-            number = row.offering.begin_listing()  # not before the wait for the server, whose first listing is earlier
-            for part in parts_of(client):
-                try:
-                    listings[part] = await list_part(client, row.target, part)
-                except Exception as error:
-                    listings[part] = error
-                    if (connection := row.connection) is not None:  # nobody else would list a stale part again
-                        connection.dispatcher.changes.note(part)
-                    raise
-
-        try:
-            await self._call(row, Request(send=send, what="the listing of what it offers"))
-        finally:
-            row.update_offer(listings, number)
+        await refresh(self._row, self._supervisor.settings.wait_timeout)
 
     async def restart(self, *, generation: int | Literal[Default.DEFAULT] = DEFAULT) -> None:
         """Reconnect and wait until the new connection is open, without waiting for any back-off.

@@ -228,7 +228,7 @@ async def test_a_listing_that_started_earlier_does_not_overwrite_a_later_one(mon
             await holding.wait()
         return Listing({f"listed {number}": Tool(name=f"listed {number}", input_schema={"type": "object"})})
 
-    monkeypatch.setattr("mcp_pool.server.list_part", listed)
+    monkeypatch.setattr("mcp_pool.calls.refresh.list_part", listed)
     async with MCPPool({"s": InProcessServer(calculator())}) as pool:
         async with anyio.create_task_group() as group:
             group.start_soon(pool.server("s").refresh)

@@ -15,7 +15,6 @@ from mcp_pool._shared.log import log
 from mcp_pool.config.settings import DEFAULT
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Listing, Listings, Part, list_part
-from mcp_pool.errors import MCPPoolError
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.subscriber import Subscriber
 
@@ -62,14 +61,8 @@ class Refresher:
                 group.start_soon(self._list_part, part, listings)
         if self.connection.closed.is_set():
             return
-        failure: MCPPoolError | None = None
-        try:
-            self.row.update_offer(listings, number)
-        except MCPPoolError as error:
-            failure = error
-        if failure is not None:  # only tools can be rejected
+        if (failure := self.row.update_offer(listings, number)) is not None:
             listings["tools"] = failure
-            self.row.update_offer(listings, number)
         for part, listing in listings.items():
             self._plan(part, listing)
 

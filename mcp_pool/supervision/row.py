@@ -20,7 +20,7 @@ from mcp_pool.config.settings import NameTool
 from mcp_pool.config.target import Target
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Listings, Part
-from mcp_pool.errors import ConnectError, ConnectionLost, ServerUnavailable
+from mcp_pool.errors import ConnectError, ConnectionLost, MCPPoolError, ServerUnavailable
 from mcp_pool.supervision.counters import Counters, Counts
 from mcp_pool.supervision.events import CatalogChanged, ServerEvent, StatusChanged
 from mcp_pool.supervision.offer import NOTHING, Offer
@@ -194,11 +194,23 @@ class Row:
         """Return whether a part of its offer is not certain to be what it offers now."""
         return not isinstance(self.state, Ready) or part in self.offering.failed
 
-    def update_offer(self, listings: Listings, number: int) -> None:
-        """Take over what was listed; see `Offering.update`. What a server offers that is closing does not matter."""
-        if not isinstance(self.state, Closing):
-            self._note_if_offered(self.offering.update(listings, number))
-            self.changed.notify()
+    def update_offer(self, listings: Listings, number: int) -> MCPPoolError | None:
+        """Take over what was listed; see `Offering.update`. What a server offers that is closing does not matter.
+
+        Returns:
+            Why the listed tools were not taken over, if so: they then count as a listing that failed.
+        """
+        if isinstance(self.state, Closing):
+            return None
+        failure: MCPPoolError | None = None
+        try:
+            change = self.offering.update(listings, number)
+        except MCPPoolError as error:
+            failure = error
+            change = self.offering.update({**listings, "tools": error}, number)
+        self._note_if_offered(change)
+        self.changed.notify()
+        return failure
 
     def approve(self, name: str, fingerprint: str) -> None:
         """Offer a tool that is held; see `Server.approve`."""
