@@ -3,13 +3,15 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from mcp import MCPError
+from mcp_types import CreateMessageResult, ElicitResult, PromptReference, TextContent
 
 from helpers.common import eventually
-from mcp_pool import ConnectionLost, ConnectionStatus, MCPPool
+from mcp_pool import ClientCallbacks, ConnectionLost, ConnectionStatus, MCPPool
 
 pytestmark = pytest.mark.real
 
@@ -184,3 +186,55 @@ async def test_a_server_that_exits_during_a_call_and_is_restarted_on_its_port_re
         programs[server_id].start()
         await assert_answers(pool, tmp_path)  # the call waits for its server
         assert generations(pool) == dict.fromkeys(real_servers, 1) | {server_id: 2}
+
+
+async def test_everything_that_the_reference_server_offers_is_used_through_the_pool(installed, tmp_path):
+    logged: list[str] = []
+
+    async def sample(_context: Any, _params: Any) -> CreateMessageResult:
+        return CreateMessageResult(role="assistant", content=TextContent(type="text", text="sampled"), model="none")
+
+    async def elicit(_context: Any, _params: Any) -> ElicitResult:
+        return ElicitResult(action="decline")
+
+    async def log(params: Any) -> None:
+        logged.append(str(params.data))
+
+    filesystem = installed["filesystem"]
+    installed = {**installed, "filesystem": {**filesystem, "args": [*filesystem["args"], str(tmp_path)]}}
+    callbacks = ClientCallbacks(sampling=sample, elicitation=elicit, logging=log)
+    pool = MCPPool.from_config(
+        {"mcpServers": installed},
+        strict=True,
+        open_timeout=PATIENCE,
+        connect_timeout=PATIENCE,
+        callbacks=lambda _: callbacks,
+    )
+    async with pool:
+        assert pool.connected_count == 5
+        assert {entry.server_id for entry in pool.tools.values()} == installed.keys()
+        assert len(pool.resource_templates) == 2
+        uri = next(uri for server_id, uri in pool.resources if server_id == "everything")
+        assert (await pool.read_resource("everything", uri)).contents
+        assert (await pool.read_resource("everything", "demo://resource/dynamic/text/1")).contents
+        prompt = await pool.get_prompt("everything__args-prompt", {"city": "Oslo"})
+        assert "Oslo" in str(prompt.messages)
+        department = PromptReference(type="ref/prompt", name="completable-prompt")
+        found = await pool.complete("everything", department, {"name": "department", "value": "E"})
+        assert found.completion.values == ["Engineering"]
+        total = await pool.call_tool("everything__get-structured-content", {"location": "Chicago"})
+        assert total.structured_content
+        asked = await pool.call_tool("everything__trigger-sampling-request", {"prompt": "hello", "maxTokens": 10})
+        assert "sampled" in str(asked.content)
+        declined = await pool.call_tool("everything__trigger-elicitation-request")
+        assert "declined" in str(declined.content)
+        await pool.call_tool("everything__toggle-simulated-logging")
+        async with pool.subscribe("everything", uri) as updates:
+            await pool.call_tool("everything__toggle-subscriber-updates")
+            assert (await anext(updates)).uri == uri
+            kill(pool, "everything")
+            with anyio.fail_after(PATIENCE):
+                async for update in updates:
+                    if update.may_have_missed:
+                        break
+        assert logged
