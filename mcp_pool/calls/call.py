@@ -18,8 +18,9 @@ from mcp_pool.calls.wait_budget import WaitBudget
 from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.spec import ANNOTATED
 from mcp_pool.connection.connection import NoteProgress
-from mcp_pool.errors import CallTimeout, ConnectionLost, MCPPoolError, ServerUnavailable
+from mcp_pool.errors import CallTimeout, ConnectionLost, MCPPoolError, ServerUnavailable, ToolHeld
 from mcp_pool.supervision.counters import Counts
+from mcp_pool.supervision.offering import held_error
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.waiting import call_slot, wait_for_connection
 
@@ -53,6 +54,7 @@ async def call(row: Row, request: Request[_T], wait_timeout: float | None) -> _T
 
     Raises:
         ServerUnavailable: There was no connection, or no slot, within `wait_timeout`.
+        ToolHeld: The tool waits for approval.
         MCPPoolError: As for `Connection.call`.
     """
     whole = request.timeout if request.timeout is not DEFAULT and request.timeout is not None else math.inf
@@ -75,7 +77,7 @@ async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) ->
     """Make the call on the current connection, and again on the next one if it did not run or is safe to retry."""
     started_at = None if request.timeout is DEFAULT else budget.started_at
     first_loss: ConnectionLost | None = None  # the loss after which a call that may have run was retried
-    failure: ConnectionLost | CallTimeout | ServerUnavailable
+    failure: ConnectionLost | CallTimeout | ServerUnavailable | ToolHeld
     while True:
         try:
             connection = await wait_for_connection(row, budget.begin())
@@ -83,6 +85,10 @@ async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) ->
             failure = error
             break
         budget.end()
+        # Also after each wait: the listing of a new connection may be the one that holds the tool.
+        if request.tool is not None and (held := row.offering.held(request.tool)) is not None:
+            failure = held_error(held)
+            break
         started_at = anyio.current_time() if started_at is None else started_at
         try:
             with row.in_flight():
@@ -110,7 +116,7 @@ async def _call_until_run(row: Row, request: Request[_T], budget: WaitBudget) ->
 
 
 def _error_after_retry(
-    failure: ConnectionLost | CallTimeout | ServerUnavailable, first_loss: ConnectionLost
+    failure: ConnectionLost | CallTimeout | ServerUnavailable | ToolHeld, first_loss: ConnectionLost
 ) -> MCPPoolError:
     """Return the error of a call that was retried. It must not say that the call has not run."""
     if isinstance(failure, CallTimeout):

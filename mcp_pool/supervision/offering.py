@@ -127,7 +127,8 @@ class Offering:
             raise UnknownTool(reason, advice="`Server.held_tools` has the tools that are held.", server_id=server_id)
         if entry.fingerprint != fingerprint:
             raise held_error(entry, f"has the fingerprint {entry.fingerprint}, not the one that was to be approved")
-        self.approved = {**(self.approved or {}), name: fingerprint}
+        if self.approved is not None:  # else all are offered; approving one must not hold the others after `replace`
+            self.approved = {**self.approved, name: fingerprint}
         before, self.offer = self.offer, self._with_tools(self.offer)
         return before.change_to(self.offer, server_id)
 

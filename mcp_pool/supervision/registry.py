@@ -146,6 +146,8 @@ class Registry:
         )
         if replaces and predecessor is not None:
             row.offering.inherit(predecessor.offering)
+            # Equal entries too are others now: those in a view made before would look to the row that leaves.
+            self.versions = {kind: version + 1 for kind, version in self.versions.items()}
             row.subscriptions, predecessor.subscriptions = predecessor.subscriptions, row.subscriptions
         rows = {**self.rows, server_id: row}
         if left is not None:

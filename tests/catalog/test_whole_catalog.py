@@ -272,3 +272,19 @@ async def test_a_part_that_a_refresh_could_not_list_is_listed_again() -> None:
         assert pool.tools["s__t"].stale
         changing.fails, changing.tools = {}, {"u": ""}
         await eventually(lambda: "s__u" in pool.tools and not pool.tools["s__u"].stale)
+
+
+async def test_entries_of_a_replaced_server_are_fresh_even_if_its_listing_is_equal() -> None:
+    async with MCPPool({"s": InProcessServer(Changing("t").server)}) as pool:
+        before = pool.tools
+        await pool.replace("s", InProcessServer(Changing("t").server))
+        assert pool.tools == before
+        assert not pool.tools["s__t"].stale
+
+
+async def test_a_tool_that_the_first_listing_holds_is_not_called_by_who_waited_for_it() -> None:
+    changing = Changing("t")
+    async with MCPPool() as pool:
+        pool.add("s", InProcessServer(changing.server, on_changed="hold", pinned={"t": "1:abc"}))
+        with pytest.raises(ToolHeld):
+            await pool.server("s").call_tool("t")

@@ -238,3 +238,12 @@ def test_without_a_function_names_are_those_that_cannot_collide() -> None:
     made = offering()
     update(made, "a b")
     assert list(made.offer.tools) == [catalog_name("s", "a b")]
+
+
+def test_an_approval_where_nothing_is_held_holds_nothing_after_a_replacement() -> None:
+    old, new = offering(), offering(on_changed="hold")
+    update(old, "a", "b")
+    old.approve("a", old.tools["a"].fingerprint)
+    new.inherit(old)
+    update(new, "a", "b")
+    assert offered(new) == ["a", "b"]
