@@ -81,7 +81,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Run mypy and pyright in strict mode, and check that the public API is fully typed."""
-    session.install("-e", ".[trio]", *nox.project.dependency_groups(PROJECT, "types"))
+    session.install("-e", ".[trio,config,watch]", *nox.project.dependency_groups(PROJECT, "types"))
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "mcp_pool", "--ignoreexternal")
@@ -131,7 +131,8 @@ def wheel(session: nox.Session) -> None:
 
     They run on uvloop where the loop matters, otherwise on asyncio.
     """
-    ours = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["trio"]]
+    extras = PROJECT["project"]["optional-dependencies"]
+    ours = [*PROJECT["project"]["dependencies"], *extras["trio"], *extras["config"], *extras["watch"]]
     pins = [
         f"{requirement.name}=={specifier.version}"
         for requirement in map(Requirement, ours)
