@@ -25,6 +25,13 @@ def plain(error: BaseException) -> BaseException:
     return next((leaf for leaf in leaves if not isinstance(leaf, cancellations())), leaves[0])
 
 
+def ends_program(error: BaseException | None) -> bool:
+    """Return whether an error, or one in a group, is neither an `Exception` nor a cancellation: `SystemExit`, say."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(ends_program, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+    return error is not None and not isinstance(error, (Exception, *cancellations()))
+
+
 def cause_of(error: BaseException) -> BaseException | None:
     """Return the explicit cause of an exception or, if there is none, its context.
 

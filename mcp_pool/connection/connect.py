@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -15,7 +16,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import SubscriptionFilter
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from mcp_pool._shared.exceptions import plain
+from mcp_pool._shared.exceptions import ends_program, plain
 from mcp_pool._shared.guard import ForeignCancellation, contained, described
 from mcp_pool._shared.log import log
 from mcp_pool.config.invalid import InvalidServer
@@ -120,7 +121,8 @@ class Connector:
         finally:
             self.timer.forget(self._connecting)
             if self._connection is not None:
-                if self.channel.disconnect_cause is None:
+                # A signal may raise in any task. Then the program ends, and the server has not failed.
+                if self.channel.disconnect_cause is None and not ends_program(sys.exception()):
                     # A cancellation raised by user code ended a task of the SDK: this is a loss, not a planned end.
                     advice = "Check whether its auth, http_client or server cancels a task that it did not start."
                     cause = DisconnectCause("failed unexpectedly", cause=ForeignCancellation(), advice=advice)
