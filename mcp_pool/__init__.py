@@ -36,7 +36,7 @@ from mcp_pool.config.servers import (
 )
 from mcp_pool.config.settings import DEFAULT, Default, NameTool, PoolSettings, Seconds
 from mcp_pool.config.target import ServerLike
-from mcp_pool.connection.connection import ServerInfo
+from mcp_pool.connection.server_info import ServerInfo
 from mcp_pool.errors import (
     CallTimeout,
     ConfigError,
@@ -59,6 +59,7 @@ from mcp_pool.errors import (
 )
 from mcp_pool.pool import MCPPool
 from mcp_pool.server import Server
+from mcp_pool.supervision.changes import Changes
 from mcp_pool.supervision.entries import CatalogEntry, PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry
 from mcp_pool.supervision.events import (
     CatalogChanged,
@@ -71,7 +72,6 @@ from mcp_pool.supervision.events import (
     StatusChanged,
 )
 from mcp_pool.supervision.names import catalog_name
-from mcp_pool.supervision.reconcile import Changes
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, ConnectionStatus, Failed, Ready, State
 from mcp_pool.supervision.subscriptions import ResourceUpdate, Subscription
 from mcp_pool.telemetry.events import EventStream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import (
@@ -19,7 +19,6 @@ from mcp_types import (
 )
 
 from mcp_pool.calls.lookup import find
-from mcp_pool.catalog.catalog import Catalog
 from mcp_pool.catalog.view import CatalogView
 from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.validation import kind_problems
@@ -27,7 +26,10 @@ from mcp_pool.errors import ConfigError
 from mcp_pool.server import Server
 from mcp_pool.supervision.entries import PromptEntry, ResourceEntry, ResourceTemplateEntry, ToolEntry, digest
 from mcp_pool.supervision.subscriptions import Subscription
-from mcp_pool.supervision.supervisor import Supervisor
+
+if TYPE_CHECKING:  # loaded with the first pool
+    from mcp_pool.catalog.catalog import Catalog
+    from mcp_pool.supervision.supervisor import Supervisor
 
 
 class CatalogCalls:

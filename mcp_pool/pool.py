@@ -9,7 +9,6 @@ from typing import Self, Unpack, final
 
 from anyio import AsyncContextManagerMixin
 
-from mcp_pool.catalog.catalog import Catalog
 from mcp_pool.catalog_calls import CatalogCalls
 from mcp_pool.config.callbacks import CallbacksFor
 from mcp_pool.config.launch_limits import LAUNCH_LIMITS
@@ -18,11 +17,8 @@ from mcp_pool.config.loading import load_config
 from mcp_pool.config.policies import HealthCheck, RestartPolicy
 from mcp_pool.config.settings import DEFAULT, NameTool, PoolSettings, Seconds, Settings
 from mcp_pool.config.target import ServerLike, all_checked
-from mcp_pool.supervision.block import Block
-from mcp_pool.supervision.config_watch import watch_config
-from mcp_pool.supervision.reconcile import Changes, apply
+from mcp_pool.supervision.changes import Changes
 from mcp_pool.supervision.state import ConnectionStatus
-from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.telemetry.events import EventStream
 from mcp_pool.telemetry.snapshot import PoolSnapshot
 
@@ -51,8 +47,7 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
         launch_limits: How many servers launched by one program may be starting at once, by the program's name: package
             runners can corrupt their cache when several start together. A server counts as starting until it is
             connected, for at most 30 s. Merged over the default: 2 each for npx, npm, pnpm, yarn, bunx, uvx, uv and
-            pipx, 4 each for docker and podman. None as a value removes the limit of one program, None as the argument
-            all of them.
+            pipx, 4 each for docker and podman. None removes the limit of one program, or as the argument all.
         callbacks: A function from a server's id to its callbacks, used for those that its spec leaves out.
         name_tool: A function of a server's id and its own name for a tool that returns the tool's name in the catalog.
             If two tools get the same name, the server that comes second fails to connect, with `NameCollision`.
@@ -93,6 +88,10 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
             callbacks=callbacks,
             name_tool=name_tool,
         )
+        from mcp_pool.catalog.catalog import Catalog  # noqa: PLC0415  # loaded late: `import mcp_pool` is to be fast
+        from mcp_pool.supervision.block import Block  # noqa: PLC0415
+        from mcp_pool.supervision.supervisor import Supervisor  # noqa: PLC0415
+
         self._servers = all_checked(servers)
         self._supervisor = Supervisor(settings)
         self._catalog = Catalog(self._supervisor)
@@ -111,12 +110,9 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
 
         Args:
             source: The path of the file, or its content as a mapping; see `load_config`.
-            inputs: The answers to `${input:ID}`: a mapping, or a function of the id.
+            inputs: As in `load_config`; so are the errors.
             strict: Whether an invalid entry is an error; by default, it is a server that fails to connect.
             settings: Settings of the pool, which override those in the file.
-
-        Raises:
-            ConfigError: The file cannot be read, is not JSON, or has no servers; or, if strict, an entry is invalid.
         """
         loaded = load_config(source, inputs=inputs, strict=strict)
         merged: PoolSettings = {**loaded.settings, **settings}
@@ -200,8 +196,8 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
     async def apply(self, servers: Mapping[str, ServerLike], *, drain: float = 5.0) -> Changes:
         """Make the pool hold exactly these servers, and wait until the first attempts of new ones have ended.
 
-        Everything is validated before anything is changed. Servers whose spec is unchanged are not disturbed. Servers
-        that are added or replaced stay in the pool even if they do not connect. Concurrent calls run one after another.
+        Everything is validated before anything is changed. Unchanged servers are not disturbed; those that are added or
+        replaced stay in the pool even if they do not connect. Concurrent calls run one after another.
 
         Args:
             servers: Specs by id, or what `load_config` returns.
@@ -213,24 +209,28 @@ class MCPPool(CatalogCalls, AsyncContextManagerMixin):
         Raises:
             ConfigError: A spec is invalid; the error names all of them. Nothing was changed.
         """
+        from mcp_pool.supervision.reconcile import apply  # noqa: PLC0415  # few programs need it
+
         return await apply(self._supervisor, servers, drain)
 
     def watch_config(
         self, path: str | os.PathLike[str], *, inputs: Inputs | None = None, drain: float = 5.0
     ) -> AbstractAsyncContextManager[None]:
-        """Apply a configuration file now, and again whenever it changes until the context manager is left.
+        """Apply a configuration file now, and whenever it changes until the context manager is left.
 
-        A changed file that is invalid is not applied: there are a `ConfigRejected` event and a warning in the log. What
-        the file sets for the whole pool has no effect here. Needs the extra `watch`.
+        A changed file that is invalid is not applied: there are a `ConfigRejected` event and a warning in the log. The
+        file's settings of the whole pool have no effect. Needs the extra `watch`.
 
         Args:
             path: The file.
-            inputs: The answers to `${input:ID}`: a mapping, or a function of the id.
+            inputs: As in `load_config`.
             drain: As in `apply`.
 
         Raises:
-            ConfigError: The file is invalid when the context manager is entered. Nothing was changed.
+            ConfigError: The file is invalid on entry. Nothing was changed.
         """
+        from mcp_pool.supervision.config_watch import watch_config  # noqa: PLC0415  # likewise
+
         return watch_config(self._supervisor, path, inputs, drain)
 
     async def close_all(self, *, drain: float = 0.0) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
 import anyio
 import attrs
@@ -33,15 +33,18 @@ from mcp_pool.config.invalid import InvalidServer
 from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.settings import DEFAULT, Default, Seconds
 from mcp_pool.config.validation import is_count, kind_of
-from mcp_pool.connection.connection import Connection, ServerInfo
+from mcp_pool.connection.server_info import ServerInfo
 from mcp_pool.errors import ConnectError, ConnectionLost
 from mcp_pool.supervision.entries import ToolEntry
 from mcp_pool.supervision.offering import held_error
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import ConnectionStatus, State
 from mcp_pool.supervision.subscriptions import Subscription
-from mcp_pool.supervision.supervisor import Supervisor
 from mcp_pool.supervision.waiting import wait_for_connection, wait_until_connected
+
+if TYPE_CHECKING:  # loaded with the first pool
+    from mcp_pool.connection.connection import Connection
+    from mcp_pool.supervision.supervisor import Supervisor
 
 _T = TypeVar("_T")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Generic, TypeVar, final
+from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 import anyio
 import attrs
@@ -17,12 +17,14 @@ from mcp_types import CallToolResult
 from mcp_pool.calls.wait_budget import WaitBudget
 from mcp_pool.config.settings import DEFAULT, Seconds
 from mcp_pool.config.spec import ANNOTATED
-from mcp_pool.connection.connection import NoteProgress
 from mcp_pool.errors import CallTimeout, ConnectionLost, MCPPoolError, ServerUnavailable, ToolHeld
 from mcp_pool.supervision.counters import Counts
 from mcp_pool.supervision.offering import held_error
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.waiting import call_slot, wait_for_connection
+
+if TYPE_CHECKING:  # loaded with the first pool
+    from mcp_pool.connection.connection import NoteProgress
 
 _T = TypeVar("_T")
 

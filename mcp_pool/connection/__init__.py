@@ -3,6 +3,7 @@
 * `connect`: opens a connection, holds it and closes it, in one task
 * `connection`: an open connection: its calls, and how it ends
 * `attempt`: one connection attempt, and why it failed
+* `server_info`: what a server said about itself in the handshake
 * `discovery`: what a modern server said about itself, kept for the next connection
 * `call_errors`: the errors of calls
 * `dispatcher`: runs the user's callbacks

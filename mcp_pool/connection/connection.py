@@ -13,7 +13,7 @@ import anyio
 import attrs
 from mcp import Client, MCPError
 from mcp.shared.dispatcher import ProgressFnT
-from mcp_types import CONNECTION_CLOSED, Implementation, JSONRPCError, ServerCapabilities
+from mcp_types import CONNECTION_CLOSED, JSONRPCError
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_pool._shared.exceptions import plain
@@ -24,6 +24,7 @@ from mcp_pool.connection.call_errors import CallErrors
 from mcp_pool.connection.calls_in_flight import CallDeadline, CallsInFlight
 from mcp_pool.connection.discovery import Discovery
 from mcp_pool.connection.dispatcher import CallbackDispatcher
+from mcp_pool.connection.server_info import ServerInfo
 from mcp_pool.errors import ConnectionLost
 from mcp_pool.transports.channel import CallRecord, Channel, DisconnectCause, current_call
 
@@ -36,38 +37,6 @@ BREAKDOWN_TIMEOUT: Final = 0.5
 """Seconds to wait for the task of an in-process server whose session has ended: it ends soon after, with the reason."""
 PING_TIMEOUT: Final = 1.0
 """Seconds for an in-process session to answer a ping. One that has ended fails it at once."""
-
-
-@final
-@attrs.frozen
-class ServerInfo:
-    """What a server said about itself in the handshake.
-
-    Attributes:
-        name: Its name; None if it gave none.
-        version: Its version; None if it gave none.
-        protocol_version: The negotiated version of the protocol.
-        capabilities: Its capabilities.
-        instructions: Its instructions for use; None if it gave none.
-    """
-
-    name: str | None
-    version: str | None
-    protocol_version: str
-    capabilities: ServerCapabilities
-    instructions: str | None
-
-    @classmethod
-    def of(cls, client: Client) -> ServerInfo:
-        """Make it from a connected client. A closed client does not have the information any more."""
-        named: Implementation | None = client.server_info
-        return cls(
-            name=None if named is None else named.name,
-            version=None if named is None else named.version,
-            protocol_version=client.protocol_version,
-            capabilities=client.server_capabilities,
-            instructions=client.instructions,
-        )
 
 
 @final

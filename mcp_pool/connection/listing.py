@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
 import anyio
 import attrs
@@ -28,7 +28,9 @@ from mcp_pool._shared.log import log
 from mcp_pool.config.spec import ServerSpec
 from mcp_pool.config.target import Target
 from mcp_pool.errors import InvalidResponse
-from mcp_pool.transports.channel import CallRecord, Channel, current_call
+
+if TYPE_CHECKING:  # loaded with the first pool
+    from mcp_pool.transports.channel import Channel
 
 MAX_PAGES: Final = 1000
 """Maximum number of pages of a listing."""
@@ -135,6 +137,8 @@ async def _list_beside(
     client: Client, channel: Channel, target: Target, part: Part, listings: dict[Part, Listing | BaseException]
 ) -> None:
     """List a part while the tools are listed. Its failure is recorded here, and not on the channel as theirs."""
+    from mcp_pool.transports.channel import CallRecord, current_call  # noqa: PLC0415  # loaded with the first pool
+
     record = CallRecord(channel, anyio.CancelScope(), requests_sent=0, is_call=False)
     current_call.set(record)  # in the context of this task only
     try:
@@ -207,7 +211,7 @@ def _items(page: _Page) -> Iterator[tuple[str, Definition]]:
             yield from ((prompt.name, prompt) for prompt in page.prompts)
         case ListResourcesResult():
             yield from ((str(resource.uri), resource) for resource in page.resources)
-        case ListResourceTemplatesResult():
+        case _:
             yield from ((template.uri_template, template) for template in page.resource_templates)
 
 

@@ -3,6 +3,7 @@
 * `block`: ends the body first, then the connections, and decides which error leaves the block
 * `config_watch`: follows a configuration file
 * `reconcile`: makes the pool hold exactly the given servers
+* `changes`: what applying a set of servers has done
 * `supervisor`: adds servers, finds them, and ends them
 * `waiting`: waits for an attempt, for one connection, or for many
 * `child_group`: a group of children and their registry, ended by one cancellation

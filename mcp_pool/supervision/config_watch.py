@@ -33,6 +33,8 @@ class _Watch:
     path: Path
     inputs: Inputs | None
     drain: float
+    stop: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Ends the watch at once: the watcher notices a cancellation only after its longest wait."""
     _content: bytes | None = attrs.field(default=None, init=False)
     """What the file contained when it was last applied or rejected; None if it could not be read."""
 
@@ -47,7 +49,12 @@ class _Watch:
 
         # The directory, not the file: editors write another file and rename it. No filter: the file may be a link.
         changes = awatch(
-            self.path.parent, watch_filter=None, recursive=False, rust_timeout=LONGEST_WAIT, yield_on_timeout=True
+            self.path.parent,
+            watch_filter=None,
+            recursive=False,
+            rust_timeout=LONGEST_WAIT,
+            yield_on_timeout=True,
+            stop_event=self.stop,
         )
         async with aclosing(changes):
             async for _ in changes:
@@ -95,6 +102,7 @@ async def watch_config(
                 yield
             except Exception as error:  # noqa: BLE001  # raised below: the task group would wrap it
                 failure = error
+            watch.stop.set()
             group.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise plain(group) from None

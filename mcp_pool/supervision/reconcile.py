@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import final
 
 import anyio
-import attrs
 
 from mcp_pool.config.invalid import InvalidServer
 from mcp_pool.config.loaded import joined
@@ -15,27 +13,10 @@ from mcp_pool.config.servers import ServerConfig
 from mcp_pool.config.target import ServerLike, checked
 from mcp_pool.config.validation import is_mapping, kind_of
 from mcp_pool.errors import ConfigError, ConnectError, UnknownServer
+from mcp_pool.supervision.changes import Changes
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import Closing, Connecting
 from mcp_pool.supervision.supervisor import Supervisor, check_drain
-
-
-@final
-@attrs.frozen
-class Changes:
-    """What `MCPPool.apply` has done, as ids of servers in the order of the given mapping.
-
-    Attributes:
-        added: Servers that were not in the pool.
-        replaced: Servers whose spec differs from the one they had.
-        removed: Servers that are not among the given ones.
-        unchanged: Servers that were left alone.
-    """
-
-    added: tuple[str, ...] = ()
-    replaced: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    unchanged: tuple[str, ...] = ()
 
 
 async def apply(supervisor: Supervisor, servers: Mapping[str, ServerLike], drain: float) -> Changes:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import anyio
 import attrs
@@ -18,7 +18,6 @@ import attrs
 from mcp_pool._shared.changed import Changed
 from mcp_pool.config.settings import NameTool
 from mcp_pool.config.target import Target
-from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.listing import Listings, Part
 from mcp_pool.errors import ConnectError, ConnectionLost, MCPPoolError, ServerUnavailable
 from mcp_pool.supervision.counters import Counters, Counts
@@ -27,6 +26,9 @@ from mcp_pool.supervision.offer import NOTHING, Offer
 from mcp_pool.supervision.offering import Offering
 from mcp_pool.supervision.state import LEGAL_MOVES, BackingOff, Closing, Connecting, Failed, Ready, State
 from mcp_pool.supervision.subscriptions import Subscriptions
+
+if TYPE_CHECKING:  # loaded with the first pool
+    from mcp_pool.connection.connection import Connection
 
 CLOSED_WITH_ALL: Final = "was closed with all servers of the pool"
 """Why a server is closing when the block ends or `close_all` was called."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 
-from mcp_pool.connection.connection import Connection
 from mcp_pool.errors import ConnectError, ConnectTimeout, ServerUnavailable
 from mcp_pool.supervision.row import Row
 from mcp_pool.supervision.state import BackingOff, Closing, Connecting, Failed, Ready
+
+if TYPE_CHECKING:  # loaded with the first pool
+    from mcp_pool.connection.connection import Connection
 
 
 async def wait_until_connected(row: Row) -> None:

@@ -55,6 +55,8 @@ WRONG_SPECS = [
     *stdio("close_timeout", None, *NOT_A_TIME),
     *stdio("restart", None, 3, "never", RestartPolicy),
     *stdio("required", None, 1, "yes"),
+    *stdio("on_changed", None, True, "holding"),
+    *stdio("pinned", {"echo": "1:abc"}, ["echo"], {"echo": 1}, {1: "1:abc"}),
     *stdio("mode", None, "modern", "2025-11-25", "", 1, [], anything),
     *stdio("include_tools", "*", None, {"*"}, [1], ["a\0b"]),
     *stdio("exclude_tools", "*", None, {"*"}, [1], ["a\0b"]),

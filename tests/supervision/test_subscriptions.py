@@ -140,6 +140,29 @@ async def test_a_subscription_ends_when_its_server_leaves_after_what_has_not_bee
             await following(subscription)
 
 
+async def test_a_connection_that_is_lost_while_a_subscription_is_confirmed_does_not_end_it(mode: str) -> None:
+    shelves = Shelves(silent=True)
+    spec = InProcessServer(shelves.server, mode=mode, restart=RestartPolicy(initial_delay=0))
+    async with MCPPool({"s": spec}) as pool, anyio.create_task_group() as group:
+        received = list[ResourceUpdate]()
+
+        async def follow() -> None:
+            async with pool.subscribe("s", SHELF) as subscription:
+                async for received_update in subscription:
+                    received.append(received_update)
+                    return
+
+        group.start_soon(follow)
+        await anyio.wait_all_tasks_blocked()
+        shelves.silent = False
+        connection_of(pool, "s").channel.mark_lost(DisconnectCause("fell over"))
+        await eventually(lambda: shelves.subscribed)
+        await anyio.wait_all_tasks_blocked()
+        await shelves.touch(SHELF)
+        await eventually(lambda: received)
+        assert received == [update()]
+
+
 async def test_a_subscription_ends_when_automatic_reconnects_stop(mode: str) -> None:
     spec = InProcessServer(Shelves().server, mode=mode, restart=RestartPolicy.never())
     async with MCPPool({"s": spec}) as pool:

@@ -58,7 +58,10 @@ class RawEntry:
     def at(self, *keys: str | int) -> Keys:
         """Return where a value is in the file."""
         first, *rest = keys
-        return (*self.keys, self.renamed.get(str(first), first), *rest)
+        name = self.renamed.get(str(first), first)
+        if name != first and rest and isinstance(rest[0], int):
+            rest[0] += 1  # the program itself comes before its arguments
+        return (*self.keys, name, *rest)
 
 
 def entries_of(document: Document) -> tuple[list[RawEntry], list[Mistake]]:

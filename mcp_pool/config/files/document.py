@@ -77,13 +77,10 @@ class Document:
         raise mistake
 
     def value(self, keys: Keys) -> Any:
-        """Return the value at a place; None if there is none."""
+        """Return the value at a place."""
         value = self.data
         for key in keys:
-            try:
-                value = value[key]
-            except (KeyError, IndexError, TypeError):
-                return None
+            value = value[key]
         return value
 
     def place(self, keys: Keys, *, is_key: bool = False) -> Place | None:

@@ -83,8 +83,5 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
 
 def _value(values: Any, keys: Keys) -> Any:
     for key in keys:
-        try:
-            values = values[key]
-        except (KeyError, IndexError, TypeError):
-            return None
+        values = values[key]
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,18 @@ def test_what_a_file_sets_for_the_whole_pool_can_be_overridden() -> None:
     assert repr(config) == f"<LoadedConfig {str(HOSTS / 'ours.json')!r}: 'all', 'streamable', 'camel'>"
     pool = MCPPool.from_config(HOSTS / "ours.json", wait_timeout=7)
     assert (pool._supervisor.settings.wait_timeout, pool._supervisor.settings.max_connecting) == (7, 2)
+
+
+def test_an_entry_of_opencode_needs_no_type() -> None:
+    assert dict(load_config({"mcp": {"s": {"command": ["server", "-x"]}}})) == {"s": StdioServer("server", ["-x"])}
+
+
+def test_a_spec_with_expanded_values_can_be_copied_and_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "secret-token")
+    (spec,) = load_config({"mcpServers": {"s": {"command": "server", "args": ["${TOKEN}"]}}}).values()
+    copied = pickle.loads(pickle.dumps(spec))
+    assert copied == spec
+    assert list(copied.secrets()) == ["secret-token"]
 
 
 def test_the_settings_of_vs_code_may_contain_the_servers() -> None:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from helpers.common import eventually
-from helpers.http import arrived, raw_server, sdk_server
+from helpers.http import arrived, fault, raw_server, sdk_server
 from mcp_pool import BackingOff, HttpServer, MCPPool, RestartPolicy, SseServer
 
 if TYPE_CHECKING:
@@ -48,6 +48,25 @@ async def test_a_reconnect_to_a_modern_server_costs_one_listing_and_no_discovery
         methods = [line["method"] for line in arrived(ledger)[first:]]
         assert methods.count("tools/list") == 1
         assert "server/discover" not in methods
+
+
+@pytest.mark.parametrize(("status", "is_final"), [(405, True), (429, False), (503, False)])
+async def test_a_stream_that_meets_an_outage_is_tried_again_and_one_that_is_refused_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, *, is_final: bool
+) -> None:
+    monkeypatch.setattr("mcp_pool.connection.change_stream.MIN_DELAY", 0.01)
+    monkeypatch.setattr("mcp_pool.connection.connect.LISTEN_TIMEOUT", 0.01)
+    ledger = tmp_path / "ledger"
+    faults = [fault("status", status, on="subscriptions/listen")]
+    policy = RestartPolicy(initial_delay=0)
+    async with (
+        raw_server("--modern", "--list-changed", ledger=ledger, faults=faults) as server,
+        MCPPool({"s": HttpServer(server.url, restart=policy)}) as pool,
+    ):
+        await eventually(lambda: len(arrived(ledger, "subscriptions/listen")) >= (1 if is_final else 3))
+        await pool.call_tool("s__echo", {"text": "on"})
+        assert (len(arrived(ledger, "subscriptions/listen")) == 1) is is_final
+        assert pool.server("s").generation == 1
 
 
 async def test_a_server_that_does_not_know_streams_is_asked_once_for_each_connection(tmp_path: Path) -> None:
