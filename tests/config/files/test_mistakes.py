@@ -77,7 +77,7 @@ def test_all_mistakes_of_an_entry_are_told_in_the_manner_of_a_compiler(tmp_path:
 def test_the_place_of_an_item_in_a_list_is_found(tmp_path: Path) -> None:
     path = written(tmp_path, '{"mcp": {"s": {"command": ["npx", "-y", 5]}}}')
     (error,) = load_config(path).errors.values()
-    assert error.reason == f"Server 's': {path}:1:42: mcp.s.command[2] must be a string, not a number."
+    assert error.reason == f"Server 's': {path}:1:41: mcp.s.command[2] must be a string, not a number."
 
 
 @pytest.mark.parametrize(
