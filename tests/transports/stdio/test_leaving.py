@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from select import select
 from subprocess import PIPE, Popen, TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,7 @@ def run_host(backend: str, how: str, pids: Path, *, impolite: float) -> dict[str
             if how == "exit":
                 host.send_signal(signal.SIGTERM)
             elif how in ("interrupts", "exit while closing"):
-                host.send_signal(signal.SIGINT)
-                assert host.stdout.readline() == "closing\n"
+                interrupt_until_it_closes(host)
                 until(lambda: len(read_lines(ended)) == len(KINDS))  # so that all are being waited for
                 interrupt(host, signal.SIGINT if how == "interrupts" else signal.SIGTERM)
             output, _ = host.communicate(timeout=PATIENCE)
@@ -69,6 +69,16 @@ def run_host(backend: str, how: str, pids: Path, *, impolite: float) -> dict[str
             host.kill()
     told: dict[str, Any] = json.loads(output.splitlines()[-1])
     return told
+
+
+def interrupt_until_it_closes(host: Popen[str]) -> None:
+    """Send SIGINT until it takes effect: Python drops what a handler raises in a finalizer, say."""
+    assert host.stdout is not None
+    for _ in range(5):
+        host.send_signal(signal.SIGINT)
+        if select([host.stdout], [], [], PATIENCE / 10)[0]:
+            break
+    assert host.stdout.readline() == "closing\n"
 
 
 def interrupt(host: Popen[str], number: int) -> None:
