@@ -185,6 +185,8 @@ class Connector:
         self.timer.forget(self._connecting)
         scope.shield = True
         connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
+        if attempt.discovery is not None:  # made anew, it would not expire as long as there are reconnects
+            connection.discovery = attempt.discovery
         self.channel.probe_when_idle = not (connection.is_modern and isinstance(spec, HttpServer))
         self.channel.is_open = True
         self._connection = connection
