@@ -63,7 +63,12 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     "--exit-at-start": {"type": int, "metavar": "CODE", "help": "then exit"},
     "--slow-start": {"type": float, "default": 0.0, "metavar": "SECONDS", "help": "then wait before reading"},
     # In the handshake and the listing
-    "--discover-ttl": {"type": int, "default": 0, "metavar": "MS", "help": "how long the answer to server/discover lives"},
+    "--discover-ttl": {
+        "type": int,
+        "default": 0,
+        "metavar": "MS",
+        "help": "how long the answer to server/discover lives",
+    },
     "--die-at-discover": {"action": "store_true", "help": f"exit with {DEATH} at server/discover"},
     "--ignore-discover": {"action": "store_true", "help": "never answer server/discover"},
     "--fail-initialize": {"action": "store_true", "help": "answer the handshake (of either protocol) with an error"},
