@@ -27,7 +27,7 @@ from mcp_pool.connection.change_stream import ChangeStream
 from mcp_pool.connection.connection import Connection
 from mcp_pool.connection.deadline_timer import DeadlineTimer
 from mcp_pool.connection.dispatcher import CallbackDispatcher
-from mcp_pool.connection.list_changes import ListChanges, declared_changes
+from mcp_pool.connection.list_changes import ListChanges, declared_changes, told_by
 from mcp_pool.connection.listing import Listings, list_all, parts_of, warn_of_dropped_tools
 from mcp_pool.errors import ConnectError
 from mcp_pool.transports.channel import Channel, DisconnectCause
@@ -167,16 +167,22 @@ class Connector:
 
     async def _listen(self, client: Client, changes: ListChanges, group: TaskGroup) -> None:
         """Listen to what a modern server says can change, before it is listed: changes in between would be missed."""
-        filters = declared_changes(client)
-        if not filters or client.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+        filters, target = declared_changes(client), self.attempt.target
+        if client.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+            changes.told = told_by(filters)
             return
-        target = self.attempt.target
+        if not filters:
+            return
 
-        def on_open(_honored: SubscriptionFilter, missed: bool) -> None:  # noqa: FBT001  # what the stream calls
+        def on_open(honored: SubscriptionFilter, missed: bool) -> None:  # noqa: FBT001  # what the stream calls
+            changes.told = told_by(honored.model_dump())
             if missed:
                 changes.note(*parts_of(client))
 
-        stream = ChangeStream(target, self.channel, filters, changes.note_message, on_open)
+        def on_refused(_: Exception) -> None:
+            changes.note_refusal()
+
+        stream = ChangeStream(target, self.channel, filters, changes.note_message, on_open, on_refused)
         group.start_soon(stream.run, client, name=f"mcp_pool: changes of {target.server_id!r}")
         with anyio.move_on_after(LISTEN_TIMEOUT):
             await stream.settled.wait()
@@ -187,6 +193,8 @@ class Connector:
         self.timer.forget(self._connecting)
         scope.shield = True
         connection = Connection(attempt.target, attempt.generation, client, self.channel, self._calls, dispatcher)
+        if attempt.discovery is not None:  # made anew, it would not expire as long as there are reconnects
+            connection.discovery = attempt.discovery
         self.channel.probe_when_idle = not (connection.is_modern and isinstance(spec, HttpServer))
         self.channel.is_open = True
         self._connection = connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, final
 
 import attrs
@@ -30,6 +31,13 @@ _CHANGED_BY: Final[dict[type, tuple[Part, ...]]] = {
 }
 """What to list again after an event of a modern server, or a notification of a legacy one."""
 
+_TOLD_BY: Final[dict[str, tuple[Part, ...]]] = {
+    "tools_list_changed": ("tools",),
+    "prompts_list_changed": ("prompts",),
+    "resources_list_changed": ("resources", "resource_templates"),
+}
+"""What each filter of a stream of changes is about."""
+
 
 @final
 @attrs.define(eq=False, repr=False)
@@ -38,6 +46,9 @@ class ListChanges:
 
     parts: set[Part] = attrs.field(factory=set[Part], init=False)
     """The parts."""
+    told: frozenset[Part] = attrs.field(default=frozenset(), init=False)
+    """The parts whose changes the server reports, so that their lifetimes do not matter. What it declares may be wrong:
+    it can refuse to open a stream, or leave a part out."""
     changed: Changed = attrs.field(factory=Changed, init=False)
     """Wakes whoever lists them."""
 
@@ -50,6 +61,11 @@ class ListChanges:
     def note_message(self, message: object) -> None:
         """Note what an event or a notification says has changed, if it says so."""
         self.note(*_CHANGED_BY.get(type(message), ()))
+
+    def note_refusal(self) -> None:
+        """Note that the server reports no changes from now on. Some may have been missed since it last did."""
+        missed, self.told = self.told, frozenset()
+        self.note(*missed)
 
     def take(self) -> set[Part]:
         """Return the parts, and forget them."""
@@ -88,3 +104,8 @@ def declared_changes(client: Client) -> dict[str, Any]:
         "resources_list_changed": declared.resources,
     }
     return {name: True for name, capability in capabilities.items() if capability and capability.list_changed}
+
+
+def told_by(filters: Mapping[str, Any]) -> frozenset[Part]:
+    """Return the parts whose changes are reported with these filters."""
+    return frozenset(part for name, parts in _TOLD_BY.items() if filters.get(name) for part in parts)

@@ -8,7 +8,6 @@ from typing import Final, final
 
 import anyio
 import attrs
-from mcp_types import ServerCapabilities
 
 from mcp_pool._shared.guard import described
 from mcp_pool._shared.log import log
@@ -84,7 +83,7 @@ class Refresher:
         self._due.pop(part, None)
         if isinstance(listing, Listing):
             self._failures.pop(part, None)
-            if listing.ttl and not _reports_changes(self.connection.info.capabilities, part):
+            if listing.ttl and part not in self.connection.dispatcher.changes.told:
                 self._due[part] = now + max(listing.ttl, MIN_INTERVAL)
             return
         failures = self._failures.get(part, 0)
@@ -108,9 +107,3 @@ async def keep_current(row: Row, connection: Connection, listings: Listings) -> 
     async with anyio.create_task_group() as group:
         group.start_soon(Refresher(row, connection, listings).run)
         group.start_soon(Subscriber(row.subscriptions, connection).run)
-
-
-def _reports_changes(capabilities: ServerCapabilities, part: Part) -> bool:
-    """Return whether a server says that it reports changes of a part."""
-    capability = {"tools": capabilities.tools, "prompts": capabilities.prompts}.get(part, capabilities.resources)
-    return capability is not None and bool(capability.list_changed)

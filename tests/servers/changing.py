@@ -23,6 +23,7 @@ from mcp_types import (
     Prompt,
     Resource,
     ResourceTemplate,
+    SubscriptionFilter,
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
     Tool,
@@ -52,6 +53,10 @@ class Changing:
         """The parts that were asked for, whole listings only."""
         self.refuses = False
         """Whether it refuses to open streams of changes."""
+        self.delays: anyio.Event | None = None
+        """What the answers to requests for streams wait for."""
+        self.honors: SubscriptionFilter | None = None
+        """What it agrees to tell; None for everything that it is asked for."""
         self.streams = 0
         """How many streams of changes were opened."""
         self._bus = InMemorySubscriptionBus()
@@ -117,7 +122,11 @@ class Changing:
     async def _listening(
         self, context: ServerRequestContext[Any], params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
+        if self.delays is not None:
+            await self.delays.wait()
         if self.refuses:
             raise MCPError(INVALID_REQUEST, "no streams here")
         self.streams += 1
+        if self.honors is not None:
+            params = SubscriptionsListenRequestParams(notifications=self.honors)
         return await self.listen(context, params)

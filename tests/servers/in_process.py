@@ -5,7 +5,7 @@ server's lifespan starts and ends.
 """
 
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,20 @@ def calculator(record: list[str] | None = None) -> MCPServer[Any]:
             yield
 
     return with_tools("calculator", lifespan)
+
+
+def growing() -> MCPServer[Any]:
+    """A calculator with a tool that adds one, and tells in both protocols that the list has changed."""
+    server = calculator()
+
+    @server.tool(structured_output=False)
+    async def grow(name: str, context: Context[Any, Any]) -> None:
+        server.add_tool(lambda: name, name=name, structured_output=False)
+        await context.notify_tools_changed()
+        with suppress(Exception):  # in the modern protocol, only a stream tells it
+            await context.session.send_tool_list_changed()
+
+    return server
 
 
 def raising_lifespan(*, at_end: bool = False, error: BaseException | None = None) -> MCPServer[Any]:

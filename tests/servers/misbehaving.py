@@ -63,6 +63,12 @@ BEHAVIOURS: Final[Mapping[str, Mapping[str, Any]]] = {
     "--exit-at-start": {"type": int, "metavar": "CODE", "help": "then exit"},
     "--slow-start": {"type": float, "default": 0.0, "metavar": "SECONDS", "help": "then wait before reading"},
     # In the handshake and the listing
+    "--discover-ttl": {
+        "type": int,
+        "default": 0,
+        "metavar": "MS",
+        "help": "how long the answer to server/discover lives",
+    },
     "--die-at-discover": {"action": "store_true", "help": f"exit with {DEATH} at server/discover"},
     "--ignore-discover": {"action": "store_true", "help": "never answer server/discover"},
     "--fail-initialize": {"action": "store_true", "help": "answer the handshake (of either protocol) with an error"},
@@ -248,7 +254,8 @@ class Server:
             return
         if not self.options.modern:
             raise Refusal(METHOD_NOT_FOUND, "no such method: server/discover")
-        self.shake(request, {"supportedVersions": [MODERN_VERSION], "ttlMs": 0, "cacheScope": "private"})
+        ttl = self.options.discover_ttl
+        self.shake(request, {"supportedVersions": [MODERN_VERSION], "ttlMs": ttl, "cacheScope": "private"})
         self.shaken_hands(request)
 
     def initialize(self, request: Json) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - as in `http_raw.py`
@@ -21,8 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, 
 import anyio
 import uvicorn
 from http_wire import listening
-from in_process import calculator
-from mcp.server.mcpserver import Context, MCPServer
+from in_process import calculator, growing
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -115,20 +113,6 @@ class ConnectLimiter:
         entry: dict[str, Any] = {"pid": os.getpid(), "verb": verb, "path": path, "method": method}
         entry |= {"id": message.get("id"), "tool": tool, "headers": headers}
         append(self.options.ledger, entry | {name: headers.get(header) for name, header in shown.items()})
-
-
-def growing() -> MCPServer[Any]:
-    """A calculator with a tool that adds one, and tells in both protocols that the list has changed."""
-    server = calculator()
-
-    @server.tool(structured_output=False)
-    async def grow(name: str, context: Context[Any, Any]) -> None:
-        server.add_tool(lambda: name, name=name, structured_output=False)
-        await context.notify_tools_changed()
-        with suppress(Exception):  # in the modern protocol, only a stream tells it
-            await context.session.send_tool_list_changed()
-
-    return server
 
 
 def application(options: argparse.Namespace) -> ConnectLimiter:

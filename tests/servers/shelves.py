@@ -8,7 +8,7 @@ import anyio
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
-from mcp.shared.subscriptions import ResourceUpdated
+from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
 from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
@@ -30,11 +30,13 @@ FORBIDDEN = "shelf://forbidden"
 class Shelves:
     """What the server does, and who has subscribed."""
 
-    def __init__(self, *, silent: bool = False, selective: bool = False) -> None:
+    def __init__(self, *, silent: bool = False, selective: bool = False, generous: bool = False) -> None:
         self.silent = silent
         """Whether it never confirms a subscription."""
         self.selective = selective
         """Whether it accepts subscriptions, but not to resources; with a legacy protocol, none at all."""
+        self.generous = generous
+        """Whether its streams, in the modern protocol, tell more than they were asked for."""
         self.subscribed: list[str] = []
         """The URIs that clients are subscribed to."""
         self.sessions: list[Any] = []
@@ -51,6 +53,8 @@ class Shelves:
 
     async def touch(self, uri: str) -> None:
         """Tell that a resource has changed."""
+        if self.generous:
+            await self._bus.publish(ToolsListChanged())
         await self._bus.publish(ResourceUpdated(uri))
         for session in self.sessions:
             await session.send_resource_updated(uri)
@@ -78,6 +82,9 @@ class Shelves:
         uris = params.notifications.resource_subscriptions or []
         if self.selective:
             params = SubscriptionsListenRequestParams(notifications=SubscriptionFilter())
+        if self.generous:
+            filters = SubscriptionFilter(tools_list_changed=True, resource_subscriptions=uris)
+            params = SubscriptionsListenRequestParams(notifications=filters)
         for uri in uris:
             await self._check(uri)
         self.subscribed += uris

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from mcp import MCPError
-from mcp_types import INTERNAL_ERROR
+from mcp_types import INTERNAL_ERROR, SubscriptionFilter
 
 from helpers.common import connection_of, eventually
 from mcp_pool import CatalogChanged, InProcessServer, MCPPool, NameCollision, RestartPolicy
@@ -147,6 +147,42 @@ async def test_a_server_that_refuses_streams_is_asked_again_only_by_the_next_con
         await pool.server("s").restart()
         assert changing.streams == 1
     assert any("does not tell of changes" in line for line in record_logs)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_lifetimes_count_for_a_server_that_declares_changes_but_refuses_to_tell_them(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing, may_refuse = Changing("a"), anyio.Event()
+    changing.refuses, changing.ttl = True, 20
+    if late:
+        monkeypatch.setattr("mcp_pool.connection.connect.LISTEN_TIMEOUT", 0.01)
+        changing.delays = may_refuse
+    async with MCPPool({"s": serving(changing)}) as pool:
+        may_refuse.set()
+        changing.tools = {"b": ""}
+        await eventually(lambda: "s__b" in pool.tools, within=5)
+
+
+async def test_lifetimes_count_once_a_server_that_told_changes_refuses_to() -> None:
+    changing = Changing("a")
+    changing.ttl = 20
+    async with MCPPool({"s": serving(changing)}) as pool:
+        changing.refuses = True
+        changing.listen.close()
+        await eventually(lambda: changing.asked.count("tools") > 3, within=5)
+        assert (changing.streams, pool.server("s").generation) == (1, 1)
+
+
+async def test_lifetimes_count_for_lists_that_a_stream_leaves_out() -> None:
+    changing = Changing("a")
+    changing.ttl, changing.honors = 20, SubscriptionFilter(prompts_list_changed=True)
+    async with MCPPool({"s": serving(changing)}) as pool:
+        changing.tools, changing.prompts = {"b": ""}, ["other"]
+        await eventually(lambda: "s__b" in pool.tools, within=5)
+        assert changing.asked.count("prompts") == 1
+        await changing.report("prompts")
+        await eventually(lambda: "s__other" in pool.prompts)
 
 
 async def test_a_stream_that_opens_late_does_not_delay_the_connection_and_is_followed_by_a_listing(

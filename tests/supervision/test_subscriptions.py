@@ -8,7 +8,7 @@ import anyio
 import pytest
 from mcp import MCPError
 
-from helpers.common import connection_of, eventually
+from helpers.common import connection_of, eventually, row_of
 from mcp_pool import (
     CallTimeout,
     ConfigError,
@@ -114,6 +114,49 @@ async def test_a_server_that_does_not_send_updates_of_a_resource_is_an_error(mod
         with pytest.raises(InvalidResponse if mode == "auto" else MCPError):
             async with pool.subscribe("s", SHELF):
                 pass
+
+
+async def test_whatever_else_a_server_tells_on_its_stream_is_no_update(mode: str) -> None:
+    shelves = Shelves(generous=True)
+    async with (
+        MCPPool({"s": InProcessServer(shelves.server, mode=mode)}) as pool,
+        pool.subscribe("s", SHELF) as subscription,
+    ):
+        await shelves.touch(SHELF)
+        with anyio.fail_after(60):
+            async for received in subscription:
+                assert received == update()
+                break
+
+
+async def test_a_subscription_is_made_on_the_next_connection_if_one_is_lost_before_it_was_confirmed(mode: str) -> None:
+    shelves = Shelves(silent=True)
+    async with MCPPool({"s": InProcessServer(shelves.server, mode=mode)}) as pool:
+        received: list[ResourceUpdate] = []
+
+        async def subscribe() -> None:
+            async with pool.subscribe("s", SHELF) as subscription:
+                received.append(await following(subscription))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(subscribe)
+            await anyio.wait_all_tasks_blocked()
+            shelves.silent = False
+            await pool.server("s").restart()
+            await eventually(lambda: shelves.subscribed)
+            await anyio.wait_all_tasks_blocked()
+            await shelves.touch(SHELF)
+        assert received == [update()]
+
+
+async def test_a_loss_at_the_moment_of_subscribing_is_no_refusal(mode: str) -> None:
+    spec = InProcessServer(Shelves().server, mode=mode, restart=RestartPolicy(initial_delay=0))
+    async with MCPPool({"s": spec}) as pool:
+        with row_of(pool, "s").subscriptions.opened("s", SHELF) as feed:
+            connection_of(pool, "s").channel.mark_lost(DisconnectCause("fell over"))
+            with anyio.fail_after(60):
+                await feed.changed.until(lambda: feed.is_confirmed or feed.end)
+            assert (feed.is_confirmed, feed.end) == (True, None)
 
 
 async def test_a_subscription_that_is_not_confirmed_times_out(mode: str) -> None:
