@@ -53,7 +53,7 @@ class ChangeStream:
     async def run(self, client: Client) -> None:
         """Listen until cancelled, or until the server refuses to open a stream, which is final for the connection."""
         failures, server_id = 0, self.target.server_id
-        while True:
+        while self.channel.disconnect_cause is None:
             opened_at = anyio.current_time()
             record = CallRecord(self.channel, anyio.CancelScope(), requests_sent=0, is_call=False)
             current_call.set(record)  # in the context of this task, from where the SDK's task for the stream gets it

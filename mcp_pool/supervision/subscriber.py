@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, cast, final
+from typing import Any, Final, final
 
 import anyio
 import attrs
@@ -138,8 +138,9 @@ class Subscriber:
         self._refuse(uri, InvalidResponse(reason, advice=advice, server_id=server_id, phase="call"))
 
     def _on_event(self, uri: str, event: ServerEvent) -> None:
-        for feed in self.subscriptions.of(uri):
-            feed.put(cast("ResourceUpdated", event).uri)  # nothing else was asked for
+        if isinstance(event, ResourceUpdated):
+            for feed in self.subscriptions.of(uri):
+                feed.put(event.uri)
 
     def _confirm(self, uri: str) -> None:
         self._confirmed.add(uri)
