@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -12,7 +12,7 @@ _STRICT: Final = ConfigDict(strict=True, extra="forbid")
 class Restart(BaseModel):
     """The fields of `RestartPolicy`."""
 
-    model_config = _STRICT
+    model_config: ClassVar[ConfigDict] = _STRICT
     initial_delay: float = 0
     multiplier: float = 0
     max_delay: float = 0
@@ -24,7 +24,7 @@ class Restart(BaseModel):
 class Health(BaseModel):
     """The fields of `HealthCheck`."""
 
-    model_config = _STRICT
+    model_config: ClassVar[ConfigDict] = _STRICT
     interval: float = 0
     timeout: float = 0
     failure_threshold: int = 0
@@ -33,7 +33,7 @@ class Health(BaseModel):
 class _Common(BaseModel):
     """What can be set for one server and for all."""
 
-    model_config = _STRICT
+    model_config: ClassVar[ConfigDict] = _STRICT
     connect_timeout: float | None = None
     call_timeout: float | None = None
     max_call_time: float | None = None
@@ -68,7 +68,7 @@ class OursForAll(_Common):
 class Entry(BaseModel):
     """One server, in the words of most hosts."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="allow")
     type: Annotated[str | None, Field(validation_alias=AliasChoices("type", "transport"))] = None
     command: str | None = None
     args: list[str] = []

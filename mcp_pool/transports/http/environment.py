@@ -25,7 +25,7 @@ class UnusableSetting(Exception):
 
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what)
-        self.advice = f"{advice}, then call restart(), or connect() if the server is not in the pool."
+        self.advice: str = f"{advice}, then call restart(), or connect() if the server is not in the pool."
 
 
 def unusable_certificates(error: OSError) -> UnusableSetting:
