@@ -46,7 +46,8 @@ class Subscriber:
     async def run(self) -> None:
         """Subscribe and unsubscribe, until cancelled."""
         async with anyio.create_task_group() as group:
-            group.start_soon(self._deliver)
+            if not self.connection.is_modern:  # the SDK also shows what arrives on streams: an update would come twice
+                group.start_soon(self._deliver)
             while True:
                 self._start_and_stop(group)
                 await self.subscriptions.changed.wait()  # no change is missed: there is no await in between

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from mcp import MCPError
+from mcp_types import ResourceUpdatedNotification, ResourceUpdatedNotificationParams
 
 from helpers.common import connection_of, eventually, row_of
 from mcp_pool import (
@@ -114,6 +115,20 @@ async def test_a_server_that_does_not_send_updates_of_a_resource_is_an_error(mod
         with pytest.raises(InvalidResponse if mode == "auto" else MCPError):
             async with pool.subscribe("s", SHELF):
                 pass
+
+
+async def test_an_update_comes_by_one_way_only(mode: str) -> None:
+    """The SDK shows the notifications on a stream of the modern protocol also to the handler of messages."""
+    async with (
+        MCPPool({"s": InProcessServer(Shelves().server, mode=mode)}) as pool,
+        pool.subscribe("s", SHELF) as updates,
+    ):
+        shown = ResourceUpdatedNotification(params=ResourceUpdatedNotificationParams(uri=SHELF))
+        connection_of(pool, "s").dispatcher.updates.note_message(shown)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(0.05) as nothing:
+            await anext(updates)
+        assert nothing.cancelled_caught == (mode == "auto")
 
 
 async def test_whatever_else_a_server_tells_on_its_stream_is_no_update(mode: str) -> None:
