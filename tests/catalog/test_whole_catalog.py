@@ -17,6 +17,7 @@ from helpers.fake import FAKE, Life, fake_wire, listed
 from mcp_pool import (
     CatalogChanged,
     ConnectError,
+    ConnectionLost,
     Failed,
     InProcessServer,
     MCPPool,
@@ -30,6 +31,7 @@ from mcp_pool import (
     UnknownTool,
 )
 from mcp_pool.catalog.view import CatalogView
+from mcp_pool.connection.listing import Listing
 from mcp_pool.transports.channel import DisconnectCause
 from servers.changing import Changing
 
@@ -288,3 +290,23 @@ async def test_a_tool_that_the_first_listing_holds_is_not_called_by_who_waited_f
         pool.add("s", InProcessServer(changing.server, on_changed="hold", pinned={"t": "1:abc"}))
         with pytest.raises(ToolHeld):
             await pool.server("s").call_tool("t")
+
+
+async def test_what_is_listed_of_a_server_that_leaves_or_is_lost_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def lose(*_arguments: object) -> Listing:
+        connection = row_of(pool, "s").connection
+        assert connection is not None
+        connection.channel.mark_lost(DisconnectCause("fell over"))
+        raise OSError("it was lost meanwhile")
+
+    later = RestartPolicy(initial_delay=1000, max_delay=1000)
+    async with MCPPool({"s": InProcessServer(Changing("t").server, restart=later)}) as pool:
+        before, row = pool.tools, row_of(pool, "s")
+        monkeypatch.setattr("mcp_pool.calls.refresh.list_part", lose)
+        with pytest.raises(ConnectionLost):
+            await pool.server("s").refresh()
+        row.refuse()
+        assert row.update_offer(listed(), row.offering.begin_listing()) is None
+        assert pool.tools is before

@@ -143,5 +143,6 @@ def _child(node: Node, key: str | int) -> Node | None:
 def _pairs(node: Node) -> Iterator[tuple[str, Node]]:
     for pair in cast("Sequence[Node]", node.named_children if node.type == "object" else ()):
         name, value = pair.child_by_field_name("key"), pair.child_by_field_name("value")
+        # The grammar does not know all numbers of JSON (1e+16): what is around such a one has no place.
         if name is not None and value is not None and name.text is not None:
             yield json.loads(name.text), value

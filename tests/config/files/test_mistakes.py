@@ -172,6 +172,11 @@ def test_a_mistake_in_the_file_itself_is_an_error(tmp_path: Path, data: Any, wha
     assert what in str(caught.value)
 
 
+def test_a_number_that_the_parser_of_places_does_not_know_is_a_value_like_others(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mcpServers\.s must be an object"):
+        load_config(written(tmp_path, '{"mcpServers": {"s": 1e+16}}'))
+
+
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="could not be read: No such file or directory"):
         load_config(tmp_path / "nothing.json")
