@@ -112,6 +112,8 @@ def disagreement(pool: MCPPool) -> str | None:
         if server.status is not statuses[server_id]:
             return f"{server_id} is {statuses[server_id]}, and {server.status} by snapshot"
     for name, entry in pool.tools.items():
-        if entry.stale is (entry.server_id in connected):
+        # The tools of a server that is connected are stale only if its latest listing failed, until the next one.
+        failed = "tools" in pool._supervisor.registry.rows[entry.server_id].offering.failed
+        if entry.stale is (entry.server_id in connected and not failed):
             return f"{name} is {'stale' if entry.stale else 'fresh'}, and {entry.server_id} {statuses[entry.server_id]}"
     return None
