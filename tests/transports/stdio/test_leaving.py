@@ -32,6 +32,8 @@ PROCESSES = 8
 """How many processes that are: servers and helpers."""
 LONG = 200.0
 """A `close_timeout` that would fail the test if it were waited for."""
+MOMENTS = 5
+"""How many times in a row no processor time must have been used."""
 PATIENCE = 60.0
 """Seconds of real time for what must happen soon, on however slow a machine."""
 
@@ -58,17 +60,33 @@ def run_host(backend: str, how: str, pids: Path, *, impolite: float) -> dict[str
         try:
             assert host.stdout is not None
             assert host.stdout.readline() == "open\n"
+            until_idle(host)
             if how == "exit":
                 host.send_signal(signal.SIGTERM)
             elif how in ("interrupts", "exit while closing"):
                 interrupt_until_it_closes(host)
                 until(lambda: len(read_lines(ended)) == len(KINDS))  # so that all are being waited for
+                until_idle(host)
                 interrupt(host, signal.SIGINT if how == "interrupts" else signal.SIGTERM)
             output, _ = host.communicate(timeout=PATIENCE)
         finally:
             host.kill()
     told: dict[str, Any] = json.loads(output.splitlines()[-1])
     return told
+
+
+def until_idle(host: Popen[str]) -> None:
+    """Wait until a program has used no processor time for a moment.
+
+    An interrupt that hits the pool's own code, and not the event loop while it waits, does not end the wait for servers
+    that are being closed.
+    """
+    used, quiet = -1, 0
+    while quiet < MOMENTS:
+        *_, user, system = Path(f"/proc/{host.pid}/stat").read_text().rpartition(") ")[2].split()[:13]
+        quiet = quiet + 1 if used == int(user) + int(system) else 0
+        used = int(user) + int(system)
+        time.sleep(0.05)  # the system counts in hundredths of a second
 
 
 def interrupt_until_it_closes(host: Popen[str]) -> None:
