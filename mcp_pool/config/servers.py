@@ -13,7 +13,7 @@ from mcp.server import Server as LowLevelServer
 from mcp.server.mcpserver import MCPServer
 
 from mcp_pool._shared.docs import with_inherited_attributes
-from mcp_pool._shared.redaction import origin, secrets_of_basic_auth, secrets_of_header, secrets_of_url
+from mcp_pool._shared.redaction import Redactor, origin, secrets_of_basic_auth, secrets_of_header, secrets_of_url
 from mcp_pool.config.expanded import secrets_in
 from mcp_pool.config.spec import ServerSpec, as_strings, as_tuple
 from mcp_pool.config.validation import (
@@ -67,7 +67,8 @@ class StdioServer(ServerSpec):
     cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
-        return f"StdioServer({self.command!r})"
+        # A variable of a configuration file may have brought in a secret.
+        return f"StdioServer({Redactor.of(secrets_in([self.command])).text(self.command)!r})"
 
     def _problems(self) -> Iterator[Problem]:
         if not is_text(self.command) or not self.command.strip():

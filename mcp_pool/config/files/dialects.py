@@ -81,12 +81,12 @@ def entries_of(document: Document) -> tuple[list[RawEntry], list[Mistake]]:
         mistakes.append(Mistake((), f"must have the key mcpServers, servers or mcp, but has {closest}"))
     for keys, is_opencode in found:
         servers = document.value(keys)
-        if not isinstance(servers, Mapping):
+        if not is_mapping(servers):
             mistakes.append(Mistake(keys, "must be an object that maps ids to servers"))
             continue
-        for server_id, values in cast("Mapping[str, Any]", servers).items():
+        for server_id, values in servers.items():
             place = (*keys, server_id)
-            if not server_id or not server_id.isprintable():
+            if not isinstance(server_id, str) or not server_id or not server_id.isprintable():
                 mistakes.append(Mistake(place, "must have a non-empty printable id"))
             elif any(entry.server_id == server_id for entry in entries):
                 mistakes.append(Mistake(place, "has the id of another server in this file"))

@@ -72,6 +72,8 @@ class Document:
             return cls(name, json.loads(plain), plain, folder)
         except json.JSONDecodeError as error:
             mistake = SyntaxMistake(error.msg, Place(error.lineno, error.colno))
+        except ValueError:  # `int` refuses it
+            mistake = SyntaxMistake("A number has thousands of digits", Place(1, 1))
         except RecursionError:
             mistake = SyntaxMistake("Values are nested too deeply", Place(1, 1))
         raise mistake

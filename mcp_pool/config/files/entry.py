@@ -68,7 +68,7 @@ def spec_of(document: Document, entry: RawEntry, inputs: Inputs | None) -> Serve
 def _unknown_keys(entry: RawEntry) -> Iterator[Mistake]:
     """Yield the keys that look like misspellings of ours. Any others belong to other hosts, and are logged."""
     foreign: list[str] = []
-    for key in entry.values:
+    for key in map(str, entry.values):
         if key in ENTRY_KEYS:
             continue
         if key not in IGNORED and (hint := did_you_mean(key, ENTRY_KEYS)):

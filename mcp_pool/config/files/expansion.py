@@ -45,7 +45,7 @@ class Expansion:
 
     def path(self, text: str) -> str:
         """Return a path with all variables replaced, and a `~` at the beginning."""
-        return str(Path(expanded).expanduser()) if (expanded := self.expand(text)).startswith("~") else expanded
+        return os.path.expanduser(self.expand(text))  # noqa: PTH111  # pathlib raises for an unknown user
 
     def _value(self, variable: str) -> str:
         if variable == "workspaceFolder":

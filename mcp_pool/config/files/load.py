@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -56,7 +57,7 @@ def _document(source: Source) -> Document:
     """Read and parse a file, or raise `ConfigError`."""
     if isinstance(source, Mapping):
         return Document("config", source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  # pathlib raises for an unknown user
     problem: ConfigError
     text = ""
     try:

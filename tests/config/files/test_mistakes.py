@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_pool import ConfigError, ConnectError, Failed, InProcessServer, InvalidServer, MCPPool, load_config
+from mcp_pool import (
+    ConfigError,
+    ConnectError,
+    Failed,
+    InProcessServer,
+    InvalidServer,
+    MCPPool,
+    StdioServer,
+    load_config,
+)
 from servers.in_process import calculator
 
 if TYPE_CHECKING:
@@ -139,6 +148,7 @@ def test_an_input_that_nobody_answers_is_a_mistake(inputs: Any, what: str) -> No
         ("", "1:1", "not JSON: Expecting value"),
         ('{"mcpServers": {"a": tru}}', "1:22", "not JSON: Expecting value"),
         ('{\n "mcpServers" {}}', "2:15", "not JSON: Expecting ':' delimiter"),
+        ('{"mcpServers": {"a": ' + "9" * 5000 + "}}", "1:1", "not JSON: A number has thousands of digits"),
         ("[" * 100_000, "1:1", "not JSON: Values are nested too deeply"),
     ],
 )
@@ -298,3 +308,23 @@ def test_a_file_is_an_error_or_servers_and_shows_no_value(
     else:
         shown = [repr(config), *map(repr, config.values()), *map(str, config.errors.values())]
     assert SECRET not in "\n".join(shown)
+
+
+def test_a_mapping_whose_keys_are_no_strings_is_an_error_like_any_other() -> None:
+    wrong: Any = {"mcpServers": {1: {"command": "a"}}}
+    with pytest.raises(ConfigError, match="must have a non-empty printable id"):
+        load_config(wrong)
+    assert load_config({"mcpServers": {"s": {2: "a"}}}).errors
+
+
+def test_the_home_of_a_user_that_does_not_exist_is_left_as_it_is() -> None:
+    (spec,) = load_config({"mcpServers": {"s": {"command": "~nobody-has-this-name/a"}}}, strict=True).values()
+    assert spec == StdioServer("~nobody-has-this-name/a")
+    with pytest.raises(ConfigError, match="could not be read"):
+        load_config("~nobody-has-this-name/servers.json")
+
+
+def test_a_secret_that_came_into_a_command_by_a_variable_is_not_in_its_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", SECRET)
+    (spec,) = load_config({"mcpServers": {"s": {"command": "run-${TOKEN}"}}}, strict=True).values()
+    assert repr(spec) == "StdioServer('run-***')"
