@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import anyio
 
+from mcp_pool._shared.exceptions import plain
 from mcp_pool.config.invalid import InvalidServer
 from mcp_pool.config.loaded import joined
 from mcp_pool.config.servers import ServerConfig
@@ -37,9 +38,12 @@ async def apply(supervisor: Supervisor, servers: Mapping[str, ServerLike], drain
             removed=tuple(server_id for server_id in current if server_id not in specs),
             unchanged=tuple(key for key, spec in specs.items() if key in current and current[key] == spec),
         )
-        async with anyio.create_task_group() as group:
-            for server_id in changes.removed:
-                group.start_soon(supervisor.disconnect, server_id, drain)
+        try:
+            async with anyio.create_task_group() as group:
+                for server_id in changes.removed:
+                    group.start_soon(supervisor.disconnect, server_id, drain)
+        except BaseExceptionGroup as failures:  # the pool was closed meanwhile
+            raise plain(failures) from None
         rows = [supervisor.add(server_id, specs[server_id]) for server_id in changes.added]
         for server_id in changes.replaced:
             await _replace(supervisor, server_id, specs[server_id], drain)

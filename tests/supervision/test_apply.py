@@ -93,6 +93,16 @@ async def test_a_server_that_somebody_disconnects_meanwhile_is_added_again(monke
         assert pool.server("a").config == spec(1)
 
 
+async def test_a_pool_that_is_closed_meanwhile_raises_one_plain_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def disconnect(*_arguments: object) -> bool:
+        raise PoolClosed("It was closed.")
+
+    async with MCPPool({"a": spec(0), "b": spec(0)}) as pool:
+        monkeypatch.setattr(type(pool._supervisor), "disconnect", disconnect)
+        with pytest.raises(PoolClosed):
+            await pool.apply({})
+
+
 MAPS = st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2), max_size=4), min_size=1, max_size=4)
 
 
